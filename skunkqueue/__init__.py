@@ -1,0 +1,1 @@
+"""Task scheduling for humans who use Python."""

@@ -1,0 +1,366 @@
+"""The values that travel along the path of a job: Envelope, Claim, Outcome, Record, and what a body holds.
+
+They are named tuples, not dataclasses: a pool makes four of them for each run, and a tuple costs a third.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from skunkqueue.errors import Corrupt, WrongCall
+
+VERSION: Final = 1
+DAY: Final = 86400.0
+PYTHON: Final = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+HIGH: Final = "^high"
+LOW: Final = "^low"
+PRIORITIES: Final = {"high": HIGH, "normal": "", "low": LOW}
+
+_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+
+
+class State(StrEnum):
+    """Where a run is. ``SCHEDULED`` is only shown, never stored: it is ``QUEUED`` with its time in the future."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN: Final = frozenset({State.QUEUED, State.RUNNING})
+
+
+class Envelope(NamedTuple):
+    """A run as its sender sealed it; it never changes. A store reads all but the body, which is opaque to it.
+
+    Times are seconds since the epoch on the store's clock; ``keep`` is seconds.
+    """
+
+    id: str
+    queue: str
+    route: str
+    due: float
+    body: bytes
+    expires: float | None = None
+    unique: str | None = None
+    keep: float = DAY
+
+
+class Want(NamedTuple):
+    """What a claimer asks for: up to ``limit`` runs of ``routes``, in that order, to be held under ``token``.
+
+    ``repeated`` says that this very want was sent before and its reply was lost: what the token already holds is
+    given first, and counts towards the limit.
+    """
+
+    queue: str
+    routes: tuple[str, ...]
+    worker: str
+    token: str
+    limit: int
+    repeated: bool = False
+
+
+class Claim(NamedTuple):
+    """The right to execute a run until its lease ends. Known by (id, token), never by id."""
+
+    envelope: Envelope
+    token: str
+    worker: str
+    until: float
+    lapses: int = 0
+    notes: bytes = b""
+
+    @property
+    def id(self) -> str:
+        return self.envelope.id
+
+
+class Outcome(NamedTuple):
+    """What became of a claim. Made by its named constructors.
+
+    ``notes`` of None leaves the notes as they are. ``keep`` of None means the envelope's.
+    """
+
+    kind: str
+    value: bytes | None = None
+    error: str | None = None
+    due: float | None = None
+    notes: bytes | None = None
+    keep: float | None = None
+    progress: float | None = None
+    note: str | None = None
+
+    @classmethod
+    def complete(cls, value: bytes | None, *, notes: bytes | None = None) -> Outcome:
+        """It ended well, with this value."""
+        return cls("complete", value, None, None, notes)
+
+    @classmethod
+    def failed(
+        cls, error: str, *, value: bytes | None = None, notes: bytes | None = None, keep: float | None = None
+    ) -> Outcome:
+        """It failed for good. ``error`` is one line for people, ``value`` the details."""
+        return cls("failed", value, error, None, notes, keep)
+
+    @classmethod
+    def again(cls, *, due: float | None = None, error: str | None = None, notes: bytes | None = None) -> Outcome:
+        """To be run again, ripe at ``due``; None means when it was first due, so before the backlog."""
+        return cls("again", None, error, due, notes)
+
+    @classmethod
+    def untouched(cls, *, notes: bytes | None = None) -> Outcome:
+        """It was not started; it takes its old place."""
+        return cls("untouched", None, None, None, notes)
+
+    @classmethod
+    def started(cls, *, notes: bytes | None = None) -> Outcome:
+        """It is about to start; the claim stays."""
+        return cls("started", None, None, None, notes)
+
+    @classmethod
+    def at(cls, progress: float, note: str = "") -> Outcome:
+        """It has come so far; the claim stays."""
+        return cls("progress", progress=progress, note=note)
+
+
+class Record(NamedTuple):
+    """A run as the store knows it now.
+
+    ``ripe`` is the one moving time: queued, may start at; running, leased until; ended, kept until.
+    """
+
+    envelope: Envelope
+    state: State
+    ripe: float
+    token: str | None = None
+    worker: str | None = None
+    lapses: int = 0
+    notes: bytes = b""
+    value: bytes | None = None
+    error: str | None = None
+    progress: float | None = None
+    note: str | None = None
+    ended: float | None = None
+
+    @property
+    def id(self) -> str:
+        return self.envelope.id
+
+    @property
+    def open(self) -> bool:
+        return self.state in OPEN
+
+    def shown(self, now: float) -> State:
+        """The state that people see."""
+        return State.SCHEDULED if self.state == State.QUEUED and self.ripe > now else self.state
+
+
+class Filter(NamedTuple):
+    """Which runs ``find`` gives; None does not filter. A route includes its sub-routes (``foo^high``)."""
+
+    queue: str | None = None
+    route: str | None = None
+    state: State | None = None
+
+    def fits(self, record: Record, now: float) -> bool:
+        envelope = record.envelope
+        return (
+            (self.queue is None or envelope.queue == self.queue)
+            and (self.route is None or base_route(envelope.route) == self.route)
+            and (self.state is None or state_fits(record, self.state, now))
+        )
+
+
+def state_fits(record: Record, state: State, now: float) -> bool:
+    """``scheduled`` finds what is queued for later, ``queued`` all that is queued."""
+    if state == State.SCHEDULED:
+        return record.state == State.QUEUED and record.ripe > now
+    return record.state == state
+
+
+class Order(NamedTuple):
+    """A message to a worker, handed over by its beat until it is named in ``seen``."""
+
+    id: str
+    text: str
+
+
+class Exchange(NamedTuple):
+    """What ``exchange`` gives: the ids whose outcomes were taken, new claims, and when to look again.
+
+    ``next_ripe`` is the earliest moving time among the open runs of the routes wanted; where a want was filled it may
+    be any time up to now; None means there is nothing.
+    """
+
+    taken: set[str]
+    claims: list[Claim]
+    next_ripe: float | None
+
+
+class Seal(NamedTuple):
+    """What the sender decided about running it; read by the pool, which never imports a job."""
+
+    retries: int = 0
+    first: float = 1.0
+    factor: float = 2.0
+    limit: float = 600.0
+    jitter: bool = True
+    timeout: float | None = None
+    at_most_once: bool = False
+    keep_failed: float = 7 * DAY
+
+
+class Body(NamedTuple):
+    """What is inside an envelope, opened.
+
+    ``name`` is the word people gave the job; ``ref`` its ``module:qualname``. ``code`` is the pickled function, empty
+    when the worker is to look it up. ``call`` holds the arguments as the codec wrote them. ``signature`` covers all of it
+    and is empty when nothing in it has to be unpickled.
+    """
+
+    version: int
+    python: str
+    name: str
+    ref: str
+    seal: bytes
+    code: bytes
+    call: bytes
+    signature: bytes
+
+    def signed_part(self) -> bytes:
+        """The bytes that the signature covers."""
+        return signed_part(self.python, self.name, self.ref, self.seal, self.code, self.call)
+
+
+def signed_part(python: str, name: str, ref: str, seal: bytes, code: bytes, call: bytes) -> bytes:
+    return _pack((python, name, ref, seal, code, call))
+
+
+def pack_body(name: str, ref: str, seal: bytes, code: bytes, call: bytes, signature: bytes = b"") -> bytes:
+    """Write the body of an envelope."""
+    return _pack((VERSION, PYTHON, name, ref, seal, code, call, signature))
+
+
+def open_body(body: bytes) -> Body:
+    """Read the body of an envelope. Raises Corrupt for anything that is not one."""
+    try:
+        fields = _unpack(body, use_list=False)
+        if type(fields) is tuple and fields and isinstance(fields[0], int) and fields[0] > VERSION:
+            return Body(fields[0], "", _newer_name(fields), "", b"", b"", b"", b"")
+        opened = Body(*fields)
+        if tuple(map(type, opened)) != _BODY_TYPES:
+            raise TypeError("fields of the wrong type")
+    except Exception as error:
+        raise Corrupt(f"the envelope cannot be read ({type(error).__name__}: {error})"[:300]) from error
+    return opened
+
+
+def _newer_name(fields: tuple[Any, ...]) -> str:
+    return fields[2] if len(fields) > 2 and isinstance(fields[2], str) else "?"
+
+
+def pack_seal(seal: Seal) -> bytes:
+    return _pack(tuple(seal))
+
+
+_seals: dict[bytes, Seal] = {}
+
+
+def open_seal(data: bytes) -> Seal:
+    """Read a seal; the same few come again and again, so they are remembered. Raises Corrupt."""
+    seal = _seals.get(data)
+    if seal is None:
+        seal = _read_seal(data)
+        if len(_seals) > 1000:
+            _seals.clear()
+        _seals[data] = seal
+    return seal
+
+
+def _read_seal(data: bytes) -> Seal:
+    try:
+        retries, first, factor, limit, jitter, timeout, once, keep_failed = _unpack(data, use_list=False)
+        return Seal(
+            int(retries), float(first), float(factor), float(limit), bool(jitter),
+            None if timeout is None else float(timeout), bool(once), float(keep_failed),
+        )  # fmt: skip
+    except Exception as error:
+        raise Corrupt(f"the seal of the envelope cannot be read ({type(error).__name__}: {error})"[:300]) from error
+
+
+_pack: Any = msgpack.packb
+_unpack: Any = msgpack.unpackb
+_BODY_TYPES: Final = (int, str, str, str, bytes, bytes, bytes, bytes)
+
+
+def check_name(name: object, what: str) -> str:
+    """A queue's or route's name as people may give it. Raises WrongCall."""
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return name
+    raise WrongCall(f"a {what} is 1 to 100 letters, digits or any of _ . : - ; got {name!r}")
+
+
+def base_route(route: str) -> str:
+    """``foo`` of ``foo^high``."""
+    return route.partition("^")[0]
+
+
+def with_priorities(route: str) -> tuple[str, ...]:
+    """The sub-routes that serving a route means, in the order they are served."""
+    return (route + HIGH, route, route + LOW)
+
+
+def address(worker: str) -> str:
+    """The route that only this worker serves."""
+    return "@" + worker
+
+
+class _Ids:
+    """Ids of 28 hexadecimal digits: 12 of milliseconds, 16 that start at random and count up."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.last = 0
+
+    def draw(self, now: float) -> str:
+        with self.lock:
+            first = int(now * 1000) << 64
+            if first > self.last:
+                self.last = first | (int.from_bytes(os.urandom(8), "big") >> 1)
+            else:
+                self.last += 1
+            return f"{self.last:028x}"
+
+
+_ids = _Ids()
+
+
+def new_id(now: float) -> str:
+    """A run's id: sorts by time, ascends within a process, collides with nobody."""
+    return _ids.draw(now)
+
+
+def _forget_ids() -> None:
+    global _ids
+    _ids = _Ids()
+
+
+# A forked process would otherwise count on from the same number as its parent.
+os.register_at_fork(after_in_child=_forget_ids)
+
+
+def new_token() -> str:
+    """A secret that proves a claim."""
+    return os.urandom(12).hex()

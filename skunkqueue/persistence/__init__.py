@@ -1,0 +1,252 @@
+"""The contract of a store, and where stores are found.
+
+Verbs about runs, plain frozen values in and out. Every verb is plural, because batching decides speed on every store.
+Time is an argument: a store has no clock, so a test never sleeps. Policy never enters: a store compares, sets, and
+returns what took. ``skunkqueue.persistence.memory`` is the same contract in dictionaries, written to be read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
+from skunkqueue.errors import WrongCall
+
+REMEMBERED = 60.0
+"""Seconds that an ended run's id is remembered at least, whatever its ``keep``."""
+
+EXPIRED = "expired"
+WORKER_GONE = "its worker is gone"
+
+
+class Source:
+    """Anything that claims can be taken from and outcomes given to. All that a pool needs."""
+
+    url: str = ""
+    """Where it is, for logs; never with a secret in it."""
+
+    # the path of a job
+
+    def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
+        """Take what is open and ripe (``ripe <= now``), want by want, by (route as listed, ripe, id).
+
+        A run that was still running gets one more lapse. A run past its ``expires`` is not given: it ends as cancelled,
+        "expired". The claims are leased ``until``. The moving time ``ripe`` of a claimed run becomes ``until``.
+        """
+        raise NotImplementedError
+
+    def extend(self, claims: Sequence[Claim], *, until: float) -> set[str]:
+        """Lease claims until then, never shorter than they are. Gives the ids still held, lapsed or not."""
+        raise NotImplementedError
+
+    def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
+        """Write what became of claims. Gives the ids taken: those whose row still bears the claim's token.
+
+        A repeated commit is told "taken" and changes nothing.
+        """
+        raise NotImplementedError
+
+    def exchange(
+        self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
+    ) -> Exchange:
+        """Commit, then claim, in as few round trips as the store allows."""
+        taken = self.commit(outcomes, now=now) if outcomes else set()
+        claims = self.claim(wants, now=now, until=until) if wants else []
+        return Exchange(taken, claims, now if claims else None)
+
+    def wait(self, keys: Sequence[str], timeout: float) -> None:
+        """Sleep until something may have happened to one of the keys. A hint: may return early, may miss one.
+
+        Never outlasts ``timeout`` seconds; the caller always looks again. Keys are made by ``work_key``, ``run_key`` and
+        ``worker_key``.
+        """
+        time.sleep(min(timeout, 0.05))
+
+    def offset(self) -> float | None:
+        """How far the store's clock is ahead of this process's wall clock, in seconds; None if it has none."""
+        return None
+
+    # the workers
+
+    def beat(self, worker: str, about: str, *, seen: Sequence[str] = (), until: float) -> list[Order]:
+        """Say that a worker is there until then; get its orders. An order stays until its id is named in ``seen``.
+
+        ``until`` of now (or before) unregisters it.
+        """
+        return []
+
+    # housekeeping
+
+    def purge(self, *, now: float, limit: int = 1000) -> int:
+        """Clean up to ``limit`` things; gives how many it did."""
+        return 0
+
+    def close(self) -> None:
+        """Let go of connections. A closed source may be used again: it opens anew."""
+
+
+class Persister(Source):
+    """A store: keeps runs from the moment they are fired until nobody needs their result."""
+
+    # the path of a job
+
+    def put(self, envelopes: Sequence[Envelope]) -> list[str]:
+        """Store runs as queued, ripe when due. Putting an id twice is putting it once.
+
+        Gives for each its id, or, where its unique key (per queue and route) met an open run, that run's id; of two in one
+        call with the same unique key the first is stored.
+        """
+        raise NotImplementedError
+
+    # the desk
+
+    def cancel(self, ids: Iterable[str], *, now: float) -> list[Record]:
+        """End open runs as cancelled and take their leases away. Gives the records of those it took, by id.
+
+        A record still names the worker that held it.
+        """
+        raise NotImplementedError
+
+    def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
+        """Queue failed or cancelled runs again, ripe now, as if never run. Gives the ids it took.
+
+        Not where the unique key is taken by another open run, and not past ``expires``.
+        """
+        raise NotImplementedError
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        """The records there are."""
+        raise NotImplementedError
+
+    def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
+        """Records by id, newest first; ``after`` is the id of the last one of the page before."""
+        raise NotImplementedError
+
+    def count(self) -> dict[tuple[str, str, str], int]:
+        """How many runs by (queue, route, stored state), without scanning; zeros are left out."""
+        raise NotImplementedError
+
+    # the workers
+
+    def tell(self, worker: str, order: str) -> None:
+        """Leave an order for a worker; it gets it with its next beat, and ``wait`` on its key returns."""
+        raise NotImplementedError
+
+    def workers(self, *, now: float) -> dict[str, str]:
+        """What each worker whose beat has not ended said about itself."""
+        raise NotImplementedError
+
+
+def work_key(queue: str, route: str) -> str:
+    """What a pool waits on: a run may have become ripe on a route (given without its priority)."""
+    return f"work:{queue}/{route}"
+
+
+def run_key(id: str) -> str:  # noqa: A002 - the field's word
+    """What a caller waits on: a run may have ended."""
+    return f"run:{id}"
+
+
+def worker_key(worker: str) -> str:
+    """What a pool waits on: a worker may have orders."""
+    return f"worker:{worker}"
+
+
+# -- where stores are found ------------------------------------------------------------------------------------------
+
+
+class Address(NamedTuple):
+    """Where a store is: the module that speaks to it, and its URL."""
+
+    backend: str
+    url: str
+
+
+BACKENDS: Mapping[str, tuple[str, str]] = {
+    # backend: (module, what to install)
+    "memory": ("skunkqueue.persistence.memory", ""),
+    "sqlite": ("skunkqueue.persistence.sqlite", ""),
+    "redis": ("skunkqueue.persistence.redis", "skunkqueue[redis]"),
+}
+
+SCHEMES: Mapping[str, str] = {
+    "memory": "memory",
+    "sqlite": "sqlite",
+    "redis": "redis",
+    "rediss": "redis",
+    "redis+unix": "redis",
+    "unix": "redis",
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "redis",
+    "redis+cluster": "redis",
+    "rediss+cluster": "redis",
+}
+
+
+def get_backend(conn_url: str | None = None, backend: str | None = None, dbname: Any = None) -> Persister:
+    """The store at a URL, or at a ``default_cfg``'s (backend, conn_url, dbname). Imports only the driver named.
+
+    With nothing given: the environment variable SKUNKQUEUE_URL, else the embedded file of this user. Raises WrongCall.
+    """
+    found = locate(conn_url, backend, dbname)
+    module_name, package = BACKENDS[found.backend]
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise WrongCall(f"the {found.backend} store needs its driver: pip install '{package}' ({error})") from error
+    opened: Persister = module.open_url(found.url)
+    return opened
+
+
+def locate(conn_url: str | None = None, backend: str | None = None, dbname: Any = None) -> Address:
+    """Turn what people write into one URL. Raises WrongCall for a scheme or backend that is not there."""
+    if conn_url is None and backend is None:
+        conn_url = os.environ.get("SKUNKQUEUE_URL") or "sqlite://"
+    if conn_url is not None and "://" in conn_url:
+        return _from_url(conn_url, backend)
+    name = backend or "sqlite"
+    if name not in BACKENDS:
+        raise WrongCall(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
+    return Address(name, _URL_OF[name](conn_url or "", dbname))
+
+
+def _from_url(url: str, backend: str | None) -> Address:
+    scheme = url.partition("://")[0].lower()
+    name = SCHEMES.get(scheme)
+    if name is None:
+        raise WrongCall(f"there is no store for {scheme}:// ; there are {', '.join(s + '://' for s in SCHEMES)}")
+    if backend is not None and backend != name:
+        raise WrongCall(f"the URL is one of {name}, but backend is {backend!r}; give one of the two")
+    return Address(name, url)
+
+
+def _sqlite_url(conn_url: str, dbname: Any) -> str:
+    """``conn_url`` is a folder (the user's data folder when empty), ``dbname`` a file in it."""
+    path = os.path.join(conn_url, str(dbname)) if conn_url and dbname else conn_url or str(dbname or "")
+    return f"sqlite:///{quote(path)}" if path else "sqlite://"
+
+
+_URL_OF = {
+    "memory": lambda conn_url, dbname: f"memory://{quote(str(dbname or conn_url or ''))}",
+    "sqlite": _sqlite_url,
+    "redis": lambda conn_url, dbname: f"redis://{conn_url or 'localhost:6379'}/{0 if dbname is None else dbname}",
+}
+
+_PASSWORD = re.compile(r"(?<=://)([^/@]*)@")
+_SECRETS = re.compile(r"(?i)([?&](?:password|passwd|token|secret|username|ssl_keyfile_password)=)[^&]*")
+
+
+def without_secrets(url: str) -> str:
+    """The URL with user, password and secret parameters left out: for logs, errors and pickles."""
+    return _SECRETS.sub(r"\1***", _PASSWORD.sub("", url))
+
+
+def url_path(url: str) -> str:
+    """What stands between ``scheme://`` and ``?``, unquoted."""
+    return unquote(url.partition("://")[2].partition("?")[0])

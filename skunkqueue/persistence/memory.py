@@ -1,0 +1,335 @@
+"""Memory: the contract in dictionaries, written to be read; every other store must agree with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from skunkqueue.envelope import (
+    Claim,
+    Envelope,
+    Exchange,
+    Filter,
+    Order,
+    Outcome,
+    Record,
+    State,
+    Want,
+)
+from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Persister, run_key, url_path, work_key, worker_key
+
+default_cfg = {"backend": "memory", "conn_url": "", "dbname": ""}
+
+
+class MemoryPersister(Persister):
+    """Runs in this process, for tests and notebooks. Gone when the process ends."""
+
+    def __init__(self, name: str = "") -> None:
+        self.url = f"memory://{name}"
+        self._records: dict[str, Record] = {}
+        self._orders: dict[str, list[Order]] = {}
+        self._beats: dict[str, tuple[str, float]] = {}
+        self._told = 0
+        self._changed = threading.Condition()
+        self._changes: Counter[str] = Counter()  # of work and worker keys
+        self._seen = threading.local()
+
+    # the path of a job
+
+    def put(self, envelopes: Sequence[Envelope]) -> list[str]:
+        with self._changed:
+            ids = [self._put(envelope) for envelope in envelopes]
+            self._happened({work_key(e.queue, e.route.partition("^")[0]) for e in envelopes})
+        return ids
+
+    def _put(self, envelope: Envelope) -> str:
+        if envelope.id in self._records:
+            return envelope.id
+        taken = self._open_with(envelope)
+        if taken is not None:
+            return taken.id
+        self._records[envelope.id] = Record(envelope, State.QUEUED, envelope.due)
+        return envelope.id
+
+    def _open_with(self, envelope: Envelope) -> Record | None:
+        """The open run that has the unique key of this one, if it is another."""
+        if envelope.unique is None:
+            return None
+        key = (envelope.queue, envelope.route, envelope.unique)
+        for record in self._records.values():
+            other = record.envelope
+            if record.open and (other.queue, other.route, other.unique) == key and other.id != envelope.id:
+                return record
+        return None
+
+    def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
+        with self._changed:
+            return [claim for want in wants for claim in self._claim(want, now, until)]
+
+    def _claim(self, want: Want, now: float, until: float) -> Iterator[Claim]:
+        left = want.limit
+        for record in self._held_by(want)[:left]:
+            left -= 1
+            yield _claim_of(record)
+        for route in want.routes:
+            for record in self._ripe(want.queue, route, now):
+                if left == 0:
+                    return
+                if _is_expired(record, now):
+                    self._end(record._replace(token=None), State.CANCELLED, now, error=EXPIRED)
+                else:
+                    left -= 1
+                    yield self._lease(record, want, until)
+
+    def _held_by(self, want: Want) -> list[Record]:
+        if not want.repeated:
+            return []
+        held = (r for r in self._records.values() if r.state == State.RUNNING and r.token == want.token)
+        return sorted(held, key=lambda record: record.id)
+
+    def _ripe(self, queue: str, route: str, now: float) -> list[Record]:
+        ripe = (
+            r
+            for r in self._records.values()
+            if r.open and r.ripe <= now and r.envelope.queue == queue and r.envelope.route == route
+        )
+        return sorted(ripe, key=lambda record: (record.ripe, record.id))
+
+    def _lease(self, record: Record, want: Want, until: float) -> Claim:
+        lapses = record.lapses + (record.state == State.RUNNING)
+        leased = record._replace(state=State.RUNNING, ripe=until, token=want.token, worker=want.worker, lapses=lapses)
+        self._records[record.id] = leased
+        return _claim_of(leased)
+
+    def extend(self, claims: Sequence[Claim], *, until: float) -> set[str]:
+        with self._changed:
+            held = {claim.id: record for claim in claims if (record := self._running(claim)) is not None}
+            for record in held.values():
+                self._records[record.id] = record._replace(ripe=max(record.ripe, until))
+            return set(held)
+
+    def _running(self, claim: Claim) -> Record | None:
+        record = self._records.get(claim.id)
+        mine = record is not None and record.token == claim.token and record.state == State.RUNNING
+        return record if mine else None
+
+    def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
+        with self._changed:
+            return {claim.id for claim, outcome in outcomes if self._commit(claim, outcome, now)}
+
+    def _commit(self, claim: Claim, outcome: Outcome, now: float) -> bool:
+        record = self._records.get(claim.id)
+        if record is None or record.token != claim.token:
+            return False
+        if record.state == State.RUNNING:  # else it is a repetition: told "taken", changes nothing
+            if outcome.notes is not None:
+                record = record._replace(notes=outcome.notes)
+            _WRITE[outcome.kind](self, record, outcome, now)
+        return True
+
+    def _complete(self, record: Record, outcome: Outcome, now: float) -> None:
+        self._end(record, State.SUCCEEDED, now, value=outcome.value, keep=outcome.keep)
+
+    def _failed(self, record: Record, outcome: Outcome, now: float) -> None:
+        self._end(record, State.FAILED, now, value=outcome.value, error=outcome.error, keep=outcome.keep)
+
+    def _again(self, record: Record, outcome: Outcome, now: float) -> None:
+        due = record.envelope.due if outcome.due is None else outcome.due
+        self._queue(record._replace(error=outcome.error), due)
+
+    def _untouched(self, record: Record, outcome: Outcome, now: float) -> None:
+        self._queue(record, record.envelope.due)
+
+    def _started(self, record: Record, outcome: Outcome, now: float) -> None:
+        self._records[record.id] = record
+
+    def _progress(self, record: Record, outcome: Outcome, now: float) -> None:
+        self._records[record.id] = record._replace(progress=outcome.progress, note=outcome.note)
+
+    def _queue(self, record: Record, ripe: float) -> None:
+        """Back into the queue. The token stays, so that a repeated commit is known; the worker does not."""
+        self._records[record.id] = record._replace(state=State.QUEUED, ripe=ripe, worker=None)
+        self._happened([work_key(record.envelope.queue, record.envelope.route.partition("^")[0])])
+
+    def _end(
+        self,
+        record: Record,
+        state: State,
+        now: float,
+        value: bytes | None = None,
+        error: str | None = None,
+        keep: float | None = None,
+    ) -> Record:
+        kept = now + max(record.envelope.keep if keep is None else keep, REMEMBERED)
+        ended = record._replace(state=state, ripe=kept, value=value, error=error, ended=now)
+        self._records[record.id] = ended
+        self._happened([run_key(record.id)])
+        return ended
+
+    def exchange(
+        self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
+    ) -> Exchange:
+        with self._changed:
+            taken = self.commit(outcomes, now=now)
+            claims = self.claim(wants, now=now, until=until)
+            routes = {(want.queue, route) for want in wants for route in want.routes}
+            ripe = (r.ripe for r in self._records.values() if r.open and (r.envelope.queue, r.envelope.route) in routes)
+            return Exchange(taken, claims, min(ripe, default=None))
+
+    # the desk
+
+    def cancel(self, ids: Iterable[str], *, now: float) -> list[Record]:
+        with self._changed:
+            found = [self._records[i] for i in sorted(set(ids)) if i in self._records]
+            return [self._end(record._replace(token=None), State.CANCELLED, now) for record in found if record.open]
+
+    def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
+        with self._changed:
+            return {i for i in sorted(set(ids)) if i in self._records and self._reopen(self._records[i], now)}
+
+    def _reopen(self, record: Record, now: float) -> bool:
+        ended_badly = record.state in (State.FAILED, State.CANCELLED)
+        if not ended_badly or _is_expired(record, now) or self._open_with(record.envelope) is not None:
+            return False
+        self._records[record.id] = Record(record.envelope, State.QUEUED, now)
+        self._happened([work_key(record.envelope.queue, record.envelope.route.partition("^")[0])])
+        return True
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        with self._changed:
+            return {i: self._records[i] for i in ids if i in self._records}
+
+    def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
+        with self._changed:
+            found = (r for r in self._records.values() if which.fits(r, now) and (after is None or r.id < after))
+            return sorted(found, key=lambda record: record.id, reverse=True)[:limit]
+
+    def count(self) -> dict[tuple[str, str, str], int]:
+        with self._changed:
+            return dict(Counter((r.envelope.queue, r.envelope.route, str(r.state)) for r in self._records.values()))
+
+    # the workers
+
+    def beat(self, worker: str, about: str, *, seen: Sequence[str] = (), until: float) -> list[Order]:
+        with self._changed:
+            self._beats[worker] = (about, until)
+            left = [order for order in self._orders.get(worker, []) if order.id not in seen]
+            self._orders[worker] = left
+            return list(left)
+
+    def tell(self, worker: str, order: str) -> None:
+        with self._changed:
+            self._told += 1
+            self._orders.setdefault(worker, []).append(Order(f"{self._told:016d}", order))
+            self._happened([worker_key(worker)])
+
+    def workers(self, *, now: float) -> dict[str, str]:
+        with self._changed:
+            return {worker: about for worker, (about, until) in self._beats.items() if until > now}
+
+    # housekeeping
+
+    def purge(self, *, now: float, limit: int = 1000) -> int:
+        with self._changed:
+            done = 0
+            for clean in (self._purge_kept, self._purge_expired, self._purge_workers, self._purge_addressed):
+                done += clean(now, limit - done)
+            return done
+
+    def _purge_kept(self, now: float, limit: int) -> int:
+        over = sorted((r for r in self._records.values() if not r.open and r.ripe <= now), key=lambda r: (r.ripe, r.id))
+        for record in over[:limit]:
+            del self._records[record.id]
+        return len(over[:limit])
+
+    def _purge_expired(self, now: float, limit: int) -> int:
+        over = [r for r in self._records.values() if r.open and _is_unleased(r, now) and _is_expired(r, now)]
+        for record in sorted(over, key=lambda r: (r.envelope.expires or 0.0, r.id))[:limit]:
+            self._end(record._replace(token=None), State.CANCELLED, now, error=EXPIRED)
+        return min(len(over), limit)
+
+    def _purge_workers(self, now: float, limit: int) -> int:
+        gone = sorted(worker for worker, (_, until) in self._beats.items() if until <= now)[:limit]
+        for worker in gone:
+            del self._beats[worker]
+            self._orders.pop(worker, None)
+        # Orders for a worker that never beat would stay for ever.
+        for worker in [w for w in self._orders if w not in self._beats]:
+            del self._orders[worker]
+        return len(gone)
+
+    def _purge_addressed(self, now: float, limit: int) -> int:
+        alive = self.workers(now=now)
+        lost = [
+            r for r in self._records.values() if r.open and _is_unleased(r, now) and _addressee(r) not in {None, *alive}
+        ]
+        for record in sorted(lost, key=lambda r: r.id)[:limit]:
+            self._end(record._replace(token=None), State.CANCELLED, now, error=WORKER_GONE)
+        return min(len(lost), limit)
+
+    def wait(self, keys: Sequence[str], timeout: float) -> None:
+        end = time.monotonic() + timeout
+        with self._changed:
+            while not self._news(keys):
+                left = end - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    return
+
+    def _news(self, keys: Sequence[str]) -> bool:
+        """Whether anything happened to a key since this thread last waited for it, so that nothing falls in between."""
+        seen: dict[str, int] = self._seen.__dict__
+        ended = any(key.startswith("run:") and not self._is_open(key[4:]) for key in keys)
+        news = ended or any(self._changes[key] != seen.get(key, 0) for key in keys)
+        seen.update({key: self._changes[key] for key in keys if not key.startswith("run:")})
+        return news
+
+    def _is_open(self, id: str) -> bool:  # noqa: A002 - the field's word
+        return id in self._records and self._records[id].open
+
+    def _happened(self, keys: Iterable[str]) -> None:
+        self._changes.update(key for key in keys if not key.startswith("run:"))
+        self._changed.notify_all()
+
+    def offset(self) -> float | None:
+        return None
+
+
+_WRITE = {
+    "complete": MemoryPersister._complete,
+    "failed": MemoryPersister._failed,
+    "again": MemoryPersister._again,
+    "untouched": MemoryPersister._untouched,
+    "started": MemoryPersister._started,
+    "progress": MemoryPersister._progress,
+}
+
+
+def _claim_of(record: Record) -> Claim:
+    return Claim(record.envelope, record.token or "", record.worker or "", record.ripe, record.lapses, record.notes)
+
+
+def _is_expired(record: Record, now: float) -> bool:
+    expires = record.envelope.expires
+    return expires is not None and expires <= now
+
+
+def _is_unleased(record: Record, now: float) -> bool:
+    return record.state == State.QUEUED or record.ripe <= now
+
+
+def _addressee(record: Record) -> str | None:
+    route = record.envelope.route
+    return route[1:] if route.startswith("@") else None
+
+
+_stores: dict[str, MemoryPersister] = {}
+_lock = threading.Lock()
+
+
+def open_url(url: str) -> MemoryPersister:
+    """The one store of this process with that name: ``memory://name``."""
+    name = url_path(url)
+    with _lock:
+        return _stores.setdefault(name, MemoryPersister(name))
