@@ -9,12 +9,16 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from skunkqueue.errors import Corrupt, WrongCall
+
+_pack: Callable[[object], bytes] = msgpack.packb
+_unpack: Callable[..., Any] = msgpack.unpackb
 
 VERSION: Final = 1
 DAY: Final = 86400.0
@@ -226,8 +230,8 @@ class Body(NamedTuple):
     """What is inside an envelope, opened.
 
     ``name`` is the word people gave the job; ``ref`` its ``module:qualname``. ``code`` is the pickled function, empty
-    when the worker is to look it up. ``call`` holds the arguments as the codec wrote them. ``signature`` covers all of it
-    and is empty when nothing in it has to be unpickled.
+    when the worker is to look it up. ``call`` holds the arguments as the codec wrote them. ``signature`` covers all of
+    it and is empty when nothing in it has to be unpickled.
     """
 
     version: int
@@ -300,8 +304,6 @@ def _read_seal(data: bytes) -> Seal:
         raise Corrupt(f"the seal of the envelope cannot be read ({type(error).__name__}: {error})"[:300]) from error
 
 
-_pack: Any = msgpack.packb
-_unpack: Any = msgpack.unpackb
 _BODY_TYPES: Final = (int, str, str, str, bytes, bytes, bytes, bytes)
 
 

@@ -107,7 +107,7 @@ class JobError(SkunkError):
 class JobFailed(JobError):
     """The run failed. ``type`` is the remote exception's name, ``traceback`` its text."""
 
-    def __init__(self, message: str, type: str = "", traceback: str = "") -> None:  # noqa: A002 - the remote type's name
+    def __init__(self, message: str, type: str = "", traceback: str = "") -> None:
         super().__init__(message)
         self.type = type
         self.message = message

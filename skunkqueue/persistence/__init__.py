@@ -11,7 +11,7 @@ import importlib
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -63,8 +63,8 @@ class Source:
     def wait(self, keys: Sequence[str], timeout: float) -> None:
         """Sleep until something may have happened to one of the keys. A hint: may return early, may miss one.
 
-        Never outlasts ``timeout`` seconds; the caller always looks again. Keys are made by ``work_key``, ``run_key`` and
-        ``worker_key``.
+        Never outlasts ``timeout`` seconds; the caller always looks again. Keys are made by ``work_key``, ``run_key``
+        and ``worker_key``.
         """
         time.sleep(min(timeout, 0.05))
 
@@ -99,8 +99,8 @@ class Persister(Source):
     def put(self, envelopes: Sequence[Envelope]) -> list[str]:
         """Store runs as queued, ripe when due. Putting an id twice is putting it once.
 
-        Gives for each its id, or, where its unique key (per queue and route) met an open run, that run's id; of two in one
-        call with the same unique key the first is stored.
+        Gives for each its id, or, where its unique key (per queue and route) met an open run, that run's id; of two in
+        one call with the same unique key the first is stored.
         """
         raise NotImplementedError
 
@@ -148,7 +148,7 @@ def work_key(queue: str, route: str) -> str:
     return f"work:{queue}/{route}"
 
 
-def run_key(id: str) -> str:  # noqa: A002 - the field's word
+def run_key(id: str) -> str:
     """What a caller waits on: a run may have ended."""
     return f"run:{id}"
 
@@ -232,10 +232,18 @@ def _sqlite_url(conn_url: str, dbname: Any) -> str:
     return f"sqlite:///{quote(path)}" if path else "sqlite://"
 
 
-_URL_OF = {
-    "memory": lambda conn_url, dbname: f"memory://{quote(str(dbname or conn_url or ''))}",
+def _memory_url(conn_url: str, dbname: Any) -> str:
+    return f"memory://{quote(str(dbname or conn_url or ''))}"
+
+
+def _redis_url(conn_url: str, dbname: Any) -> str:
+    return f"redis://{conn_url or 'localhost:6379'}/{0 if dbname is None else dbname}"
+
+
+_URL_OF: Mapping[str, Callable[[str, Any], str]] = {
+    "memory": _memory_url,
     "sqlite": _sqlite_url,
-    "redis": lambda conn_url, dbname: f"redis://{conn_url or 'localhost:6379'}/{0 if dbname is None else dbname}",
+    "redis": _redis_url,
 }
 
 _PASSWORD = re.compile(r"(?<=://)([^/@]*)@")

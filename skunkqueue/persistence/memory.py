@@ -285,7 +285,7 @@ class MemoryPersister(Persister):
         seen.update({key: self._changes[key] for key in keys if not key.startswith("run:")})
         return news
 
-    def _is_open(self, id: str) -> bool:  # noqa: A002 - the field's word
+    def _is_open(self, id: str) -> bool:
         return id in self._records and self._records[id].open
 
     def _happened(self, keys: Iterable[str]) -> None:
