@@ -17,6 +17,7 @@ from skunkqueue.envelope import (
     Record,
     State,
     Want,
+    base_route,
 )
 from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Persister, run_key, url_path, work_key, worker_key
 
@@ -41,7 +42,7 @@ class MemoryPersister(Persister):
     def put(self, envelopes: Sequence[Envelope]) -> list[str]:
         with self._changed:
             ids = [self._put(envelope) for envelope in envelopes]
-            self._happened({work_key(e.queue, e.route.partition("^")[0]) for e in envelopes})
+            self._happened({work_key(e.queue, base_route(e.route)) for e in envelopes})
         return ids
 
     def _put(self, envelope: Envelope) -> str:
@@ -72,7 +73,8 @@ class MemoryPersister(Persister):
         left = want.limit
         for record in self._held_by(want)[:left]:
             left -= 1
-            yield _claim_of(record)
+            # Leased anew, so that a run whose lease ended meanwhile is not given a second time further down.
+            yield self._hold(record._replace(ripe=max(record.ripe, until)))
         for route in want.routes:
             for record in self._ripe(want.queue, route, now):
                 if left == 0:
@@ -99,9 +101,13 @@ class MemoryPersister(Persister):
 
     def _lease(self, record: Record, want: Want, until: float) -> Claim:
         lapses = record.lapses + (record.state == State.RUNNING)
-        leased = record._replace(state=State.RUNNING, ripe=until, token=want.token, worker=want.worker, lapses=lapses)
-        self._records[record.id] = leased
-        return _claim_of(leased)
+        return self._hold(
+            record._replace(state=State.RUNNING, ripe=until, token=want.token, worker=want.worker, lapses=lapses)
+        )
+
+    def _hold(self, record: Record) -> Claim:
+        self._records[record.id] = record
+        return _claim_of(record)
 
     def extend(self, claims: Sequence[Claim], *, until: float) -> set[str]:
         with self._changed:
@@ -151,7 +157,7 @@ class MemoryPersister(Persister):
     def _queue(self, record: Record, ripe: float) -> None:
         """Back into the queue. The token stays, so that a repeated commit is known; the worker does not."""
         self._records[record.id] = record._replace(state=State.QUEUED, ripe=ripe, worker=None)
-        self._happened([work_key(record.envelope.queue, record.envelope.route.partition("^")[0])])
+        self._happened([work_key(record.envelope.queue, base_route(record.envelope.route))])
 
     def _end(
         self,
@@ -194,7 +200,7 @@ class MemoryPersister(Persister):
         if not ended_badly or _is_expired(record, now) or self._open_with(record.envelope) is not None:
             return False
         self._records[record.id] = Record(record.envelope, State.QUEUED, now)
-        self._happened([work_key(record.envelope.queue, record.envelope.route.partition("^")[0])])
+        self._happened([work_key(record.envelope.queue, base_route(record.envelope.route))])
         return True
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
@@ -320,7 +326,7 @@ def _is_unleased(record: Record, now: float) -> bool:
 
 
 def _addressee(record: Record) -> str | None:
-    route = record.envelope.route
+    route = base_route(record.envelope.route)
     return route[1:] if route.startswith("@") else None
 
 
