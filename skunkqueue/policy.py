@@ -1,0 +1,237 @@
+"""The judge: what becomes of a run, given what happened to it. All policy is here; a store only compares and sets.
+
+What counts: ``retries`` is spent by failures and timeouts; poison by deaths; neither by being handed back.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+import msgpack
+
+from skunkqueue.durations import seconds
+from skunkqueue.envelope import Claim, Outcome, Seal
+
+POISON: Final = 3
+"""Deaths after which a run is failed: it takes its workers down."""
+
+MOST_NOTES: Final = 4096
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before trying again: ``first``, then ``factor`` times as long each time, at most ``limit``.
+
+    With ``jitter`` a random time between nothing and that, so that what failed together does not come back together.
+    ``first`` and ``limit`` are seconds or timedeltas.
+    """
+
+    first: float | timedelta = 1.0
+    factor: float = 2.0
+    limit: float | timedelta = 600.0
+    jitter: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", seconds(self.first, "first of Backoff"))
+        object.__setattr__(self, "limit", seconds(self.limit, "limit of Backoff"))
+        object.__setattr__(self, "factor", seconds(self.factor, "factor of Backoff"))
+
+
+def delay_after(failures: int, seal: Seal) -> float:
+    """Seconds to wait after so many failures (1 or more)."""
+    try:
+        longest = min(seal.limit, seal.first * seal.factor ** (failures - 1))
+    except OverflowError:
+        longest = seal.limit
+    return random.uniform(0.0, longest) if seal.jitter else longest  # noqa: S311 - jitter is no secret
+
+
+class Notes(NamedTuple):
+    """What the judge must remember of a run from pool to pool.
+
+    ``starts`` that ended otherwise than well, ``failures`` that spent a retry, ``deaths`` with their signals,
+    ``mark``: the lapses at the time it was marked as started, or None; ``unknown``: when a worker first did not know
+    its job; ``suspect``: it was running beside others when their worker died, so it is run alone.
+    """
+
+    starts: int = 0
+    failures: int = 0
+    deaths: tuple[str, ...] = ()
+    mark: int | None = None
+    unknown: float | None = None
+    suspect: bool = False
+
+
+NONE: Final = Notes()
+
+
+def decode_notes(notes: bytes) -> Notes:
+    """Read notes; those that cannot be read count as none, for a run must not be stuck on them."""
+    if not notes:
+        return NONE
+    try:
+        starts, failures, deaths, mark, unknown, suspect = msgpack.unpackb(notes, use_list=False)
+        return Notes(int(starts), int(failures), tuple(map(str, deaths)), mark, unknown, bool(suspect))
+    except Exception:
+        return NONE
+
+
+def encode_notes(notes: Notes) -> bytes:
+    """Write notes, within the size a store takes."""
+    deaths = tuple(death[:100] for death in notes.deaths[-POISON:])
+    packed: bytes = msgpack.packb(tuple(notes._replace(deaths=deaths)))
+    return packed[:MOST_NOTES]
+
+
+# -- what can happen to a claim that a worker has --------------------------------------------------------------------
+
+
+class Raised(NamedTuple):
+    """The job raised, or could not be called, or its result could not be sent.
+
+    ``final``: trying again is of no use. ``asked``: it raised Retry. ``after``: seconds it wants to wait.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    final: bool = False
+    asked: bool = False
+    after: float | None = None
+
+
+class TimedOut(NamedTuple):
+    """It did not end within its timeout."""
+
+    timeout: float
+
+
+class Died(NamedTuple):
+    """Its worker died. ``how`` names the signal or exit code; ``alone``: nothing else was running in that worker."""
+
+    how: str
+    alone: bool = True
+
+
+class Stopped(NamedTuple):
+    """It was interrupted because its worker or pool stops, after it had started."""
+
+
+class Unknown(NamedTuple):
+    """The worker does not know its job."""
+
+    message: str
+
+
+Happening = Raised | TimedOut | Died | Stopped | Unknown
+
+
+class Entry(NamedTuple):
+    """What the judge says of a claim before it runs: an ``outcome`` that ends it, or how it is to be run.
+
+    ``careful``: to be marked as started in the store first, and to run alone.
+    """
+
+    outcome: Outcome | None
+    notes: Notes
+    careful: bool
+
+
+def admit(claim: Claim, seal: Seal) -> Entry:
+    """Look at a claim before it runs: what is known of its past decides whether and how it may run."""
+    if not claim.lapses and not claim.notes and not seal.at_most_once:
+        return _ORDINARY
+    notes = decode_notes(claim.notes)
+    if notes.mark is not None and claim.lapses > notes.mark:
+        notes = notes._replace(starts=notes.starts + 1, deaths=(*notes.deaths, "its pool vanished"), mark=None)
+        if seal.at_most_once:
+            return Entry(_fail(_VANISHED, seal, notes), notes, False)
+        if len(notes.deaths) >= POISON:
+            return Entry(_poison(seal, notes), notes, False)
+    return Entry(None, notes, bool(seal.at_most_once or claim.lapses or notes.suspect))
+
+
+_ORDINARY: Final = Entry(None, NONE, False)
+_VANISHED: Final = Raised("", "its pool vanished while it ran, and at_most_once forbids to run it again", final=True)
+
+
+def mark(claim: Claim, notes: Notes) -> Outcome:
+    """What is written before a careful run starts: a lapse after this mark is a death."""
+    return Outcome.started(notes=encode_notes(notes._replace(mark=claim.lapses)))
+
+
+def hand_back(notes: Notes) -> Outcome:
+    """A run that was not started goes back with no attempt spent, and without its mark."""
+    return Outcome.untouched() if notes is NONE else Outcome.untouched(notes=encode_notes(notes._replace(mark=None)))
+
+
+def judge(what: Happening, seal: Seal, notes: Notes, *, now: float, patience: float = 600.0) -> Outcome:
+    """What becomes of a run that did not simply return a value. ``now`` is store time, ``patience`` in seconds."""
+    notes = notes._replace(mark=None)
+    if isinstance(what, Raised):
+        return _raised(what, seal, notes, now)
+    if isinstance(what, TimedOut):
+        text = f"did not end within {what.timeout:g} s"
+        return _raised(Raised("TimeoutError", text), seal, notes, now)
+    if isinstance(what, Died):
+        return _died(what, seal, notes)
+    if isinstance(what, Unknown):
+        return _unknown(what, seal, notes, now, patience)
+    if seal.at_most_once:
+        return _fail(Raised("", "interrupted, and at_most_once forbids to run it again"), seal, _started(notes))
+    return Outcome.untouched(notes=encode_notes(notes))
+
+
+def _raised(what: Raised, seal: Seal, notes: Notes, now: float) -> Outcome:
+    counts = seal.retries > 0 or not what.asked
+    notes = _started(notes)._replace(failures=notes.failures + counts)
+    if what.final or seal.at_most_once or (counts and notes.failures > seal.retries):
+        return _fail(what, seal, notes)
+    delay = what.after if what.after is not None else delay_after(max(notes.failures, 1), seal)
+    return Outcome.again(due=now + delay, error=_line(what), notes=encode_notes(notes))
+
+
+def _died(what: Died, seal: Seal, notes: Notes) -> Outcome:
+    if seal.at_most_once:
+        return _fail(Raised("", f"its worker died ({what.how})"), seal, _started(notes))
+    if not what.alone:
+        return Outcome.again(
+            error=f"beside it a worker died ({what.how})", notes=encode_notes(notes._replace(suspect=True))
+        )
+    notes = _started(notes)._replace(deaths=(*notes.deaths, what.how))
+    if len(notes.deaths) >= POISON:
+        return _poison(seal, notes)
+    return Outcome.again(error=f"its worker died ({what.how})", notes=encode_notes(notes))
+
+
+def _unknown(what: Unknown, seal: Seal, notes: Notes, now: float, patience: float) -> Outcome:
+    since = now if notes.unknown is None else notes.unknown
+    if now - since >= patience:
+        return _fail(Raised("UnknownJob", what.message), seal, notes)
+    pause = min(15.0, max(0.05, patience / 10), since + patience - now)
+    return Outcome.again(due=now + pause, error=what.message, notes=encode_notes(notes._replace(unknown=since)))
+
+
+def _started(notes: Notes) -> Notes:
+    return notes._replace(starts=notes.starts + 1, unknown=None)
+
+
+def _poison(seal: Seal, notes: Notes) -> Outcome:
+    text = f"poison: {len(notes.deaths)} workers died of it ({', '.join(notes.deaths)})"
+    return _fail(Raised("", text), seal, notes)
+
+
+def _fail(what: Raised, seal: Seal, notes: Notes) -> Outcome:
+    details = {"type": what.type, "message": what.message, "traceback": what.traceback}
+    value: bytes = b"m" + msgpack.packb(details, unicode_errors="replace")
+    return Outcome.failed(_line(what), value=value, notes=encode_notes(notes), keep=seal.keep_failed)
+
+
+def _line(what: Raised) -> str:
+    """One line for people."""
+    text = f"{what.type}: {what.message}" if what.type and what.message else what.type or what.message
+    line = " ".join(text.split())
+    return line if len(line) <= 500 else line[:499] + "…"

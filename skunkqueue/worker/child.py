@@ -1,0 +1,305 @@
+"""The worker process: takes runs from its pool, executes them one at a time, says what happened. It opens no store."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import mmap
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from struct import unpack_from
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from skunkqueue.clock import ticks
+from skunkqueue.errors import Interrupted
+from skunkqueue.job import Carried, while_importing
+from skunkqueue.run import set_current
+from skunkqueue.worker import frames
+from skunkqueue.worker.execute import Call, Executor, Task
+from skunkqueue.worker.resolve import Resolver
+
+if TYPE_CHECKING:
+    import asyncio
+
+CHUNK = 1 << 18
+
+
+class Ends(NamedTuple):
+    """A worker's ends of what lies between it and its pool, as file descriptors."""
+
+    inbox: int
+    outbox: int
+    tickets: int
+    control: int
+    horizon: int
+
+
+class Inbox:
+    """Runs as they come, found by the number on a ticket; those whose ticket was taken back are dropped."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._splitter = frames.Splitter()
+        self._come: list[tuple[int, bytes]] = []
+        self._next = 0
+
+    def take(self, number: int) -> Task:
+        """The run of that number; waits for its frame."""
+        while True:
+            while self._next < len(self._come):
+                found, rest = self._come[self._next]
+                self._next += 1
+                if found == number:
+                    return _task(number, rest)
+            self._come = [(found, rest) for _, found, rest in self._splitter.feed(self._read())]
+            self._next = 0
+
+    def _read(self) -> bytes:
+        data = os.read(self._fd, CHUNK)
+        if not data:
+            raise SystemExit("the pool is gone")
+        return data
+
+
+def _task(number: int, rest: bytes) -> Task:
+    attempt, length = frames.RUN_REST.unpack_from(rest)
+    return Task(number, attempt, rest[3 : 3 + length].decode(), rest[3 + length :])
+
+
+class Horizon:
+    """The time (of clock.ticks) until which the pool surely holds the leases of what it handed out."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, 8, prot=mmap.PROT_READ)
+
+    def wait(self) -> None:
+        """Start nothing whose lease may have ended: a pool that wakes extends first."""
+        while unpack_from("<d", self._map)[0] < ticks():
+            time.sleep(0.02)
+
+
+class Link:
+    """What lies between a worker and its pool, from the worker's side."""
+
+    def __init__(self, ends: Ends) -> None:
+        self.inbox = Inbox(ends.inbox)
+        self.tickets = socket.socket(fileno=ends.tickets)
+        self.horizon = Horizon(ends.horizon)
+        self._outbox = ends.outbox
+        self._control = ends.control
+        self._lock = threading.Lock()
+        os.set_blocking(ends.control, False)
+
+    def next(self) -> Task | None:
+        """Take a ticket, and so the right to start its run; None when there will be no more."""
+        self.horizon.wait()
+        ticket = self.tickets.recv(4)
+        return self.inbox.take(frames.TICKET.unpack(ticket)[0]) if len(ticket) == 4 else None
+
+    def write(self, frame: bytes) -> None:
+        """Send a frame, whole. Jobs' own threads may report progress at the same time."""
+        with self._lock:
+            sent = os.write(self._outbox, frame)
+            while sent < len(frame):
+                sent += os.write(self._outbox, memoryview(frame)[sent:])
+
+    def interrupts(self) -> list[int]:
+        """The numbers of the runs to be interrupted."""
+        try:
+            data = os.read(self._control, 4096)
+        except BlockingIOError:
+            return []
+        return [frames.TICKET.unpack_from(data, at)[0] for at in range(0, len(data) - 3, 4)]
+
+
+class Solo:
+    """Executes one run at a time on this thread."""
+
+    def __init__(self, link: Link, executor: Executor) -> None:
+        self._link = link
+        self._executor = executor
+        self._pid = os.getpid()
+        self._runner: asyncio.Runner | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._number = 0  # of the run that an interrupt may hit
+        self._hit = 0  # of the run that was interrupted
+
+    def serve(self) -> None:
+        """Run what comes until there is no more."""
+        while (task := self._link.next()) is not None:
+            frame = self.run(task)
+            if os.getpid() != self._pid:
+                os._exit(0)  # the job forked, and this is the copy coming back from it
+            self._link.write(frame)
+
+    def run(self, task: Task) -> bytes:
+        began = perf_counter()
+        call: Call | None = None
+        try:
+            self._enter(task.number)
+            try:
+                call = self._executor.open(task)
+                set_current(self._executor.current(task))
+                return self._executor.returned(task, call, self._call(call), began)
+            finally:
+                self._leave(task.number)
+        except BaseException as error:
+            if self._hit == task.number and (isinstance(error, Interrupted) or is_cancelled(error)):
+                return frames.timed(frames.INTERRUPTED, task.number, ticks(), perf_counter() - began)
+            return self._executor.raised(task, call, error, began)
+
+    def _call(self, call: Call) -> Any:
+        return self._await(call) if call.is_async else call.job.function(*call.args, **call.kwargs)
+
+    def _await(self, call: Call) -> Any:
+        import asyncio  # costs more than the rest of a worker, and most jobs need none
+
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+
+        async def within() -> Any:
+            self._task = asyncio.current_task()
+            return await call.ended()
+
+        try:
+            value, error = self._runner.run(within())
+        finally:
+            self._task = None
+        if error is not None:
+            raise error
+        return value
+
+    def _enter(self, number: int) -> None:
+        self._number = number
+
+    def _leave(self, number: int) -> None:
+        self._number = 0
+
+    def on_signal(self, *_: object) -> None:
+        """The pool has something to be interrupted; runs on the main thread, between two steps of the job."""
+        for number in self._link.interrupts():
+            self.interrupt(number)
+
+    def interrupt(self, number: int) -> None:
+        """Stop this run, if it is still the one; an interrupt that arrives late hits nobody."""
+        if number != self._number:
+            return
+        self._hit = number
+        if not self._cancel_task():
+            raise Interrupted("interrupted by the pool")
+
+    def _cancel_task(self) -> bool:
+        task = self._task
+        if task is None:
+            return False
+        task.get_loop().call_soon_threadsafe(task.cancel)
+        return True
+
+
+class SoloThread(Solo):
+    """The same on a thread of the pool's own process: interrupted from another thread, so with a lock."""
+
+    def __init__(self, link: Link, executor: Executor) -> None:
+        super().__init__(link, executor)
+        self._between = threading.Lock()
+        self._ident = 0
+
+    def serve(self) -> None:
+        self._ident = threading.get_ident()
+        super().serve()
+
+    def _enter(self, number: int) -> None:
+        with self._between:
+            self._number = number
+
+    def _leave(self, number: int) -> None:
+        with self._between:
+            self._number = 0
+        if self._hit == number:
+            raise_in_thread(self._ident, None)
+
+    def interrupt(self, number: int) -> None:
+        with self._between:
+            if number != self._number:
+                return
+            self._hit = number
+            if not self._cancel_task():
+                raise_in_thread(self._ident, Interrupted)
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether it is asyncio's way of stopping a task."""
+    return type(error).__name__ == "CancelledError"
+
+
+def raise_in_thread(ident: int, error: type[BaseException] | None) -> None:
+    """Raise in another thread at its next step; None takes back what it has not met yet."""
+    import ctypes
+
+    target = ctypes.c_ulong(ident)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(target, None if error is None else ctypes.py_object(error))
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the pool's thread that started this process ends, however it ends (Linux)."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def import_all(modules: list[str]) -> str | None:
+    """Import what the pool was told to; gives what went wrong."""
+    for name in modules:
+        try:
+            with while_importing():
+                importlib.import_module(name)
+        except BaseException as error:
+            return f"cannot import {name}: {type(error).__name__}: {error}"
+    return None
+
+
+def _nothing(*_: object) -> None:
+    """For signals that a terminal or systemd sends to everybody: the pool answers them."""
+
+
+def main() -> None:
+    """The entry of a worker process."""
+    setup = json.loads(os.environ.pop("SKUNKQUEUE_CHILD"))
+    die_with(setup["parent"])
+    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGABRT"):
+        signal.signal(getattr(signal, name), _nothing)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+    link = Link(Ends(*setup["ends"]))
+    worker = make(link, setup)
+    signal.signal(signal.SIGURG, worker.on_signal)
+    wrong = import_all(setup["imports"])
+    if wrong is not None:
+        link.write(frames.plain(frames.BROKEN, 0, wrong.encode("utf-8", "replace")))
+        return
+    link.write(frames.plain(frames.READY, 0))
+    worker.serve()
+
+
+def make(
+    link: Link, setup: Mapping[str, Any], *, jobs: Mapping[str, Carried] | None = None, thread: bool = False
+) -> Any:
+    """The kind of worker that is asked for."""
+    executor = Executor(link.write, Resolver(jobs), max_result=setup["max_result"])
+    if setup["concurrency"] > 1:
+        from skunkqueue.worker.several import Several
+
+        return Several(link, executor, setup["concurrency"])
+    return (SoloThread if thread else Solo)(link, executor)

@@ -1,0 +1,288 @@
+"""A worker as its pool sees it: what it has in hand, what was handed ahead, when it is due, how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from skunkqueue.clock import ticks
+from skunkqueue.envelope import Claim, Seal, Want, address, new_token, with_priorities
+from skunkqueue.policy import Notes
+from skunkqueue.worker import frames
+from skunkqueue.worker.process import Process, Thread
+
+MOST_AHEAD: Final = 512
+"""Runs that a worker has in hand at most."""
+SOON: Final = 0.05
+"""Seconds of work that are handed ahead."""
+MOST_BYTES: Final = 8 << 20
+"""Bytes of envelopes that a worker has in hand at most, as far as the last ones tell."""
+CHUNK: Final = 1 << 20
+
+
+Frame = tuple[int, int, bytes]
+
+
+class Held:
+    """A claim in this pool's hands."""
+
+    __slots__ = ("attempt", "careful", "cause", "claim", "kill_at", "name", "notes", "number", "seal", "since")
+
+    def __init__(self, claim: Claim, seal: Seal, notes: Notes, name: str, careful: bool) -> None:
+        self.claim = claim
+        self.seal = seal
+        self.notes = notes
+        self.name = name
+        self.careful = careful
+        self.attempt = notes.starts + 1
+        self.number = 0
+        self.since = 0.0  # ticks when it started, as far as known
+        self.cause = ""  # why it is being interrupted: timeout, cancel, lost, stop
+        self.kill_at = 0.0  # ticks when its worker is killed, if it does not come back from that
+
+
+class Worker:
+    """One slot of a pool: an address that stays, and a process or thread that may be replaced."""
+
+    def __init__(self, name: str, label: str, queue: str, route: str, concurrency: int) -> None:
+        self.name = name
+        self.label = label
+        self.queue = queue
+        self.route = route
+        self.concurrency = concurrency
+        self.routes = (address(name), *with_priorities(route))
+        self.body: Process | Thread | None = None
+        self.ready = False
+        self.leaving = False  # it gets no more tickets, and ends when it has done what it does
+        self.killed = False  # by this pool, so that what runs beside is innocent
+        self.done = False  # it will not be replaced
+        self.runs = 0
+        self.held: dict[int, Held] = {}  # handed out, in order
+        self.recalled: list[Held] = []  # handed out, ticket taken back until the lease is sure again
+        self.waiting: deque[Held] = deque()  # careful ones, each to run alone
+        self.marking: Held | None = None  # the one of them being marked as started in the store
+        self.start_at = 0.0
+        self.failed_starts = 0
+        self.leave_by = 0.0
+        self._number = 0
+        self._ahead = concurrency
+        self._pace = 0.0
+        self._weight = 0.0
+        self._unsent = b""
+        self._splitter = frames.Splitter()
+
+    # what it wants
+
+    def want(self, most: int | None) -> Want | None:
+        """What is to be claimed for it now; ``most`` is how many runs it may still begin before it is renewed."""
+        if not self.ready or self.leaving or self.waiting or self.marking or self.recalled:
+            return None
+        limit = self._ahead - len(self.held)
+        if most is not None:
+            limit = min(limit, most - len(self.held))
+        if limit <= 0 or any(held.careful for held in self.held.values()):
+            return None
+        return Want(self.queue, self.routes, self.name, new_token(), limit)
+
+    def learn(self, count: int, took: float) -> None:
+        """Watch how long runs take, and hand ahead what it will do soon."""
+        pace = max(took / count, 2e-6)
+        self._pace = pace if not self._pace else 0.7 * self._pace + 0.3 * pace
+        self.runs += count
+        fitting = int(SOON * self.concurrency / self._pace)
+        if self._weight:
+            fitting = min(fitting, int(MOST_BYTES / self._weight))
+        self._ahead = max(self.concurrency, min(fitting, self._ahead * 4, MOST_AHEAD))
+
+    # what it is handed
+
+    def hand(self, many: list[Held]) -> None:
+        """Give it these, in order: frames first, then their tickets."""
+        written = []
+        tickets = []
+        now = ticks()
+        idle = not self.held
+        size = 0
+        for held in many:
+            self._number += 1
+            held.number = self._number
+            held.since = 0.0
+            self.held[self._number] = held
+            envelope = held.claim.envelope
+            written.append(frames.run(self._number, held.attempt, envelope.id, envelope.body))
+            size += len(envelope.body)
+            tickets.append(frames.TICKET.pack(self._number))
+        if idle and self.concurrency == 1:
+            many[0].since = now
+        self._weight = size / len(many)
+        self._unsent += b"".join(written)
+        self.send()
+        self._ticket(b"".join(tickets))
+
+    def _ticket(self, tickets: bytes) -> None:
+        assert self.body is not None
+        try:
+            sent = self.body.pipes.tickets.send(tickets)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            sent = 0
+        for at in range(sent - sent % 4, len(tickets), 4):  # no room: as if recalled at once
+            held = self.held.pop(frames.TICKET.unpack_from(tickets, at)[0])
+            self.recalled.append(held)
+
+    def send(self) -> bool:
+        """Write what there is to write; says whether some is left. A full pipe is no reason to wait."""
+        if not self._unsent or self.body is None:
+            return False
+        try:
+            sent = os.write(self.body.pipes.to_worker, self._unsent)
+        except BlockingIOError:
+            return True
+        except (BrokenPipeError, ConnectionResetError):
+            sent = len(self._unsent)  # it died; its death is heard of elsewhere
+        self._unsent = self._unsent[sent:]
+        return bool(self._unsent)
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._unsent)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.held or self.recalled or self.waiting or self.marking)
+
+    def in_hand(self) -> Iterator[Held]:
+        """All it holds, started or not."""
+        yield from self.held.values()
+        yield from self.recalled
+        yield from self.waiting
+        if self.marking is not None:
+            yield self.marking
+
+    def drop(self, keys: set[tuple[str, str]]) -> list[Held]:
+        """Let go of those, of what is recalled or waiting."""
+
+        def kept(held: Held) -> bool:
+            return (held.claim.id, held.claim.token) not in keys
+
+        gone = [held for held in (*self.recalled, *self.waiting) if not kept(held)]
+        self.recalled = [held for held in self.recalled if kept(held)]
+        self.waiting = deque(held for held in self.waiting if kept(held))
+        return gone
+
+    def recall(self) -> list[Held]:
+        """Take back, exactly, what it has not started."""
+        if self.body is None:
+            return []
+        numbers = self.body.pipes.recall()
+        return [self.held.pop(number) for number in sorted(numbers) if number in self.held]
+
+    def again(self) -> None:
+        """Hand out anew what was recalled."""
+        back, self.recalled = self.recalled, []
+        if back:
+            self.hand(back)
+
+    # what it says
+
+    def heard(self) -> list[Frame] | None:
+        """The frames that have come, up to a chunk; None when there will be no more."""
+        assert self.body is not None
+        try:
+            data = os.read(self.body.pipes.from_worker, CHUNK)
+        except BlockingIOError:
+            return []
+        return list(self._splitter.feed(data)) if data else None
+
+    def last_words(self) -> list[Frame]:
+        """Every whole frame that a dead worker has left; a torn one is dropped."""
+        assert self.body is not None
+        left: list[Frame] = []
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.body.pipes.from_worker, CHUNK):
+                left += self._splitter.feed(data)
+        return left
+
+    def ended(self, number: int, at: float) -> Held | None:
+        """It says that it has ended a run at that time (ticks); the next one has then started."""
+        held = self.held.pop(number, None)
+        if self.concurrency == 1 and self.held:
+            following = next(iter(self.held.values()))
+            if not following.since:
+                following.since = at
+        return held
+
+    # when it is due
+
+    def executing(self) -> list[Held]:
+        """What it runs, as far as known without asking."""
+        if self.concurrency == 1:
+            return [next(iter(self.held.values()))] if self.held else []
+        return [held for held in self.held.values() if held.since]
+
+    def next_deadline(self) -> float:
+        """Ticks when something of it is due: a timeout, a kill, a start, or runs stuck behind a long one."""
+        due = [self.leave_by] if self.leave_by and not self.killed else []
+        if self.body is None and not self.done:
+            due.append(self.start_at)
+        for held in self.executing():
+            if held.kill_at:
+                due.append(float("inf") if self.killed else held.kill_at)
+            elif held.seal.timeout is not None and held.since:
+                due.append(held.since + held.seal.timeout)
+        if self.is_stuck_from:
+            due.append(self.is_stuck_from)
+        return min(due, default=float("inf"))
+
+    @property
+    def is_stuck_from(self) -> float:
+        """Ticks from which what is behind the run being executed should not wait for it any longer; 0 if nothing is."""
+        running = self.executing()
+        if len(self.held) <= len(running) or not running or len(running) < self.concurrency:
+            return 0.0
+        return min(held.since for held in running) + 5 * SOON
+
+    # how it ends
+
+    def leave(self) -> list[Held]:
+        """No more tickets: it ends after what it runs. Gives back what it has not started."""
+        self.leaving = True
+        back = [*self.recall(), *self.recalled, *self.waiting]
+        self.recalled, self.waiting = [], deque()
+        if self.marking is not None:
+            back.append(self.marking)
+            self.marking = None
+        if self.body is not None:
+            self.body.pipes.no_more()
+        return back
+
+    def interrupt(self, held: Held, cause: str, kill_after: float) -> None:
+        """Have a run it executes interrupted; if it is not back in ``kill_after`` seconds, the worker is killed."""
+        if not held.cause:
+            held.cause = cause
+            held.kill_at = ticks() + kill_after
+            if self.body is not None:
+                self.body.interrupt(held.number)
+
+    def buried(self) -> tuple[str, list[Held], list[Held]]:
+        """After its death: how it died, what it was running, what it had not started."""
+        assert self.body is not None
+        back = self.recall()
+        running = list(self.held.values())
+        back += self.recalled
+        back += self.waiting
+        if self.marking is not None:
+            back.append(self.marking)
+        self.waiting, self.marking = deque(), None
+        how = self.body.bury()
+        self.body = None
+        self.ready = self.leaving = self.killed = False
+        self.held, self.recalled = {}, []
+        self.runs = 0
+        self.leave_by = 0.0
+        self._unsent = b""
+        self._splitter = frames.Splitter()
+        self._ahead, self._pace = self.concurrency, 0.0
+        return how, running, back

@@ -1,0 +1,738 @@
+"""The engine of a pool: hears its workers, judges what happened, exchanges with the source, hands out what it got."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgpack
+
+from skunkqueue.clock import Clock, ticks
+from skunkqueue.envelope import Claim, Outcome, Seal, open_body, open_seal
+from skunkqueue.errors import Corrupt
+from skunkqueue.job import Carried
+from skunkqueue.persistence import Source, work_key, worker_key
+from skunkqueue.policy import (
+    NONE,
+    Died,
+    Happening,
+    Raised,
+    Stopped,
+    TimedOut,
+    Unknown,
+    admit,
+    hand_back,
+    judge,
+    mark,
+)
+from skunkqueue.worker import frames
+from skunkqueue.worker.courier import Courier, Delivery, Lookout
+from skunkqueue.worker.crew import Held, Worker
+from skunkqueue.worker.journal import Journal
+from skunkqueue.worker.process import Guard, Process, Thread
+from skunkqueue.worker.pulse import Beaten, Pulse
+
+GENTLE: Final = 1
+ROUGH: Final = 2
+KILL: Final = 3
+
+LINGER: Final = 0.02
+LOOK_ANYWAY: Final = 10.0
+"""Seconds after which an idle pool looks although nobody told it to: a wait is only a hint."""
+FOREVER: Final = float("inf")
+
+HOST: Final = socket.gethostname()
+_ORDERS: Final = {"gentle": GENTLE, "rough": ROUGH, "kill": KILL}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a pool is to work; seconds throughout."""
+
+    name: str
+    queue: str
+    routes: tuple[str, ...]
+    concurrency: int = 1
+    lease: float = 15.0
+    patience: float = 600.0
+    kill_after: float = 5.0
+    grace: float | None = None
+    max_runs: int | None = None
+    in_process: bool = False
+    max_payload: int = 1 << 20
+    imports: tuple[str, ...] = ()
+    url: str = ""
+    jobs: Mapping[str, Carried] = field(default_factory=dict)  # by name, for workers in this process
+
+
+class Engine:
+    """Runs on one thread from start to end; everything here happens on it, but ``stop`` and ``poke``."""
+
+    def __init__(self, source: Source, clock: Clock, settings: Settings, journal: Journal) -> None:
+        self.settings = settings
+        self.failure: str | None = None
+        self.burst = False
+        self._source = source
+        self._clock = clock
+        self._journal = journal
+        self._workers = make_workers(settings)
+        self._level = 0
+        self._obeyed = 0
+        self._rough_at = FOREVER
+        self._give_up_at = FOREVER
+        self._outcomes: list[tuple[Claim, Outcome]] = []
+        self._reports: list[str] = []
+        self._wanted: dict[str, Worker] = {}
+        self._limits: dict[str, int] = {}
+        self._look_at = 0.0
+        self._looked = False  # whether the last look found nothing left, for every worker
+        self._beat_at = 0.0
+        self._horizon = 0.0
+        self._overslept = False
+        self._was_away = False
+        self._wake, self._poke_end = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self._poke_end, False)
+
+    # from other threads
+
+    def poke(self) -> None:
+        """Have the engine look around."""
+        with contextlib.suppress(OSError):  # a full pipe pokes as well
+            os.write(self._poke_end, b"!")
+
+    def stop(self, level: int) -> None:
+        """Stop: GENTLE, ROUGH or KILL; never back."""
+        self._level = max(self._level, level)
+        self.poke()
+
+    # the story
+
+    def run(self) -> None:
+        """Work until told to stop, or until idle where ``burst`` is set."""
+        self._open()
+        try:
+            while not self._is_over():
+                self._turn()
+        finally:
+            self._close()
+
+    def _open(self) -> None:
+        settings = self.settings
+        routes = ", ".join(settings.routes)
+        self._say(f"pool {settings.name} of queue {settings.queue} on {self._source.url} serves {routes}")
+        for warning in getattr(self._source, "warnings", list)():
+            self._say(f"warning: {warning}")
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
+        self._guard = None if settings.in_process else Guard()
+        self._courier = Courier(self._source, self._clock, settings.lease, self.poke)
+        self._courier.start()
+        self._pulse = Pulse(self._source, self._clock, settings.lease, {w.name: self._about(w) for w in self._workers})
+        work = [work_key(settings.queue, route) for route in dict.fromkeys(settings.routes)]
+        orders = [worker_key(worker.name) for worker in self._workers]
+        addresses = [work_key(settings.queue, worker.routes[0]) for worker in self._workers]
+        self._news = Lookout(self._source, [*work, *addresses], self.poke, "skunkqueue-lookout")
+        self._orders = Lookout(self._source, orders, self.poke, "skunkqueue-orders")
+        self._horizon = ticks() + settings.lease
+        self._journal.flush()
+
+    def _turn(self) -> None:
+        self._listen()
+        self._obey()
+        self._hear_pulse()
+        self._enforce()
+        for worker in self._workers:
+            self._tend(worker)
+        self._exchange()
+        self._journal.flush()
+
+    # 1. hear what happened
+
+    def _listen(self) -> None:
+        timeout = max(0.0, self._until() - ticks())
+        for key, _ in self._selector.select(None if timeout == FOREVER else timeout):
+            key.data()
+
+    def _until(self) -> float:
+        """Ticks when there is something to do though nothing happens."""
+        if self._outcomes or self._is_idle_burst():
+            return 0.0
+        until = min(self._beat_at, self._rough_at, self._give_up_at, *(w.next_deadline() for w in self._workers))
+        if self._courier.free and not self._level and any(w.want(self._most(w)) for w in self._workers):
+            until = min(until, self._look_at)
+        if any(w.body is not None and w.body.death < 0 for w in self._workers):
+            until = min(until, ticks() + 0.05)  # no word of deaths from this kernel: ask
+        return until
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while len(os.read(self._wake, 4096)) == 4096:
+                pass
+        self._collect()
+
+    def _hear(self, worker: Worker) -> None:
+        """Take in what a worker says. The loop of the hot path: one turn of it for each run that ends."""
+        said = worker.heard()
+        if said is None:
+            self._selector.unregister(worker.body.pipes.from_worker)  # type: ignore[union-attr]
+            return
+        self._take_in(worker, said)
+
+    def _take_in(self, worker: Worker, said: Sequence[tuple[int, int, bytes]]) -> None:
+        count, total = 0, 0.0
+        for kind, number, rest in said:
+            if kind != frames.DONE:
+                _HEARD[kind](self, worker, number, rest)
+                continue
+            at, took, size = frames.TIMES.unpack_from(rest)
+            held = worker.ended(number, at)
+            if held is None:
+                continue
+            count += 1
+            total += took
+            if held.cause == "stop":
+                self._judge(worker, held, Stopped(), took)
+                continue
+            text = rest[18 : 18 + size].decode("utf-8", "replace")
+            self._outcomes.append((held.claim, Outcome("complete", rest[18 + size :])))
+            self._reports.append(
+                f"{worker.label} finished {held.claim.envelope.id} {held.name} in {took * 1000:.2f} ms: {text}"
+            )
+        if count:
+            worker.learn(count, total)
+
+    def _raised(self, worker: Worker, number: int, rest: bytes) -> None:
+        held, took = self._ended(worker, number, rest)
+        if held is not None:
+            what: Happening = Raised(*msgpack.unpackb(rest[16:], use_list=False))
+            self._judge(worker, held, self._because(held) if held.cause in ("stop", "timeout") else what, took)
+
+    def _unknown(self, worker: Worker, number: int, rest: bytes) -> None:
+        held, took = self._ended(worker, number, rest)
+        if held is not None:
+            self._judge(worker, held, Unknown(rest[16:].decode("utf-8", "replace")), took)
+
+    def _interrupted(self, worker: Worker, number: int, rest: bytes) -> None:
+        held, took = self._ended(worker, number, rest)
+        if held is not None:
+            self._judge(worker, held, self._because(held), took)
+
+    def _ended(self, worker: Worker, number: int, rest: bytes) -> tuple[Held | None, float]:
+        at, took = frames.TWO.unpack_from(rest)
+        held = worker.ended(number, at)
+        worker.learn(1, took)
+        return held, took
+
+    def _started(self, worker: Worker, number: int, rest: bytes) -> None:
+        if number in worker.held:
+            worker.held[number].since = frames.ONE.unpack_from(rest)[0]
+
+    def _progress(self, worker: Worker, number: int, rest: bytes) -> None:
+        held = worker.held.get(number)
+        if held is not None:
+            fraction = frames.ONE.unpack_from(rest)[0]
+            self._outcomes.append((held.claim, Outcome.at(fraction, rest[8:].decode("utf-8", "replace"))))
+            self._reports.append("")
+
+    def _ready(self, worker: Worker, number: int, rest: bytes) -> None:
+        worker.ready = True
+        worker.failed_starts = 0
+        self._look_at = 0.0
+
+    def _broken(self, worker: Worker, number: int, rest: bytes) -> None:
+        self.failure = rest.decode("utf-8", "replace")
+        self.stop(GENTLE)
+
+    # 2. judge it
+
+    def _because(self, held: Held) -> Happening:
+        """Why it was interrupted."""
+        return TimedOut(held.seal.timeout or 0.0) if held.cause == "timeout" else Stopped()
+
+    def _judge(self, worker: Worker, held: Held, what: Happening, took: float) -> None:
+        label, claim = worker.label, held.claim
+        if held.cause in ("cancel", "lost"):
+            self._say(f"{label} stopped {claim.id} {held.name} after {took * 1000:.2f} ms: its lease was taken away")
+            return
+        now = self._clock.now()
+        outcome = judge(what, held.seal, held.notes, now=now, patience=self.settings.patience)
+        self._conclude(worker, claim, held.name, outcome, f"after {took * 1000:.2f} ms", now)
+        if isinstance(what, Raised) and what.traceback and outcome.kind == "failed":
+            self._reports[-1] += "\n" + what.traceback.rstrip()
+
+    def _conclude(self, worker: Worker, claim: Claim, name: str, outcome: Outcome, took: str, now: float) -> None:
+        self._outcomes.append((claim, outcome))
+        if outcome.kind == "failed":
+            line = f"failed {claim.id} {name} {took}: {outcome.error}"
+        elif outcome.kind == "again":
+            wait = "" if outcome.due is None else f" in {max(0.0, outcome.due - now):.1f} s"
+            line = f"retries {claim.id} {name}{wait} {took}: {outcome.error}"
+        else:
+            line = f"handed back {claim.id} {name} {took}"
+        self._reports.append(f"{worker.label} {line}")
+
+    def _hand_back(self, worker: Worker, many: Sequence[Held]) -> None:
+        """What was not started goes back with no attempt spent."""
+        for held in many:
+            self._outcomes.append((held.claim, hand_back(held.notes)))
+            self._reports.append(f"{worker.label} handed back {held.claim.id} {held.name}, not started")
+
+    def _died(self, worker: Worker) -> None:
+        """A worker is dead: what it had finished counts, what it ran is judged, what it had not started goes back."""
+        assert worker.body is not None
+        if not worker.body.has_died():
+            return
+        self._forget(worker)
+        self._take_in(worker, worker.last_words())
+        came_up, leaving, killed = worker.ready, worker.leaving, worker.killed
+        how, running, back = worker.buried()
+        self._hand_back(worker, back)
+        for held in running:
+            self._judge_death(worker, held, how, len(running) == 1, killed)
+        if self._level:
+            worker.done = True
+        elif not came_up:
+            worker.failed_starts += 1
+            worker.start_at = ticks() + min(5.0, 0.1 * 2**worker.failed_starts)
+        how = "stopped" if leaving and not running else f"died ({how})"
+        self._say(f"{worker.label} {how}")
+
+    def _judge_death(self, worker: Worker, held: Held, how: str, alone: bool, killed: bool) -> None:
+        took = max(0.0, ticks() - held.since) if held.since else 0.0
+        if held.cause:
+            self._judge(worker, held, self._because(held), took)
+        elif killed:  # with it died an innocent neighbour
+            self._judge(worker, held, Stopped(), took)
+        else:
+            self._judge(worker, held, Died(how, alone), took)
+
+    # 3. obey signals, orders and deadlines
+
+    def _obey(self) -> None:
+        if ticks() >= self._rough_at:
+            self._rough_at = FOREVER
+            self._level = max(self._level, ROUGH)
+        level = self._level
+        if level == self._obeyed:
+            return
+        if not self._obeyed:
+            self._say("pool stops: " + {GENTLE: "what runs may finish", ROUGH: "at once", KILL: "at once"}[level])
+            self._leave()
+        if level == ROUGH:
+            for worker in self._workers:
+                for held in worker.executing():
+                    worker.interrupt(held, "stop", self.settings.kill_after)
+        if level == KILL:
+            self._kill()
+        self._obeyed = level
+
+    def _leave(self) -> None:
+        if self.settings.grace is not None:
+            self._rough_at = ticks() + self.settings.grace
+        for worker in self._workers:
+            self._hand_back(worker, worker.leave())
+            worker.leave_by = 0.0 if worker.held else ticks() + self.settings.kill_after
+            worker.done = worker.body is None
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            if worker.body is not None:
+                for held in worker.held.values():
+                    held.cause = held.cause or "stop"
+                self._kill_worker(worker)
+
+    def _enforce(self) -> None:
+        now = ticks()
+        if now > self._horizon and not self._overslept:
+            self._oversleep()
+        for worker in self._workers:
+            for held in worker.executing():
+                self._enforce_on(worker, held, now)
+            stuck = worker.is_stuck_from
+            if stuck and now >= stuck and not worker.leaving:
+                self._hand_back(worker, worker.recall())
+            if worker.leave_by and now >= worker.leave_by:
+                self._kill_worker(worker)
+            elif worker.body is not None and worker.body.death < 0:
+                self._died(worker)
+
+    def _enforce_on(self, worker: Worker, held: Held, now: float) -> None:
+        timeout = held.seal.timeout
+        if held.kill_at:
+            if now >= held.kill_at and not worker.killed:
+                self._say(
+                    f"{worker.label} is killed: {held.claim.id} {held.name} does not come back from being interrupted"
+                )
+                self._kill_worker(worker)
+        elif timeout is not None and held.since and now >= held.since + timeout:
+            worker.interrupt(held, "timeout", self.settings.kill_after)
+
+    def _kill_worker(self, worker: Worker) -> None:
+        if worker.body is not None and not worker.killed:
+            worker.killed = True
+            worker.body.kill()
+            self._died(worker)  # a thread that is given up is gone at once; of a process the kernel tells
+
+    # 4. keep the leases
+
+    def _oversleep(self) -> None:
+        """The leases may have ended: nothing more is started before it is known which still hold."""
+        self._overslept = True
+        self._beat_at = 0.0
+        for worker in self._workers:
+            worker.recalled.extend(worker.recall())
+
+    def _hear_pulse(self) -> None:
+        now = ticks()
+        if now >= self._beat_at and not self._pulse.under_way:
+            self._beat_at = now + self.settings.lease / 3
+            self._pulse.under_way = True
+            claims = [held.claim for worker in self._workers for held in worker.in_hand()]
+            self._courier.run(lambda: self._pulse.beat(claims))
+        if not self._orders.watching and not self._level:
+            if self._orders.news:
+                self._orders.news = False
+                self._beat_at = 0.0
+            self._orders.watch(30.0)
+
+    def _beaten(self, beaten: Beaten) -> None:
+        if beaten.until is not None:
+            lost = {(claim.id, claim.token) for claim in beaten.asked if claim.id not in beaten.held}
+            if lost:
+                self._lose(lost)
+            self._horizon = beaten.until
+            self._overslept = beaten.until <= ticks()
+            for worker in self._workers:
+                if worker.body is not None:
+                    worker.body.pipes.set_horizon(self._horizon)
+                if not self._overslept:
+                    worker.again()
+        for worker in self._workers:
+            for order in beaten.orders.get(worker.name, ()):
+                self._follow(worker, order.text)
+
+    def _lose(self, lost: set[tuple[str, str]]) -> None:
+        """Claims that are no longer ours: what runs is interrupted, what does not run yet is let go."""
+        for worker in self._workers:
+            if not any((held.claim.id, held.claim.token) in lost for held in worker.in_hand()):
+                continue
+            worker.recalled.extend(worker.recall())
+            for held in worker.drop(lost):
+                self._say(f"{worker.label} let go of {held.claim.id} {held.name}: its lease was taken away")
+            for held in list(worker.held.values()):
+                if (held.claim.id, held.claim.token) in lost:
+                    worker.interrupt(held, "lost", self.settings.kill_after)
+            if not self._overslept:
+                worker.again()
+
+    def _follow(self, worker: Worker, order: str) -> None:
+        """An order that somebody left for a worker."""
+        verb, _, rest = order.partition(" ")
+        if verb in _ORDERS:
+            self.stop(_ORDERS[verb])
+        elif verb == "cancel":
+            for held in list(worker.in_hand()):
+                if held.claim.id == rest:
+                    self._lose({(held.claim.id, held.claim.token)})
+
+    # 5. keep the workers
+
+    def _tend(self, worker: Worker) -> None:
+        if worker.body is None:
+            if not worker.done and not self._level and ticks() >= worker.start_at:
+                self._start(worker)
+            return
+        if worker.unsent:
+            self._watch_room(worker)
+        if worker.recalled and not self._overslept and not worker.leaving:
+            worker.again()
+        if worker.leaving:
+            if not worker.held and not worker.leave_by:
+                worker.leave_by = ticks() + self.settings.kill_after
+        elif self.settings.max_runs and worker.runs >= self.settings.max_runs and not worker.held:
+            self._hand_back(worker, worker.leave())
+        elif worker.waiting and not worker.held and worker.marking is None:
+            worker.marking = worker.waiting.popleft()
+            self._outcomes.append((worker.marking.claim, mark(worker.marking.claim, worker.marking.notes)))
+            self._reports.append("")
+
+    def _start(self, worker: Worker) -> None:
+        settings = self.settings
+        setup = {
+            "concurrency": settings.concurrency,
+            "max_result": settings.max_payload,
+            "imports": list(settings.imports),
+        }
+        try:
+            if self._guard is None:
+                body: Process | Thread = Thread(setup, settings.jobs, f"skunkqueue-{worker.label}")
+            else:
+                body = Process(setup, {"SKUNKQUEUE_POOL_URL": settings.url}, self._guard)
+        except OSError as error:
+            worker.failed_starts += 1
+            worker.start_at = ticks() + min(5.0, 0.1 * 2**worker.failed_starts)
+            self._say(f"{worker.label} cannot be started ({error}); trying again")
+            return
+        worker.body = body
+        body.pipes.set_horizon(self._horizon)
+        self._selector.register(body.pipes.from_worker, selectors.EVENT_READ, lambda: self._hear(worker))
+        if body.death >= 0:
+            self._selector.register(body.death, selectors.EVENT_READ, lambda: self._died(worker))
+        self._say(f"{worker.label} started, process {body.pid}")
+
+    def _watch_room(self, worker: Worker) -> None:
+        """A pipe is full: write on when there is room."""
+        assert worker.body is not None
+        fd = worker.body.pipes.to_worker
+        if worker.send():
+            with contextlib.suppress(KeyError):
+                self._selector.register(fd, selectors.EVENT_WRITE, lambda: None)
+        elif fd in self._selector.get_map():
+            self._selector.unregister(fd)
+
+    def _forget(self, worker: Worker) -> None:
+        """Listen no more to what is about to be buried."""
+        assert worker.body is not None
+        pipes = worker.body.pipes
+        for fd in (pipes.from_worker, pipes.to_worker, worker.body.death):
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+
+    # 6. exchange outcomes for claims
+
+    def _exchange(self) -> None:
+        wants = self._wants() if self._courier.free and not self._level and not self._overslept else []
+        if self._outcomes or wants:
+            outcomes, self._outcomes = self._outcomes, []
+            reports, self._reports = self._reports, []
+            self._courier.carry(outcomes, reports, wants)
+            self._courier.linger(LINGER)
+            self._collect()
+        elif not self._level and self._courier.free and not self._news.watching:
+            self._look_out()
+
+    def _wants(self) -> list[Any]:
+        if self._news.news:
+            self._news.news = False
+            self._look_at = 0.0
+        if not self._outcomes and ticks() < self._look_at:
+            return []
+        found = [(worker, worker.want(self._most(worker))) for worker in self._workers]
+        self._wanted = {want.token: worker for worker, want in found if want is not None}
+        return [want for _, want in found if want is not None]
+
+    def _look_out(self) -> None:
+        left = self._look_at - ticks()
+        if left > 0 and any(worker.want(self._most(worker)) for worker in self._workers):
+            self._news.watch(min(left, LOOK_ANYWAY))
+
+    def _most(self, worker: Worker) -> int | None:
+        return None if self.settings.max_runs is None else max(0, self.settings.max_runs - worker.runs)
+
+    def _collect(self) -> None:
+        self._tell_of_trouble()
+        for delivery in self._courier.collect():
+            self._delivered(delivery)
+        for beaten in self._pulse.collect():
+            self._beaten(beaten)
+
+    def _delivered(self, delivery: Delivery) -> None:
+        taken = delivery.result.taken
+        self._report(delivery)
+        if any(worker.marking is not None for worker in self._workers):
+            for claim, outcome in delivery.outcomes:
+                if outcome.kind == "started":
+                    self._marked(claim, claim.id in taken)
+        self._received(delivery.result.claims)
+        if delivery.wants:
+            self._plan(delivery)
+
+    def _report(self, delivery: Delivery) -> None:
+        taken, outcomes = delivery.result.taken, delivery.outcomes
+        if len(taken) == len(outcomes):
+            self._journal.say_all(delivery.reports)
+            return
+        for (claim, _), report in zip(outcomes, delivery.reports, strict=True):
+            if claim.id in taken:
+                self._journal.say_all([report])
+            else:
+                self._say(f"refused: {report or claim.id} (its lease was taken away meanwhile; nothing was written)")
+
+    def _marked(self, claim: Claim, taken: bool) -> None:
+        """A careful run is marked as started in the store: now it may start."""
+        for worker in self._workers:
+            held = worker.marking
+            if held is not None and held.claim.id == claim.id and held.claim.token == claim.token:
+                worker.marking = None
+                if taken and worker.body is not None and not worker.leaving:
+                    self._hand(worker, [held])
+                elif taken:
+                    self._hand_back(worker, [held])
+
+    def _received(self, claims: Sequence[Claim]) -> None:
+        """New claims: admit each, hand them out by worker, in order."""
+        batches: dict[str, list[Held]] = {}
+        for claim in claims:
+            worker = self._wanted[claim.token]
+            if claim.lapses:
+                self._drop_older(claim)
+            held = self._admit(worker, claim)
+            if held is None:
+                continue
+            if worker.leaving or worker.body is None:
+                self._hand_back(worker, [held])
+            elif held.careful:
+                worker.waiting.append(held)
+            else:
+                batches.setdefault(claim.token, []).append(held)
+        for token, batch in batches.items():
+            self._hand(self._wanted[token], batch)
+
+    def _hand(self, worker: Worker, batch: list[Held]) -> None:
+        worker.hand(batch)
+        label = worker.label
+        self._journal.say_all([f"{label} took {held.claim.envelope.id} {held.name}" for held in batch])
+
+    def _drop_older(self, claim: Claim) -> None:
+        """A run that this very pool still holds under an older token has been lost, and is now held anew."""
+        for worker in self._workers:
+            for held in list(worker.in_hand()):
+                if held.claim.id == claim.id and held.claim.token != claim.token:
+                    self._lose({(held.claim.id, held.claim.token)})
+
+    def _admit(self, worker: Worker, claim: Claim) -> Held | None:
+        try:
+            body = open_body(claim.envelope.body)
+            seal = open_seal(body.seal) if body.seal else Seal()
+        except Corrupt as error:
+            what = Raised("Corrupt", str(error), final=True)
+            now = self._clock.now()
+            self._conclude(worker, claim, "?", judge(what, Seal(), NONE, now=now), "unread", now)
+            return None
+        entry = admit(claim, seal)
+        name = body.name or body.ref
+        if entry.outcome is not None:
+            self._conclude(worker, claim, name, entry.outcome, "before it started", self._clock.now())
+            return None
+        return Held(claim, seal, entry.notes, name, entry.careful)
+
+    def _plan(self, delivery: Delivery) -> None:
+        """When to look again: at once where a want was filled, else when the next run ripens or somebody calls."""
+        got: dict[str, int] = {}
+        for claim in delivery.result.claims:
+            got[claim.token] = got.get(claim.token, 0) + 1
+        filled = any(got.get(want.token, 0) >= want.limit for want in delivery.wants)
+        ripe = delivery.result.next_ripe
+        self._looked = not filled and (ripe is None or ripe > delivery.now)
+        if filled:
+            self._look_at = 0.0
+        else:
+            left = LOOK_ANYWAY if ripe is None else min(max(ripe - self._clock.now(), 0.005), LOOK_ANYWAY)
+            self._look_at = ticks() + left
+
+    def _tell_of_trouble(self) -> None:
+        away = self._courier.away
+        if away is not None and not self._was_away:
+            self._say(f"the store is away, trying again until it is back: {away}")
+        elif away is None and self._was_away:
+            self._say("the store is back")
+            self._beat_at = 0.0
+        self._was_away = away is not None
+
+    # 7. end
+
+    def _is_idle_burst(self) -> bool:
+        return self.burst and not self._level and self._looked and self._is_idle()
+
+    def _is_idle(self) -> bool:
+        """Nothing ripe as far as the last look tells, and nothing running."""
+        at_rest = all(worker.ready and not worker.busy for worker in self._workers)
+        return at_rest and not self._outcomes and self._courier.idle
+
+    def _is_over(self) -> bool:
+        if self._is_idle_burst():
+            self.stop(GENTLE)
+        if not self._level or not all(worker.done for worker in self._workers):
+            return False
+        if self._courier.idle and not self._outcomes:
+            return True
+        if self._give_up_at == FOREVER:
+            self._give_up_at = ticks() + (2.0 if self._level >= KILL else self.settings.lease)
+        return ticks() >= self._give_up_at
+
+    def _close(self) -> None:
+        self._news.close()
+        self._orders.close()
+        if not self._courier.close(0.5):
+            self._say("gave up on the store: what it did not hear of will be run again when the leases end")
+        else:
+            self._pulse.stop()
+        for worker in self._workers:
+            if worker.body is not None:  # only when something went wrong here
+                worker.body.kill()
+                worker.buried()
+        if self._guard is not None:
+            self._guard.close()
+        self._selector.close()
+        os.close(self._wake)
+        end, self._poke_end = self._poke_end, -1
+        os.close(end)
+        self._say(f"pool {self.settings.name} stopped")
+        self._journal.flush()
+
+    def _say(self, line: str) -> None:
+        self._journal.say(line)
+
+    def _about(self, worker: Worker) -> Callable[[], str]:
+        """What a worker says of itself, as JSON."""
+        settings = self.settings
+
+        def about() -> str:
+            return describe(settings, worker)
+
+        return about
+
+
+_HEARD: Final[dict[int, Callable[[Engine, Worker, int, bytes], None]]] = {
+    frames.READY: Engine._ready,
+    frames.BROKEN: Engine._broken,
+    frames.STARTED: Engine._started,
+    frames.RAISED: Engine._raised,
+    frames.UNKNOWN: Engine._unknown,
+    frames.INTERRUPTED: Engine._interrupted,
+    frames.PROGRESS: Engine._progress,
+}
+
+
+def make_workers(settings: Settings) -> list[Worker]:
+    """One worker per listed route; a route named twice gets two."""
+    workers: list[Worker] = []
+    for index, route in enumerate(settings.routes, 1):
+        nth = sum(worker.route == route for worker in workers) + 1
+        name = f"{settings.name}.{index}"
+        workers.append(Worker(name, f"{route}.{nth}", settings.queue, route, settings.concurrency))
+    return workers
+
+
+def describe(settings: Settings, worker: Worker) -> str:
+    """What a worker says of itself: where it is, what it serves, what it runs."""
+    running = [held.claim.id for held in worker.executing()]
+    about = {
+        "queue": settings.queue,
+        "routes": [worker.route],
+        "host": HOST,
+        "pid": worker.body.pid if worker.body is not None else None,
+        "pool": settings.name,
+        "pool_pid": os.getpid(),
+        "concurrency": settings.concurrency,
+        "runs": worker.runs,
+        "running": running,
+    }
+    return json.dumps(about)

@@ -1,0 +1,95 @@
+"""Frames between a pool and its worker: length-prefixed bytes, which the pool never unpickles.
+
+::
+
+    every frame       length u32 (of all that follows) | kind u8 | number u32 (of the run, given by the pool)
+    to the worker
+      RUN             attempt u16 | id length u8 | id | body
+    to the pool
+      READY           nothing                                  it has imported what it was told to
+      BROKEN          text                                     it could not
+      STARTED         ticks f64                                only where a worker runs several at a time
+      DONE            ticks f64 | took f64 | text length u16 | text | value
+      RAISED          ticks f64 | took f64 | MessagePack of policy.Raised
+      UNKNOWN         ticks f64 | took f64 | text
+      INTERRUPTED     ticks f64 | took f64
+      PROGRESS        fraction f64 | note
+
+``ticks`` is clock.ticks() when it happened, ``took`` seconds. Beside the frames go tickets, the bare number of a run as
+u32: a worker takes a ticket before it starts a run, and the pool takes back what it wants back by taking the tickets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import Final
+
+RUN: Final = 1
+READY: Final = 10
+BROKEN: Final = 11
+STARTED: Final = 12
+DONE: Final = 13
+RAISED: Final = 14
+UNKNOWN: Final = 15
+INTERRUPTED: Final = 16
+PROGRESS: Final = 17
+
+HEAD: Final = Struct("<IBI")
+RUN_HEAD: Final = Struct("<IBIHB")
+DONE_HEAD: Final = Struct("<IBIddH")
+TIMED_HEAD: Final = Struct("<IBIdd")
+ONE_HEAD: Final = Struct("<IBId")
+TIMES: Final = Struct("<ddH")
+TWO: Final = Struct("<dd")
+ONE: Final = Struct("<d")
+RUN_REST: Final = Struct("<HB")
+TICKET: Final = Struct("<I")
+LENGTH: Final = Struct("<I")
+
+PREFIX: Final = HEAD.size
+"""Bytes before what a frame carries."""
+
+
+def plain(kind: int, number: int, rest: bytes = b"") -> bytes:
+    """A frame with nothing special about it."""
+    return HEAD.pack(5 + len(rest), kind, number) + rest
+
+
+def run(number: int, attempt: int, id: str, body: bytes) -> bytes:
+    name = id.encode()
+    return RUN_HEAD.pack(8 + len(name) + len(body), RUN, number, min(attempt, 65535), len(name)) + name + body
+
+
+def done(number: int, ticks: float, took: float, text: bytes, value: bytes) -> bytes:
+    return DONE_HEAD.pack(23 + len(text) + len(value), DONE, number, ticks, took, len(text)) + text + value
+
+
+def timed(kind: int, number: int, ticks: float, took: float, rest: bytes = b"") -> bytes:
+    return TIMED_HEAD.pack(21 + len(rest), kind, number, ticks, took) + rest
+
+
+def one(kind: int, number: int, value: float, rest: bytes = b"") -> bytes:
+    return ONE_HEAD.pack(13 + len(rest), kind, number, value) + rest
+
+
+class Splitter:
+    """Gives whole frames out of what a pipe delivers in pieces."""
+
+    def __init__(self) -> None:
+        self._kept = b""
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
+        """The (kind, number, rest) of each frame that is whole by now."""
+        if self._kept:
+            data = self._kept + data
+            self._kept = b""
+        position, size = 0, len(data)
+        while size - position >= PREFIX:
+            length, kind, number = HEAD.unpack_from(data, position)
+            end = position + 4 + length
+            if end > size:
+                break
+            yield kind, number, data[position + PREFIX : end]
+            position = end
+        self._kept = data[position:]

@@ -1,0 +1,77 @@
+"""What a pool does every third of a lease: extend what it holds, say that it lives, hear orders, clean a little."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from skunkqueue.clock import Clock, ticks
+from skunkqueue.envelope import Claim, Order
+from skunkqueue.errors import StoreError
+from skunkqueue.persistence import Source
+
+CLEAN_AT_ONCE = 500
+
+
+class Beaten(NamedTuple):
+    """What a pulse brought: of the claims asked about those still held, until when (ticks), and orders by worker.
+
+    ``until`` of None: the source could not be asked.
+    """
+
+    asked: Sequence[Claim]
+    held: set[str]
+    until: float | None
+    orders: dict[str, list[Order]]
+
+
+class Pulse:
+    """Beats for the workers of a pool. ``beat`` runs on the courier's thread, ``collect`` on the engine's."""
+
+    def __init__(self, source: Source, clock: Clock, lease: float, about: Mapping[str, Callable[[], str]]) -> None:
+        self._source = source
+        self._clock = clock
+        self._lease = lease
+        self._about = about
+        self._seen: dict[str, list[str]] = {worker: [] for worker in about}
+        self._lock = threading.Lock()
+        self._beaten: list[Beaten] = []
+        self.under_way = False
+
+    def beat(self, claims: Sequence[Claim]) -> None:
+        """Do it. Raises StoreError where the source cannot be asked; what was done by then is told all the same."""
+        held: set[str] = set()
+        until = None
+        orders: dict[str, list[Order]] = {}
+        try:
+            began = ticks()
+            self._clock.measure()
+            held = self._source.extend(claims, until=self._clock.now() + self._lease) if claims else set()
+            until = began + self._lease
+            for worker, about in self._about.items():
+                orders[worker] = self._new_orders(worker, about())
+            self._source.purge(now=self._clock.now(), limit=CLEAN_AT_ONCE)
+        finally:
+            with self._lock:
+                self._beaten.append(Beaten(claims, held, until, orders))
+                self.under_way = False
+
+    def _new_orders(self, worker: str, about: str) -> list[Order]:
+        seen = self._seen[worker]
+        found = self._source.beat(worker, about, seen=seen, until=self._clock.now() + self._lease)
+        self._seen[worker] = [order.id for order in found]
+        return [order for order in found if order.id not in seen]
+
+    def collect(self) -> list[Beaten]:
+        with self._lock:
+            beaten, self._beaten = self._beaten, []
+            return beaten
+
+    def stop(self) -> None:
+        """Say that the workers are gone; if that cannot be said, their beats run out by themselves."""
+        try:
+            for worker, about in self._about.items():
+                self._source.beat(worker, about(), seen=self._seen[worker], until=self._clock.now())
+        except StoreError:
+            pass

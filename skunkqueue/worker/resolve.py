@@ -1,0 +1,111 @@
+"""From an envelope's body to the function to call: by reference or by value, never by surprise."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from skunkqueue import codec
+from skunkqueue.envelope import PYTHON, VERSION, Body
+from skunkqueue.errors import NotAJob, UnknownJob
+from skunkqueue.job import Carried, Job, while_importing
+
+MOST_CODES = 256
+"""Functions that came by value and are kept unpickled."""
+
+Callee: TypeAlias = Job[Any, Any] | Carried
+
+
+class Resolver:
+    """Finds jobs and remembers them. ``jobs`` are known by name from the start."""
+
+    def __init__(self, jobs: Mapping[str, Carried] | None = None) -> None:
+        self._jobs = jobs or {}
+        self._by_ref: dict[tuple[str, str], Callee] = {}
+        self._by_code: OrderedDict[bytes, Callee] = OrderedDict()
+
+    def find(self, body: Body) -> Callee:
+        """The job of a body, its signature checked. Raises UnknownJob, NotAJob, BadSignature or Corrupt."""
+        if body.version > VERSION:
+            raise UnknownJob(
+                f"{body.name} was fired by a newer SkunkQueue (envelope {body.version}, this reads {VERSION})"
+            )
+        if body.code or body.signature or codec.is_pickled(body.call):
+            codec.default_keys().verify(b"call", body.signed_part(), body.signature)
+        if body.code:
+            return self._carried(body)
+        key = (body.ref, body.name)
+        found = self._by_ref.get(key)
+        if found is None:
+            found = self._by_ref[key] = by_reference(body.ref) if body.ref else self._named(body.name)
+        return found
+
+    def _named(self, name: str) -> Callee:
+        found = self._jobs.get(name)
+        return by_name(name) if found is None else found
+
+    def _carried(self, body: Body) -> Callee:
+        if body.python != PYTHON:
+            raise UnknownJob(f"{body.name} came by value from Python {body.python}, this worker runs {PYTHON}")
+        found = self._by_code.get(body.code)
+        if found is None:
+            found = codec.unpickle(body.code)
+            if not isinstance(found, Job | Carried):
+                raise NotAJob(f"what came by value as {body.name} is a {type(found).__name__}, not a job")
+            self._by_code[body.code] = found
+            if len(self._by_code) > MOST_CODES:
+                self._by_code.popitem(last=False)
+        return found
+
+
+def by_reference(ref: str) -> Job[Any, Any]:
+    """Import ``module:qualname`` and take what is there, only if it is a Job."""
+    module_name, _, qualname = ref.partition(":")
+    target: Any = _module(module_name, ref)
+    for part in qualname.split("."):
+        target = getattr(target, part, None)
+        if target is None:
+            raise UnknownJob(f"there is no job {ref} here{_did_you_mean(ref)}")
+    if not isinstance(target, Job):
+        raise NotAJob(f"{ref} is a {type(target).__name__}, not a job; nothing was executed")
+    return target
+
+
+def _module(name: str, ref: str) -> Any:
+    try:
+        with while_importing():
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A module that is there but misses one of its own imports is unknown here as well: another worker may have it.
+        raise UnknownJob(f"there is no module {error.name} here, for job {ref}{_did_you_mean(ref)}") from error
+    except ValueError as error:
+        raise UnknownJob(f"{ref!r} is not the name of a job") from error
+
+
+def by_name(name: str) -> Job[Any, Any]:
+    """The job of that name among the modules imported."""
+    for job in known_jobs():
+        if job.name == name:
+            return job
+    raise UnknownJob(
+        f"there is no job named {name} here (a worker knows those of its --import modules){_did_you_mean(name)}"
+    )
+
+
+def known_jobs() -> list[Job[Any, Any]]:
+    """Every Job that an imported module holds at its top level."""
+    found = {}
+    for module in list(sys.modules.values()):
+        for value in list(getattr(module, "__dict__", {}).values()):
+            if isinstance(value, Job):
+                found[id(value)] = value
+    return list(found.values())
+
+
+def _did_you_mean(name: str) -> str:
+    close = difflib.get_close_matches(name, {job.name for job in known_jobs()}, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
