@@ -80,7 +80,7 @@ class Worker:
         """What is to be claimed for it now; ``most`` is how many runs it may still begin before it is renewed."""
         if not self.ready or self.leaving or self.waiting or self.marking or self.recalled:
             return None
-        limit = self._ahead - len(self.held)
+        limit = (self.concurrency if self._is_slow() else self._ahead) - len(self.held)
         if most is not None:
             limit = min(limit, most - len(self.held))
         if limit <= 0 or any(held.careful for held in self.held.values()):
@@ -224,7 +224,7 @@ class Worker:
 
     def next_deadline(self) -> float:
         """Ticks when something of it is due: a timeout, a kill, a start, or runs stuck behind a long one."""
-        due = [self.leave_by] if self.leave_by and not self.killed else []
+        due = [self.leave_by if self.leave_by and not self.killed else float("inf")]
         if self.body is None and not self.done:
             due.append(self.start_at)
         for held in self.executing():
@@ -232,17 +232,22 @@ class Worker:
                 due.append(float("inf") if self.killed else held.kill_at)
             elif held.seal.timeout is not None and held.since:
                 due.append(held.since + held.seal.timeout)
-        if self.is_stuck_from:
-            due.append(self.is_stuck_from)
-        return min(due, default=float("inf"))
+        return min(self.is_stuck_from, *due)
+
+    def _is_slow(self) -> bool:
+        """Whether what it executes keeps it longer than what was handed ahead should have to wait."""
+        return ticks() >= self._slow_from()
+
+    def _slow_from(self) -> float:
+        running = self.executing()
+        if len(running) < self.concurrency:
+            return float("inf")
+        return min(held.since for held in running) + 5 * SOON
 
     @property
     def is_stuck_from(self) -> float:
-        """Ticks from which what is behind the run being executed should not wait for it any longer; 0 if nothing is."""
-        running = self.executing()
-        if len(self.held) <= len(running) or not running or len(running) < self.concurrency:
-            return 0.0
-        return min(held.since for held in running) + 5 * SOON
+        """Ticks from which what was handed ahead is to be given to others; never, if nothing was."""
+        return self._slow_from() if len(self.held) > self.concurrency else float("inf")
 
     # how it ends
 

@@ -355,8 +355,7 @@ class Engine:
         for worker in self._workers:
             for held in worker.executing():
                 self._enforce_on(worker, held, now)
-            stuck = worker.is_stuck_from
-            if stuck and now >= stuck and not worker.leaving:
+            if now >= worker.is_stuck_from and not worker.leaving:
                 self._hand_back(worker, worker.recall())
             if worker.leave_by and now >= worker.leave_by:
                 self._kill_worker(worker)
@@ -472,16 +471,15 @@ class Engine:
         }
         try:
             if self._guard is None:
-                body: Process | Thread = Thread(setup, settings.jobs, f"skunkqueue-{worker.label}")
+                body: Process | Thread = Thread(setup, settings.jobs, f"skunkqueue-{worker.label}", self._horizon)
             else:
-                body = Process(setup, {"SKUNKQUEUE_POOL_URL": settings.url}, self._guard)
+                body = Process(setup, {"SKUNKQUEUE_POOL_URL": settings.url}, self._guard, self._horizon)
         except OSError as error:
             worker.failed_starts += 1
             worker.start_at = ticks() + min(5.0, 0.1 * 2**worker.failed_starts)
             self._say(f"{worker.label} cannot be started ({error}); trying again")
             return
         worker.body = body
-        body.pipes.set_horizon(self._horizon)
         self._selector.register(body.pipes.from_worker, selectors.EVENT_READ, lambda: self._hear(worker))
         if body.death >= 0:
             self._selector.register(body.death, selectors.EVENT_READ, lambda: self._died(worker))
@@ -524,7 +522,8 @@ class Engine:
             self._look_at = 0.0
         if not self._outcomes and ticks() < self._look_at:
             return []
-        found = [(worker, worker.want(self._most(worker))) for worker in self._workers]
+        idle_first = sorted(self._workers, key=lambda worker: len(worker.held))
+        found = [(worker, worker.want(self._most(worker))) for worker in idle_first]
         self._wanted = {want.token: worker for worker, want in found if want is not None}
         return [want for _, want in found if want is not None]
 

@@ -74,7 +74,7 @@ class Guard:
 class Pipes:
     """What lies between a pool and one worker: two pipes of frames, tickets, a control pipe, the horizon."""
 
-    def __init__(self) -> None:
+    def __init__(self, horizon: float) -> None:
         self.inbox, self.to_worker = os.pipe()
         self.from_worker, self.outbox = os.pipe()
         self.control, self.interrupts = os.pipe()
@@ -83,6 +83,7 @@ class Pipes:
             file.truncate(8)
             self.horizon = os.dup(file.fileno())
         self._map = mmap.mmap(self.horizon, 8)
+        self.set_horizon(horizon)
         for fd in (self.to_worker, self.from_worker, self.interrupts):
             os.set_blocking(fd, False)
         self.tickets.setblocking(False)
@@ -132,8 +133,8 @@ class Pipes:
 class Process:
     """A worker in its own process, leading its own process group."""
 
-    def __init__(self, setup: Mapping[str, Any], env: Mapping[str, str], guard: Guard) -> None:
-        self.pipes = Pipes()
+    def __init__(self, setup: Mapping[str, Any], env: Mapping[str, str], guard: Guard, horizon: float) -> None:
+        self.pipes = Pipes(horizon)
         ends = self.pipes.ends()
         self._guard = guard
         child_env = {
@@ -199,9 +200,9 @@ def _pidfd(pid: int) -> int:
 class Thread:
     """A worker on a thread of this process; can be interrupted, not killed."""
 
-    def __init__(self, setup: Mapping[str, Any], jobs: Mapping[str, Carried], name: str) -> None:
+    def __init__(self, setup: Mapping[str, Any], jobs: Mapping[str, Carried], name: str, horizon: float) -> None:
         self.pid = os.getpid()
-        self.pipes = Pipes()
+        self.pipes = Pipes(horizon)
         self.death, self._dead = os.pipe()
         ends = self.pipes.ends()
         self._link = Link(ends._replace(tickets=os.dup(ends.tickets)))
