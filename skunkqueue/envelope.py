@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from enum import StrEnum
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -22,6 +23,8 @@ _unpack: Callable[..., Any] = msgpack.unpackb
 
 VERSION: Final = 1
 DAY: Final = 86400.0
+SIGNATURE: Final = 36
+"""Bytes of a signature: the fingerprint of a key, and what it says."""
 PYTHON: Final = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 HIGH: Final = "^high"
@@ -226,85 +229,104 @@ class Seal(NamedTuple):
     keep_failed: float = 7 * DAY
 
 
-class Body(NamedTuple):
-    """What is inside an envelope, opened.
+class Head(NamedTuple):
+    """The part of a body that is the same for all runs of a job with the same options.
 
-    ``name`` is the word people gave the job; ``ref`` its ``module:qualname``. ``code`` is the pickled function, empty
-    when the worker is to look it up. ``call`` holds the arguments as the codec wrote them. ``signature`` covers all of
-    it and is empty when nothing in it has to be unpickled.
+    ``name`` is the word people gave the job, ``ref`` its ``module:qualname`` (empty: to be found by name).
     """
 
     version: int
     python: str
     name: str
     ref: str
-    seal: bytes
+    seal: Seal
+
+
+class Body(NamedTuple):
+    """What is inside an envelope, opened.
+
+    ``head`` is as written; ``code`` is the pickled function, empty when the worker is to look it up; ``call`` holds the
+    arguments as the codec wrote them; ``signature`` is empty when nothing in it has to be unpickled.
+    """
+
+    head: bytes
     code: bytes
     call: bytes
     signature: bytes
 
     def signed_part(self) -> bytes:
-        """The bytes that the signature covers."""
-        return signed_part(self.python, self.name, self.ref, self.seal, self.code, self.call)
+        """The bytes that the signature covers: all the others."""
+        return signed_part(self.head, self.code, self.call)
 
 
-def signed_part(python: str, name: str, ref: str, seal: bytes, code: bytes, call: bytes) -> bytes:
-    return _pack((python, name, ref, seal, code, call))
+def pack_head(name: str, ref: str, seal: Seal) -> bytes:
+    """Write the head of a body."""
+    return _pack((VERSION, PYTHON, name, ref, tuple(seal)))
 
 
-def pack_body(name: str, ref: str, seal: bytes, code: bytes, call: bytes, signature: bytes = b"") -> bytes:
-    """Write the body of an envelope."""
-    return _pack((VERSION, PYTHON, name, ref, seal, code, call, signature))
+def signed_part(head: bytes, code: bytes, call: bytes) -> bytes:
+    """The bytes that a signature covers."""
+    return b"".join((_SIZES.pack(len(head), len(code)), head, code, call))
+
+
+def pack_body(head: bytes, code: bytes, call: bytes, signature: bytes = b"") -> bytes:
+    """Write the body of an envelope: the sizes of head and code, whether it is signed, and the parts."""
+    return b"".join((_SIZES.pack(len(head), len(code)), _SIGNED[len(signature)], head, code, signature, call))
 
 
 def open_body(body: bytes) -> Body:
     """Read the body of an envelope. Raises Corrupt for anything that is not one."""
+    size = len(body)
+    if size >= _PREFIX:
+        head_size, code_size = _SIZES.unpack_from(body)
+        code_at = _PREFIX + head_size
+        signature_at = code_at + code_size
+        call_at = signature_at + body[_PREFIX - 1]
+        if call_at < size and body[_PREFIX - 1] in _SIGNED:
+            return Body(body[_PREFIX:code_at], body[code_at:signature_at], body[call_at:], body[signature_at:call_at])
+    raise Corrupt(f"the envelope cannot be read: its {size} bytes are not a body")
+
+
+_heads: dict[bytes, Head] = {}
+
+
+def open_head(head: bytes) -> Head:
+    """Read the head of a body; the same few come again and again, so they are remembered. Raises Corrupt.
+
+    Of one that is newer than this code only version and name are read.
+    """
+    found = _heads.get(head)
+    if found is None:
+        found = _read_head(head)
+        if len(_heads) >= 1000:
+            _heads.clear()
+        _heads[head] = found
+    return found
+
+
+def _read_head(head: bytes) -> Head:
     try:
-        fields = _unpack(body, use_list=False)
-        if type(fields) is tuple and fields and isinstance(fields[0], int) and fields[0] > VERSION:
-            return Body(fields[0], "", _newer_name(fields), "", b"", b"", b"", b"")
-        opened = Body(*fields)
-        if tuple(map(type, opened)) != _BODY_TYPES:
-            raise TypeError("fields of the wrong type")
+        fields = _unpack(head, use_list=False)
+        version, python, name = int(fields[0]), str(fields[1]), str(fields[2])
+        if version > VERSION:
+            return Head(version, python, name, "", Seal())
+        _, _, _, ref, seal = fields
+        return Head(version, python, name, str(ref), _read_seal(seal))
     except Exception as error:
         raise Corrupt(f"the envelope cannot be read ({type(error).__name__}: {error})"[:300]) from error
-    return opened
 
 
-def _newer_name(fields: tuple[Any, ...]) -> str:
-    return fields[2] if len(fields) > 2 and isinstance(fields[2], str) else "?"
+def _read_seal(fields: Any) -> Seal:
+    retries, first, factor, limit, jitter, timeout, once, keep_failed = fields
+    return Seal(
+        int(retries), float(first), float(factor), float(limit), bool(jitter),
+        None if timeout is None else float(timeout), bool(once), float(keep_failed),
+    )  # fmt: skip
 
 
-def pack_seal(seal: Seal) -> bytes:
-    return _pack(tuple(seal))
-
-
-_seals: dict[bytes, Seal] = {}
-
-
-def open_seal(data: bytes) -> Seal:
-    """Read a seal; the same few come again and again, so they are remembered. Raises Corrupt."""
-    seal = _seals.get(data)
-    if seal is None:
-        seal = _read_seal(data)
-        if len(_seals) > 1000:
-            _seals.clear()
-        _seals[data] = seal
-    return seal
-
-
-def _read_seal(data: bytes) -> Seal:
-    try:
-        retries, first, factor, limit, jitter, timeout, once, keep_failed = _unpack(data, use_list=False)
-        return Seal(
-            int(retries), float(first), float(factor), float(limit), bool(jitter),
-            None if timeout is None else float(timeout), bool(once), float(keep_failed),
-        )  # fmt: skip
-    except Exception as error:
-        raise Corrupt(f"the seal of the envelope cannot be read ({type(error).__name__}: {error})"[:300]) from error
-
-
-_BODY_TYPES: Final = (int, str, str, str, bytes, bytes, bytes, bytes)
+_SIZES: Final = Struct("<HI")
+_PREFIX: Final = _SIZES.size + 1
+_SIGNED: Final = {0: b"\x00", SIGNATURE: bytes([SIGNATURE])}
 
 
 def check_name(name: object, what: str) -> str:

@@ -23,9 +23,6 @@ MOST_BYTES: Final = 8 << 20
 CHUNK: Final = 1 << 20
 
 
-Frame = tuple[int, int, bytes]
-
-
 class Held:
     """A claim in this pool's hands."""
 
@@ -64,6 +61,7 @@ class Worker:
         self.recalled: list[Held] = []  # handed out, ticket taken back until the lease is sure again
         self.waiting: deque[Held] = deque()  # careful ones, each to run alone
         self.marking: Held | None = None  # the one of them being marked as started in the store
+        self.since = 0.0  # ticks when the first of what it holds started, where it runs one at a time
         self.start_at = 0.0
         self.failed_starts = 0
         self.leave_by = 0.0
@@ -103,20 +101,18 @@ class Worker:
         """Give it these, in order: frames first, then their tickets."""
         written = []
         tickets = []
-        now = ticks()
-        idle = not self.held
+        busy = bool(self.held)
         size = 0
         for held in many:
             self._number += 1
             held.number = self._number
-            held.since = 0.0
             self.held[self._number] = held
             envelope = held.claim.envelope
             written.append(frames.run(self._number, held.attempt, envelope.id, envelope.body))
             size += len(envelope.body)
             tickets.append(frames.TICKET.pack(self._number))
-        if idle and self.concurrency == 1:
-            many[0].since = now
+        if not busy:
+            self.since = ticks()
         self._weight = size / len(many)
         self._unsent += b"".join(written)
         self.send()
@@ -187,39 +183,39 @@ class Worker:
 
     # what it says
 
-    def heard(self) -> list[Frame] | None:
-        """The frames that have come, up to a chunk; None when there will be no more."""
+    def heard(self) -> tuple[bytes, list[int]] | None:
+        """What has come, up to a chunk, and where in it each whole frame starts; None when there will be no more."""
         assert self.body is not None
         try:
             data = os.read(self.body.pipes.from_worker, CHUNK)
         except BlockingIOError:
-            return []
-        return list(self._splitter.feed(data)) if data else None
+            return b"", []
+        return self._splitter.join(data) if data else None
 
-    def last_words(self) -> list[Frame]:
-        """Every whole frame that a dead worker has left; a torn one is dropped."""
+    def last_words(self) -> tuple[bytes, list[int]]:
+        """All that a dead worker has left; a torn frame at the end is dropped."""
         assert self.body is not None
-        left: list[Frame] = []
+        left = []
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.body.pipes.from_worker, CHUNK):
-                left += self._splitter.feed(data)
-        return left
+                left.append(data)
+        return self._splitter.join(b"".join(left))
 
     def ended(self, number: int, at: float) -> Held | None:
         """It says that it has ended a run at that time (ticks); the next one has then started."""
-        held = self.held.pop(number, None)
-        if self.concurrency == 1 and self.held:
-            following = next(iter(self.held.values()))
-            if not following.since:
-                following.since = at
-        return held
+        self.since = at
+        return self.held.pop(number, None)
 
     # when it is due
 
     def executing(self) -> list[Held]:
         """What it runs, as far as known without asking."""
         if self.concurrency == 1:
-            return [next(iter(self.held.values()))] if self.held else []
+            if not self.held:
+                return []
+            first = next(iter(self.held.values()))
+            first.since = self.since
+            return [first]
         return [held for held in self.held.values() if held.since]
 
     def next_deadline(self) -> float:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgpack
 
 from skunkqueue.clock import Clock, ticks
-from skunkqueue.envelope import Claim, Outcome, Seal, open_body, open_seal
+from skunkqueue.envelope import Claim, Outcome, Seal, open_body, open_head
 from skunkqueue.errors import Corrupt
 from skunkqueue.job import Carried
 from skunkqueue.persistence import Source, work_key, worker_key
@@ -183,15 +183,16 @@ class Engine:
         if said is None:
             self._selector.unregister(worker.body.pipes.from_worker)  # type: ignore[union-attr]
             return
-        self._take_in(worker, said)
+        self._take_in(worker, *said)
 
-    def _take_in(self, worker: Worker, said: Sequence[tuple[int, int, bytes]]) -> None:
+    def _take_in(self, worker: Worker, data: bytes, starts: Sequence[int]) -> None:
         count, total = 0, 0.0
-        for kind, number, rest in said:
+        for start in starts:
+            length, kind, number = frames.HEAD.unpack_from(data, start)
             if kind != frames.DONE:
-                _HEARD[kind](self, worker, number, rest)
+                _HEARD[kind](self, worker, number, data[start + frames.PREFIX : start + 4 + length])
                 continue
-            at, took, size = frames.TIMES.unpack_from(rest)
+            _, _, _, at, took, size = frames.DONE_HEAD.unpack_from(data, start)
             held = worker.ended(number, at)
             if held is None:
                 continue
@@ -200,10 +201,11 @@ class Engine:
             if held.cause == "stop":
                 self._judge(worker, held, Stopped(), took)
                 continue
-            text = rest[18 : 18 + size].decode("utf-8", "replace")
-            self._outcomes.append((held.claim, Outcome("complete", rest[18 + size :])))
+            middle = start + frames.DONE_HEAD.size + size
+            text = data[middle - size : middle].decode("utf-8", "replace")
+            self._outcomes.append((held.claim, Outcome("complete", data[middle : start + 4 + length])))
             self._reports.append(
-                f"{worker.label} finished {held.claim.envelope.id} {held.name} in {took * 1000:.2f} ms: {text}"
+                f"{worker.label} finished {held.claim[0][0]} {held.name} in {took * 1000:.2f} ms: {text}"
             )
         if count:
             worker.learn(count, total)
@@ -290,7 +292,7 @@ class Engine:
         if not worker.body.has_died():
             return
         self._forget(worker)
-        self._take_in(worker, worker.last_words())
+        self._take_in(worker, *worker.last_words())
         came_up, leaving, killed = worker.ready, worker.leaving, worker.killed
         how, running, back = worker.buried()
         self._hand_back(worker, back)
@@ -608,19 +610,18 @@ class Engine:
 
     def _admit(self, worker: Worker, claim: Claim) -> Held | None:
         try:
-            body = open_body(claim.envelope.body)
-            seal = open_seal(body.seal) if body.seal else Seal()
+            head = open_head(open_body(claim.envelope.body).head)
         except Corrupt as error:
             what = Raised("Corrupt", str(error), final=True)
             now = self._clock.now()
             self._conclude(worker, claim, "?", judge(what, Seal(), NONE, now=now), "unread", now)
             return None
-        entry = admit(claim, seal)
-        name = body.name or body.ref
+        entry = admit(claim, head.seal)
+        name = head.name or head.ref
         if entry.outcome is not None:
             self._conclude(worker, claim, name, entry.outcome, "before it started", self._clock.now())
             return None
-        return Held(claim, seal, entry.notes, name, entry.careful)
+        return Held(claim, head.seal, entry.notes, name, entry.careful)
 
     def _plan(self, delivery: Delivery) -> None:
         """When to look again: at once where a want was filled, else when the next run ripens or somebody calls."""

@@ -73,9 +73,9 @@ class Executor:
     def open(self, task: Task) -> Call:
         """Find the job and read its arguments; unpickles nothing whose signature has not been checked."""
         body = open_body(task.body)
-        job = self.resolver.find(body)
+        name, job = self.resolver.find(body)
         args, kwargs = codec.decode_call(body.call)
-        return Call(job, body.name, args, kwargs)
+        return Call(job, name, args, kwargs)
 
     def current(self, task: Task) -> CurrentRun:
         """What ``current_run()`` gives inside the job; it speaks through the pipe."""

@@ -40,7 +40,6 @@ RUN_HEAD: Final = Struct("<IBIHB")
 DONE_HEAD: Final = Struct("<IBIddH")
 TIMED_HEAD: Final = Struct("<IBIdd")
 ONE_HEAD: Final = Struct("<IBId")
-TIMES: Final = Struct("<ddH")
 TWO: Final = Struct("<dd")
 ONE: Final = Struct("<d")
 RUN_REST: Final = Struct("<HB")
@@ -79,17 +78,24 @@ class Splitter:
     def __init__(self) -> None:
         self._kept = b""
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """The (kind, number, rest) of each frame that is whole by now."""
+    def join(self, data: bytes) -> tuple[bytes, list[int]]:
+        """What has come, with where in it each whole frame starts; a torn one is kept for the next time."""
         if self._kept:
             data = self._kept + data
-            self._kept = b""
         position, size = 0, len(data)
+        starts = []
         while size - position >= PREFIX:
-            length, kind, number = HEAD.unpack_from(data, position)
-            end = position + 4 + length
+            end = position + 4 + LENGTH.unpack_from(data, position)[0]
             if end > size:
                 break
-            yield kind, number, data[position + PREFIX : end]
+            starts.append(position)
             position = end
         self._kept = data[position:]
+        return data, starts
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
+        """The (kind, number, rest) of each frame that is whole by now."""
+        data, starts = self.join(data)
+        for start in starts:
+            length, kind, number = HEAD.unpack_from(data, start)
+            yield kind, number, data[start + PREFIX : start + 4 + length]

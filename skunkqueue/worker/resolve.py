@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from skunkqueue import codec
-from skunkqueue.envelope import PYTHON, VERSION, Body
+from skunkqueue.envelope import PYTHON, VERSION, Body, Head, open_head
 from skunkqueue.errors import NotAJob, UnknownJob
 from skunkqueue.job import Carried, Job, while_importing
 
@@ -25,41 +25,45 @@ class Resolver:
 
     def __init__(self, jobs: Mapping[str, Carried] | None = None) -> None:
         self._jobs = jobs or {}
-        self._by_ref: dict[tuple[str, str], Callee] = {}
+        self._by_head: dict[bytes, tuple[str, Callee]] = {}
         self._by_code: OrderedDict[bytes, Callee] = OrderedDict()
 
-    def find(self, body: Body) -> Callee:
-        """The job of a body, its signature checked. Raises UnknownJob, NotAJob, BadSignature or Corrupt."""
-        if body.version > VERSION:
-            raise UnknownJob(
-                f"{body.name} was fired by a newer SkunkQueue (envelope {body.version}, this reads {VERSION})"
-            )
+    def find(self, body: Body) -> tuple[str, Callee]:
+        """The name and the job of a body, its signature checked.
+
+        Raises UnknownJob, NotAJob, BadSignature or Corrupt.
+        """
         if body.code or body.signature or codec.is_pickled(body.call):
             codec.default_keys().verify(b"call", body.signed_part(), body.signature)
+        found = self._by_head.get(body.head)
+        if found is not None and not body.code:
+            return found
+        head = open_head(body.head)
+        if head.version > VERSION:
+            newer = f"(envelope version {head.version}, this reads {VERSION})"
+            raise UnknownJob(f"{head.name} was fired by a newer SkunkQueue {newer}")
         if body.code:
-            return self._carried(body)
-        key = (body.ref, body.name)
-        found = self._by_ref.get(key)
+            return head.name, self._carried(head, body.code)
+        name = head.name or head.ref
+        found = self._by_head[body.head] = name, by_reference(head.ref) if head.ref else self._named(head.name)
+        return found
+
+    def _carried(self, head: Head, code: bytes) -> Callee:
+        if head.python != PYTHON:
+            raise UnknownJob(f"{head.name} came by value from Python {head.python}, this worker runs {PYTHON}")
+        found = self._by_code.get(code)
         if found is None:
-            found = self._by_ref[key] = by_reference(body.ref) if body.ref else self._named(body.name)
+            found = codec.unpickle(code)
+            if not isinstance(found, Job | Carried):
+                raise NotAJob(f"what came by value as {head.name} is a {type(found).__name__}, not a job")
+            self._by_code[code] = found
+            if len(self._by_code) > MOST_CODES:
+                self._by_code.popitem(last=False)
         return found
 
     def _named(self, name: str) -> Callee:
         found = self._jobs.get(name)
         return by_name(name) if found is None else found
-
-    def _carried(self, body: Body) -> Callee:
-        if body.python != PYTHON:
-            raise UnknownJob(f"{body.name} came by value from Python {body.python}, this worker runs {PYTHON}")
-        found = self._by_code.get(body.code)
-        if found is None:
-            found = codec.unpickle(body.code)
-            if not isinstance(found, Job | Carried):
-                raise NotAJob(f"what came by value as {body.name} is a {type(found).__name__}, not a job")
-            self._by_code[body.code] = found
-            if len(self._by_code) > MOST_CODES:
-                self._by_code.popitem(last=False)
-        return found
 
 
 def by_reference(ref: str) -> Job[Any, Any]:
