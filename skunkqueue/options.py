@@ -1,0 +1,164 @@
+"""The options of a job: checked where they are written, so that a wrong one fails there and not at night in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, Union
+
+from skunkqueue.codec import SERIALIZERS
+from skunkqueue.durations import seconds
+from skunkqueue.envelope import DAY, PRIORITIES, Seal, check_name
+from skunkqueue.errors import WrongCall
+
+if TYPE_CHECKING:
+    from skunkqueue.policy import Backoff
+
+DEFAULT_ROUTE: Final = "default"
+FAILED_KEPT: Final = 7 * DAY
+"""Failed runs are kept at least so long: they are what people come back for."""
+
+Duration = float | timedelta
+Pause = Union[Duration, "Backoff", Callable[[int], Duration]]
+Errors = type[BaseException] | tuple[type[BaseException], ...]
+
+
+class Given(TypedDict, total=False):
+    """Options as people write them, at the decorator or in ``job.options``."""
+
+    routes: str | Iterable[str]
+    retries: int
+    backoff: Pause
+    timeout: Duration | None
+    expires: Duration | None
+    keep: Duration | None
+    priority: str
+    serializer: str
+    at_most_once: bool
+    retry_on: Errors
+    give_up_on: Errors
+
+
+class Options(NamedTuple):
+    """Options checked, durations in seconds."""
+
+    routes: tuple[str, ...] = (DEFAULT_ROUTE,)
+    retries: int = 0
+    first: float = 1.0
+    factor: float = 2.0
+    limit: float = 600.0
+    jitter: bool = True
+    timeout: float | None = None
+    expires: float | None = None
+    keep: float = DAY
+    priority: str = "normal"
+    serializer: str = "auto"
+    at_most_once: bool = False
+    retry_on: tuple[type[BaseException], ...] = ()
+    give_up_on: tuple[type[BaseException], ...] = ()
+    delay_of: Callable[[int], Any] | None = None
+
+    def changed(self, given: Mapping[str, Any]) -> Options:
+        """These options with some of them given anew. Raises WrongCall."""
+        unknown = [name for name in given if name not in _CHECKS]
+        if unknown:
+            raise WrongCall(f"there is no option {unknown[0]!r}{did_you_mean(unknown[0], _CHECKS)}")
+        checked: dict[str, Any] = {}
+        for name, value in given.items():
+            checked.update(_CHECKS[name](value))
+        return self._replace(**checked)
+
+    def seal(self) -> Seal:
+        """What the pool has to know, which never imports a job."""
+        failed = max(self.keep, FAILED_KEPT)
+        backoff = (self.first, self.factor, self.limit, self.jitter)
+        return Seal(self.retries, *backoff, self.timeout, self.at_most_once, failed)
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word."""
+    import difflib  # late: only mistakes need it
+
+    names = sorted(known)
+    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+
+
+def choice(what: str, value: object, known: Iterable[str]) -> str:
+    """One of a few words. Raises WrongCall."""
+    if isinstance(value, str) and value in known:
+        return str(value)
+    raise WrongCall(f"there is no {what} {value!r}{did_you_mean(value, known)}")
+
+
+def _routes(value: Any) -> dict[str, Any]:
+    routes = (value,) if isinstance(value, str) else value
+    if not isinstance(routes, list | tuple | set | frozenset) or not routes:
+        raise WrongCall(f"routes is a name or a list of names, at least one; got {value!r}")
+    ordered = sorted(routes, key=str) if isinstance(routes, set | frozenset) else routes
+    return {"routes": tuple(dict.fromkeys(check_name(route, "route") for route in ordered))}
+
+
+def _retries(value: Any) -> dict[str, Any]:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise WrongCall(f"retries is a whole number from 0 up; got {value!r}")
+    return {"retries": value}
+
+
+def _backoff(value: Any) -> dict[str, Any]:
+    if isinstance(value, int | float | timedelta):
+        return {"first": seconds(value, "backoff"), "delay_of": None}
+    from skunkqueue.policy import Backoff  # late: it costs more to import than all the rest here
+
+    if isinstance(value, Backoff):
+        first, limit = seconds(value.first, "first of Backoff"), seconds(value.limit, "limit of Backoff")
+        return {"first": first, "factor": value.factor, "limit": limit, "jitter": value.jitter, "delay_of": None}
+    if callable(value):
+        return {"delay_of": value}
+    raise WrongCall(f"backoff is the first delay, a Backoff, or a function of the attempt; got {value!r}")
+
+
+def _timeout(value: Any) -> dict[str, Any]:
+    timeout = None if value is None else seconds(value, "timeout")
+    if timeout == 0:
+        raise WrongCall("timeout is more than 0 seconds; for no timeout give None")
+    return {"timeout": timeout}
+
+
+def _expires(value: Any) -> dict[str, Any]:
+    return {"expires": None if value is None else seconds(value, "expires")}
+
+
+def _keep(value: Any) -> dict[str, Any]:
+    return {"keep": DAY if value is None else seconds(value, "keep")}
+
+
+def _once(value: Any) -> dict[str, Any]:
+    if not isinstance(value, bool):
+        raise WrongCall(f"at_most_once is True or False; got {value!r}")
+    return {"at_most_once": value}
+
+
+def _errors(name: str) -> Callable[[Any], dict[str, Any]]:
+    def check(value: Any) -> dict[str, Any]:
+        types = tuple(value) if isinstance(value, tuple | list) else (value,)
+        if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+            raise WrongCall(f"{name} is an exception type or a tuple of them; got {value!r}")
+        return {name: types}
+
+    return check
+
+
+_CHECKS: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
+    "routes": _routes,
+    "retries": _retries,
+    "backoff": _backoff,
+    "timeout": _timeout,
+    "expires": _expires,
+    "keep": _keep,
+    "priority": lambda value: {"priority": choice("priority", value, PRIORITIES)},
+    "serializer": lambda value: {"serializer": choice("serializer", value, SERIALIZERS)},
+    "at_most_once": _once,
+    "retry_on": _errors("retry_on"),
+    "give_up_on": _errors("give_up_on"),
+}
