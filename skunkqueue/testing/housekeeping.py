@@ -1,0 +1,438 @@
+"""The promises around the runs: workers and their orders, purge, wait, and handles shared or opened anew."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from skunkqueue.envelope import DAY, HIGH, Filter, Outcome, Record, State, address
+from skunkqueue.persistence import (
+    EXPIRED,
+    REMEMBERED,
+    WORKER_GONE,
+    Persister,
+    run_key,
+    without_secrets,
+    work_key,
+    worker_key,
+)
+from skunkqueue.testing.makers import (
+    EVERY_BYTE,
+    LATE,
+    LEASE,
+    NOW,
+    UNICODE,
+    Promises,
+    count_states,
+    ids_of,
+    record_of,
+    sealed,
+    take,
+    take_one,
+    want,
+)
+
+SOON = 20.0
+"""A wait that is woken ends within so many seconds, on the slowest machine."""
+
+LONG = 40.0
+"""A wait that is not woken."""
+
+
+class WorkerPromises(Promises):
+    """What ``beat``, ``tell`` and ``workers`` promise."""
+
+    def test_a_worker_is_there_until_its_beat_ends(self, store: Persister) -> None:
+        """Each beat says anew what it is about, and until when."""
+        store.beat("w1", "first", until=NOW + 10.1)
+        store.beat("w2", UNICODE, until=NOW + 20)
+        assert store.workers(now=NOW) == {"w1": "first", "w2": UNICODE}
+
+        store.beat("w1", "second", until=NOW + 30)
+
+        assert store.workers(now=NOW + 10.1) == {"w1": "second", "w2": UNICODE}
+        assert store.workers(now=NOW + 20) == {"w1": "second"}
+        assert store.workers(now=NOW + 30) == {}
+
+    def test_a_beat_until_now_unregisters(self, store: Persister) -> None:
+        """So a worker that stops is not taken for one that is there; a later beat brings it back."""
+        store.beat("w1", "about", until=NOW + 60)
+        store.beat("w1", "about", until=NOW)
+        assert store.workers(now=NOW) == {}
+
+        store.beat("w1", "back", until=NOW + 60)
+
+        assert store.workers(now=NOW) == {"w1": "back"}
+
+    def test_a_beat_gives_the_orders_of_its_worker_in_order(self, store: Persister) -> None:
+        """Orders told by anyone, to this worker, oldest first, each with an id of its own."""
+        store.beat("w1", "", until=NOW + 60)
+        store.beat("w2", "", until=NOW + 60)
+        for text in ("first", UNICODE, "first"):
+            self.open_again(store).tell("w1", text)
+        store.tell("w2", "other")
+
+        orders = store.beat("w1", "", until=NOW + 60)
+
+        assert [order.text for order in orders] == ["first", UNICODE, "first"]
+        assert len({order.id for order in orders}) == 3
+        assert [order.text for order in store.beat("w2", "", until=NOW + 60)] == ["other"]
+
+    def test_an_order_stays_until_it_was_seen(self, store: Persister) -> None:
+        """A beat whose reply was lost loses no order; one that was seen does not come again."""
+        store.beat("w1", "", until=NOW + 60)
+        store.tell("w1", "first")
+        store.tell("w1", "second")
+
+        first = store.beat("w1", "", until=NOW + 60)
+        assert store.beat("w1", "", until=NOW + 60) == first
+        assert store.beat("w1", "", seen=[first[0].id], until=NOW + 60) == first[1:]
+        store.tell("w1", "third")
+        rest = store.beat("w1", "", seen=[first[0].id, "unknown"], until=NOW + 60)
+
+        assert [order.text for order in rest] == ["second", "third"]
+        assert store.beat("w1", "", seen=[order.id for order in rest], until=NOW + 60) == []
+
+    def test_an_order_told_after_others_were_seen_is_a_new_one(self, store: Persister) -> None:
+        """Its id was never used before, so that a repeated ``seen`` does not swallow it."""
+        store.beat("w1", "", until=NOW + 60)
+        store.tell("w1", "first")
+        seen = [order.id for order in store.beat("w1", "", until=NOW + 60)]
+        store.beat("w1", "", seen=seen, until=NOW + 60)
+
+        store.tell("w1", "second")
+
+        assert [order.text for order in store.beat("w1", "", seen=seen, until=NOW + 60)] == ["second"]
+
+
+class PurgePromises(Promises):
+    """What ``purge`` promises."""
+
+    def test_an_ended_run_is_purged_when_its_keep_is_over(self, store: Persister) -> None:
+        """Not a moment before, and a purged run is as if it had never been."""
+        store.put([sealed(1, keep=100.1), sealed(2, keep=200.0), sealed(3, keep=100.1)])
+        first, second = take(store, limit=2)
+        store.commit([(first, Outcome.complete(b"")), (second, Outcome.failed("no"))], now=NOW)
+        store.cancel([sealed(3).id], now=NOW)
+
+        assert store.purge(now=NOW + 100) == 0
+        assert store.purge(now=NOW + 100.1) == 2
+
+        assert set(store.get(sealed(n).id for n in (1, 2, 3))) == {sealed(2).id}
+        assert [record.id for record in store.find(Filter(), now=NOW)] == [sealed(2).id]
+        assert count_states(store) == {"failed": 1}
+        assert store.commit([(first, Outcome.complete(b""))], now=NOW) == set()
+        assert store.put([sealed(1)]) == [sealed(1).id]
+        assert record_of(store, sealed(1).id).state == State.QUEUED
+
+    def test_an_ended_run_outlives_a_purge_for_a_minute(self, store: Persister) -> None:
+        """So that a repeated put or commit within it is still known."""
+        store.put([sealed(1, keep=0.0)])
+        claim = take_one(store)
+        store.commit([(claim, Outcome.complete(b"", notes=b""))], now=NOW)
+
+        assert store.purge(now=NOW + REMEMBERED - 0.1) == 0
+        assert store.commit([(claim, Outcome.complete(b""))], now=NOW + REMEMBERED - 0.1) == {claim.id}
+        assert store.purge(now=NOW + REMEMBERED) == 1
+        assert store.get([claim.id]) == {}
+
+    def test_open_runs_are_not_purged(self, store: Persister) -> None:
+        """However long they wait, or have been running."""
+        store.put([sealed(n, keep=0.0) for n in (1, 2)])
+        take(store, limit=1)
+
+        assert store.purge(now=NOW + 9 * DAY) == 0
+        assert count_states(store) == {"queued": 1, "running": 1}
+
+    def test_purge_ends_open_runs_past_their_expiry(self, store: Persister) -> None:
+        """They end as cancelled, "expired", their token cleared, and are kept like other ended runs."""
+        store.put([sealed(1, expires=NOW + 5), sealed(2, expires=NOW + 9, route="bar"), sealed(3, expires=NOW + 99)])
+        take(store)
+
+        assert store.purge(now=LATE) == 2
+
+        wanted = Record(sealed(2, expires=NOW + 9, route="bar"), State.CANCELLED, LATE + DAY, error=EXPIRED, ended=LATE)
+        assert record_of(store, sealed(2).id) == wanted
+        ended = record_of(store, sealed(1).id)
+        assert (ended.state, ended.token, ended.worker, ended.error) == (State.CANCELLED, None, "worker-1", EXPIRED)
+        assert record_of(store, sealed(3).id).state == State.RUNNING
+
+    def test_purge_leaves_a_leased_run_past_its_expiry(self, store: Persister) -> None:
+        """It started in time and may end."""
+        store.put([sealed(expires=NOW + 5)])
+        claim = take_one(store)
+
+        assert store.purge(now=NOW + LEASE - 0.1) == 0
+        assert store.commit([(claim, Outcome.complete(b""))], now=NOW + LEASE - 0.1) == {claim.id}
+
+    def test_purge_ends_runs_addressed_to_a_worker_that_is_gone(self, store: Persister) -> None:
+        """Nobody else will ever claim them; those of a worker that is there stay, high and low."""
+        store.beat("here", "", until=NOW + 60)
+        store.beat("gone", "", until=NOW + 5)
+        routes = [address("here"), address("here") + HIGH, address("gone"), address("gone") + HIGH, address("never")]
+        store.put([sealed(n, route=route) for n, route in enumerate(routes)])
+
+        store.purge(now=NOW + 5)
+
+        records = [record_of(store, sealed(n).id) for n in range(5)]
+        assert [str(record.state) for record in records] == ["queued"] * 2 + ["cancelled"] * 3
+        assert [record.error for record in records] == [None] * 2 + [WORKER_GONE] * 3
+
+    def test_purge_leaves_a_leased_run_of_a_worker_that_is_gone(self, store: Persister) -> None:
+        """As long as its lease holds its holder may still commit; then its token is cleared."""
+        store.put([sealed(route=address("gone"))])
+        (claim,) = take(store, "A", address("gone"))
+
+        store.purge(now=NOW + LEASE - 0.1)
+        assert record_of(store, claim.id).state == State.RUNNING
+        store.purge(now=NOW + LEASE)
+
+        record = record_of(store, claim.id)
+        assert (record.state, record.error, record.token) == (State.CANCELLED, WORKER_GONE, None)
+
+    def test_purge_goes_in_bounded_steps(self, store: Persister) -> None:
+        """At most ``limit`` things at a time, until there is nothing more to do."""
+        store.put([sealed(n, keep=0.0) for n in range(5)])
+        store.cancel([sealed(n).id for n in range(5)], now=NOW)
+        store.put([sealed(n, expires=NOW + 9) for n in range(5, 10)])
+
+        done = [store.purge(now=NOW + REMEMBERED, limit=2) for _ in range(20)]
+
+        assert max(done) <= 2
+        assert sum(done) == 10
+        assert done[-1] == 0
+        assert count_states(store) == {"cancelled": 5}
+
+    def test_one_step_of_purge_does_no_more_than_its_limit(self, store: Persister) -> None:
+        """What is over stays for the next."""
+        store.put([sealed(n, keep=0.0) for n in range(5)])
+        store.cancel([sealed(n).id for n in range(5)], now=NOW)
+
+        assert store.purge(now=NOW + REMEMBERED, limit=2) == 2
+        assert count_states(store) == {"cancelled": 3}
+
+    def test_nothing_is_left_behind(self, store: Persister) -> None:
+        """When all is done and purged there is no run, no count, no worker, and no key or row."""
+        store.put([sealed(n, unique=str(n), keep=9.0, expires=NOW + DAY) for n in range(6)])
+        store.put([sealed(6, route=address("w1")), sealed(7, queue="other", route="foo" + HIGH)])
+        store.beat("w1", UNICODE, until=NOW + 9)
+        store.tell("w1", "order")
+        outcomes = [Outcome.complete(EVERY_BYTE, notes=EVERY_BYTE), Outcome.failed("no"), Outcome.again(due=NOW)]
+        store.commit(list(zip(take(store, limit=3), outcomes, strict=True)), now=NOW)
+        store.exchange([], [want("B", limit=1)], now=NOW, until=LATE)
+        store.cancel([sealed(7).id], now=NOW)
+        store.wait([work_key("demo", "foo"), run_key(sealed(1).id), worker_key("w1")], 0)
+
+        store.purge(now=NOW + DAY)
+        store.cancel([sealed(n).id for n in range(8)], now=NOW + DAY)
+        for _ in range(3):
+            store.purge(now=NOW + 9 * DAY)
+
+        assert store.purge(now=NOW + 9 * DAY) == 0
+        assert store.count() == {}
+        assert store.workers(now=NOW) == {}
+        assert store.find(Filter(), now=NOW) == []
+        assert not self.left_behind(store)
+
+
+class WaitPromises(Promises):
+    """What ``wait`` promises. It is a hint, but one that comes."""
+
+    def test_wait_never_outlasts_its_timeout(self, store: Persister) -> None:
+        """Also with nothing to wait for, or with nothing that exists."""
+        begun = time.monotonic()
+
+        for keys in ([], [work_key("demo", "foo")], [run_key(sealed().id), worker_key("w1"), work_key("demo", "bar")]):
+            store.wait(keys, 0)
+            store.wait(keys, 0.1)
+
+        assert time.monotonic() - begun < SOON
+
+    def test_a_put_ends_a_wait_for_work(self, store: Persister) -> None:
+        """Of whatever priority, on any of the routes waited for."""
+        keys = [work_key("demo", "bar"), work_key("demo", "foo")]
+
+        self.wakes(store, keys, lambda other: other.put([sealed(1)]))
+        self.wakes(store, keys, lambda other: other.put([sealed(2, route="bar" + HIGH)]))
+
+    def test_a_put_to_a_worker_ends_its_wait(self, store: Persister) -> None:
+        """A worker's own address is a route too."""
+        self.wakes(store, [work_key("demo", address("w1"))], lambda other: other.put([sealed(route=address("w1"))]))
+
+    def test_a_run_that_goes_back_ends_a_wait_for_work(self, store: Persister) -> None:
+        """Handed back, to be run again, or reopened: another pool may take it at once."""
+        store.put([sealed(n) for n in range(3)])
+        first, second, third = take(store)
+        store.commit([(third, Outcome.failed("no"))], now=NOW)
+        keys = [work_key("demo", "foo")]
+
+        self.wakes(store, keys, lambda other: other.commit([(first, Outcome.untouched())], now=NOW))
+        self.wakes(store, keys, lambda other: other.exchange([(second, Outcome.again())], [], now=NOW, until=LATE))
+        self.wakes(store, keys, lambda other: other.reopen([third.id], now=NOW))
+
+    def test_an_end_ends_a_wait_for_a_run(self, store: Persister) -> None:
+        """Done, failed, cancelled or expired."""
+        store.put([sealed(n, expires=NOW + 60) for n in range(5)])
+        done, failed, swapped = take(store, limit=3)
+        ends: list[tuple[str, Callable[[Persister], object]]] = [
+            (done.id, lambda other: other.commit([(done, Outcome.complete(b""))], now=NOW)),
+            (failed.id, lambda other: other.commit([(failed, Outcome.failed("no"))], now=NOW)),
+            (
+                swapped.id,
+                lambda o: o.exchange([(swapped, Outcome.complete(b""))], [want("B", "x")], now=NOW, until=LATE),
+            ),
+            (sealed(3).id, lambda other: other.cancel([sealed(3).id], now=NOW)),
+            (sealed(4).id, lambda other: other.purge(now=NOW + 60)),
+        ]
+
+        for id, end in ends:
+            self.wakes(store, [run_key(id)], end)
+
+    def test_an_order_ends_a_wait_of_its_worker(self, store: Persister) -> None:
+        """So that a cancel reaches a job at once, not at its worker's next beat."""
+        store.beat("w1", "", until=NOW + 60)
+
+        self.wakes(store, [worker_key("w1")], lambda other: other.tell("w1", "order"))
+
+    def test_a_change_between_the_look_and_the_wait_is_not_lost(self, store: Persister) -> None:
+        """Whoever waited on a key before looks, and waits again, hears of what came in between."""
+        other = self.open_again(store)
+        store.put([sealed(9, route="bar")])
+        (claim,) = take(store, "B", "bar")
+        changes: list[tuple[str, Callable[[], object]]] = [
+            (work_key("demo", "foo"), lambda: other.put([sealed(1)])),
+            (worker_key("w1"), lambda: other.tell("w1", "order")),
+            (run_key(claim.id), lambda: other.commit([(claim, Outcome.complete(b""))], now=NOW)),
+        ]
+
+        for key, change in changes:
+            store.wait([key], 0)
+            assert take(store) == []
+            change()
+            begun = time.monotonic()
+            store.wait([key], LONG)
+            assert time.monotonic() - begun < SOON
+            store.cancel([sealed(1).id], now=NOW)
+
+    def wakes(self, store: Persister, keys: Sequence[str], change: Callable[[Persister], object]) -> None:
+        """Wait on a thread, make the change through another handle, and see the wait end."""
+        ready, woken = threading.Event(), threading.Event()
+
+        def waiter() -> None:
+            store.wait(keys, 0)
+            ready.set()
+            store.wait(keys, LONG)
+            woken.set()
+
+        thread = threading.Thread(target=waiter, daemon=True)
+        thread.start()
+        try:
+            assert ready.wait(SOON)
+            change(self.open_again(store))
+            assert woken.wait(SOON), f"a wait for {keys} was not woken"
+        finally:
+            thread.join(LONG + SOON)
+
+
+class HandlePromises(Promises):
+    """What every handle promises: to be shared by threads, to be one of many, to open anew."""
+
+    def test_claimers_at_once_never_get_the_same_run(self, store: Persister) -> None:
+        """Each run goes to exactly one of them, whether they share a handle or have their own."""
+        store.put([sealed(n) for n in range(300)])
+        handles = [store, store, self.open_again(store), self.open_again(store)]
+        given: list[list[str]] = [[] for _ in handles]
+
+        def claim_all(number: int) -> None:
+            turn = 0
+            while claims := take(handles[number], f"token-{number}-{turn}", limit=7):
+                given[number] += ids_of(claims)
+                turn += 1
+
+        at_once([lambda number=number: claim_all(number) for number in range(len(handles))])  # type: ignore[misc]
+
+        assert sorted(id for ids in given for id in ids) == [sealed(n).id for n in range(300)]
+
+    def test_senders_at_once_with_one_unique_key_make_one_run(self, store: Persister) -> None:
+        """All of them get the same id."""
+        handles = [store, store, self.open_again(store), self.open_again(store)]
+        ids: list[str] = []
+
+        at_once(
+            [
+                lambda number=number: ids.extend(handles[number].put([sealed(number, unique="user-7")]))  # type: ignore[misc]
+                for number in range(len(handles))
+            ]
+        )
+
+        assert len(ids) == 4
+        assert len(set(ids)) == 1
+        assert count_states(store) == {"queued": 1}
+
+    def test_of_a_commit_and_a_cancel_at_once_one_is_taken(self, store: Persister) -> None:
+        """Never both, never neither."""
+        store.put([sealed(n) for n in range(100)])
+        claims = take(store, limit=100)
+        other = self.open_again(store)
+        taken: list[str] = []
+        cancelled: list[str] = []
+
+        def commit_each() -> None:
+            for claim in claims:
+                taken.extend(store.commit([(claim, Outcome.complete(b""))], now=NOW))
+
+        def cancel_each() -> None:
+            for claim in reversed(claims):
+                cancelled.extend(record.id for record in other.cancel([claim.id], now=NOW))
+
+        at_once([commit_each, cancel_each])
+
+        assert sorted(taken + cancelled) == ids_of(claims)
+        wanted = {"succeeded": len(taken), "cancelled": len(cancelled)}
+        assert count_states(store) == {state: number for state, number in wanted.items() if number}
+
+    def test_a_closed_handle_opens_anew(self, store: Persister) -> None:
+        """Closing lets go of connections, not of runs; closing twice is closing once."""
+        store.put([sealed(1)])
+        other = self.open_again(store)
+        other.count()
+        other.close()
+        other.close()
+
+        assert other.put([sealed(2)]) == [sealed(2).id]
+        assert ids_of(take(other)) == [sealed(1).id, sealed(2).id]
+
+    def test_a_store_says_where_it_is_without_a_secret(self, store: Persister) -> None:
+        """Its URL goes into logs."""
+        assert "://" in store.url
+        assert without_secrets(store.url) == store.url
+
+    def test_a_store_says_how_far_its_clock_is_ahead(self, store: Persister) -> None:
+        """In seconds, or None where it has no clock."""
+        offset = store.offset()
+
+        assert offset is None or math.isfinite(offset)
+
+
+def at_once(works: Sequence[Callable[[], object]]) -> None:
+    """Do all of them at the same time on threads; raises the first error."""
+    start = threading.Barrier(len(works))
+    errors: list[BaseException] = []
+
+    def do(work: Callable[[], object]) -> None:
+        try:
+            start.wait(SOON)
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=do, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    for error in errors:
+        raise error
+    assert not any(thread.is_alive() for thread in threads), "it did not end"

@@ -1,0 +1,52 @@
+"""The contract on every store: each named promise, then the random walk."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Opener
+
+from skunkqueue.persistence import Persister
+from skunkqueue.persistence.memory import MemoryPersister
+from skunkqueue.testing import StoreContract, check_store, promises, random_walk
+
+
+class TestEveryStore(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _opener(self, open_store: Opener) -> None:
+        self.opener = open_store
+
+    def open_again(self, store: Persister) -> Persister:
+        return self.opener()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_random_walk_finds_no_difference(store: Persister, seed: int) -> None:
+    random_walk(store, seed=seed)
+
+
+def test_a_store_can_be_checked_without_pytest(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = check_store(MemoryPersister, seeds=2, steps=20)
+
+    assert broken == []
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(promises()) + 2
+    assert lines[0] == "kept    a run is stored as it was sealed"
+
+
+def test_checking_a_broken_store_says_what_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(MemoryPersister):
+        def count(self):
+            raise KeyError("no counts")
+
+    broken = check_store(Broken, seeds=1, steps=20)
+
+    assert "test_count_is_right_after_every_change" in broken
+    assert "test_random_walk_0" in broken
+    assert "test_a_completed_run_keeps_its_value" not in broken
+    assert "BROKEN  count is right after every change: KeyError: 'no counts'" in capsys.readouterr().out
+
+
+def test_no_promise_hides_another_of_the_same_name() -> None:
+    parts = [name for part in StoreContract.__mro__ for name in vars(part) if name.startswith("test_")]
+
+    assert sorted(parts) == sorted(promises())
