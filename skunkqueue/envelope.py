@@ -287,6 +287,13 @@ def open_body(body: bytes) -> Body:
     raise Corrupt(f"the envelope cannot be read: its {size} bytes are not a body")
 
 
+def peek_head(body: bytes) -> Head:
+    """The head of a body without looking at the rest. Raises Corrupt."""
+    if len(body) < _PREFIX:
+        raise Corrupt(f"the envelope cannot be read: its {len(body)} bytes are not a body")
+    return open_head(body[_PREFIX : _PREFIX + _SIZES.unpack_from(body)[0]])
+
+
 _heads: dict[bytes, Head] = {}
 
 

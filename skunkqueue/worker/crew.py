@@ -99,24 +99,21 @@ class Worker:
 
     def hand(self, many: list[Held]) -> None:
         """Give it these, in order: frames first, then their tickets."""
-        written = []
-        tickets = []
         busy = bool(self.held)
-        size = 0
-        for held in many:
-            self._number += 1
-            held.number = self._number
-            self.held[self._number] = held
-            envelope = held.claim.envelope
-            written.append(frames.run(self._number, held.attempt, envelope.id, envelope.body))
-            size += len(envelope.body)
-            tickets.append(frames.TICKET.pack(self._number))
+        first = self._number + 1
+        written: list[bytes] = []
+        for number, held in enumerate(many, first):
+            held.number = number
+            self.held[number] = held
+            written += frames.run(number, held.attempt, held.claim[0][0].encode(), held.claim[0][4])
+        self._number = number
         if not busy:
             self.since = ticks()
-        self._weight = size / len(many)
-        self._unsent += b"".join(written)
+        frame = b"".join(written)
+        self._weight = len(frame) / len(many)
+        self._unsent = self._unsent + frame if self._unsent else frame
         self.send()
-        self._ticket(b"".join(tickets))
+        self._ticket(frames.tickets(first, number))
 
     def _ticket(self, tickets: bytes) -> None:
         assert self.body is not None

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgpack
 
 from skunkqueue.clock import Clock, ticks
-from skunkqueue.envelope import Claim, Outcome, Seal, open_body, open_head
+from skunkqueue.envelope import Claim, Outcome, Seal, peek_head
 from skunkqueue.errors import Corrupt
 from skunkqueue.job import Carried
 from skunkqueue.persistence import Source, work_key, worker_key
@@ -610,7 +610,7 @@ class Engine:
 
     def _admit(self, worker: Worker, claim: Claim) -> Held | None:
         try:
-            head = open_head(open_body(claim.envelope.body).head)
+            head = peek_head(claim.envelope.body)
         except Corrupt as error:
             what = Raised("Corrupt", str(error), final=True)
             now = self._clock.now()

@@ -21,6 +21,7 @@ u32: a worker takes a ticket before it starts a run, and the pool takes back wha
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from struct import Struct
 from typing import Final
@@ -43,7 +44,7 @@ ONE_HEAD: Final = Struct("<IBId")
 TWO: Final = Struct("<dd")
 ONE: Final = Struct("<d")
 RUN_REST: Final = Struct("<HB")
-TICKET: Final = Struct("<I")
+TICKET: Final = Struct("=I")
 LENGTH: Final = Struct("<I")
 
 PREFIX: Final = HEAD.size
@@ -55,9 +56,15 @@ def plain(kind: int, number: int, rest: bytes = b"") -> bytes:
     return HEAD.pack(5 + len(rest), kind, number) + rest
 
 
-def run(number: int, attempt: int, id: str, body: bytes) -> bytes:
-    name = id.encode()
-    return RUN_HEAD.pack(8 + len(name) + len(body), RUN, number, min(attempt, 65535), len(name)) + name + body
+def run(number: int, attempt: int, id: bytes, body: bytes) -> tuple[bytes, bytes, bytes]:
+    """The pieces of a RUN frame, for the hot path to join many at once."""
+    size = len(id)
+    return RUN_HEAD.pack(8 + size + len(body), RUN, number, min(attempt, 65535), size), id, body
+
+
+def tickets(first: int, last: int) -> bytes:
+    """The tickets of these numbers."""
+    return array("I", range(first, last + 1)).tobytes()
 
 
 def done(number: int, ticks: float, took: float, text: bytes, value: bytes) -> bytes:

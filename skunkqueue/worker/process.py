@@ -107,7 +107,7 @@ class Pipes:
         with contextlib.suppress(BlockingIOError):
             while data := self.ticket_ends.recv(1 << 16, socket.MSG_DONTWAIT):
                 taken += data
-        return {int.from_bytes(taken[at : at + 4], "little") for at in range(0, len(taken), 4)}
+        return {frames.TICKET.unpack_from(taken, at)[0] for at in range(0, len(taken), 4)}
 
     def no_more(self) -> None:
         """Close the ticket office: the worker ends after what it runs."""
@@ -161,7 +161,7 @@ class Process:
     def interrupt(self, number: int) -> None:
         """Have the run of that number interrupted; it names its run, so it hits nobody else."""
         with contextlib.suppress(OSError):
-            os.write(self.pipes.interrupts, number.to_bytes(4, "little"))
+            os.write(self.pipes.interrupts, frames.TICKET.pack(number))
             self._popen.send_signal(signal.SIGURG)
 
     def kill(self) -> None:

@@ -1,0 +1,114 @@
+"""Real pools in real processes, for the tests: started, watched through their log, never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+LIMIT = 30.0
+"""Seconds a test waits for something that ought to happen at once; these machines are shared and slow at times."""
+
+
+def until(what, limit=LIMIT, message="it did not happen"):
+    """Wait for something to become true; gives what it became."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"{message} within {limit:g} s")
+
+
+def alive(pid):
+    """Whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def children(pid):
+    """The pids below a process."""
+    with contextlib.suppress(OSError):
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] + [
+            int(p)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            if task.name != str(pid)
+            for p in (task / "children").read_text().split()
+        ]
+    return []
+
+
+class PoolProcess:
+    """A WorkerPool in a process of its own."""
+
+    def __init__(self, folder, url, *routes, marks=None, **options):
+        self.log_file = Path(folder) / f"pool-{time.monotonic_ns()}.log"
+        code = (
+            "from skunkqueue.worker import WorkerPool\n"
+            f"WorkerPool('demo', {list(routes)!r}, {url!r}, **{options!r}).listen()\n"
+        )
+        env = {**os.environ, "PYTHONPATH": str(HERE), "SKUNKQUEUE_URL": url, "MARKS": str(marks or folder)}
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=env,
+                cwd=folder,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    def log(self):
+        return self.log_file.read_text(errors="replace")
+
+    def said(self, text, limit=LIMIT):
+        """Wait until the log has this."""
+        until(lambda: text in self.log(), limit, f"the log did not say {text!r}: {self.log()[-3000:]}\n")
+        return self
+
+    def up(self):
+        return self.said("started, process")
+
+    def workers(self):
+        """The pids of its worker processes."""
+        return [int(line.split()[-1]) for line in self.log().splitlines() if " started, process " in line]
+
+    def signal(self, number):
+        os.kill(self.pid, number)
+
+    def ends(self, limit=LIMIT):
+        """Wait for its end; gives the exit code."""
+        return self.process.wait(limit)
+
+    def stop(self, number=signal.SIGTERM):
+        self.signal(number)
+        return self.ends()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        workers = self.workers()
+        for pid in (self.pid, *workers):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGCONT)
+                if pid == self.pid or os.getpgid(pid) == pid:
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait(LIMIT)
+
+
+def marks(folder, name):
+    """How often a job that leaves marks under this name has started."""
+    with contextlib.suppress(OSError):
+        return len((Path(folder) / str(name)).read_text().splitlines())
+    return 0
