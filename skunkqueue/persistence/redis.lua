@@ -1,0 +1,753 @@
+-- The Redis store's scripts. One script is one transaction, and one round trip.
+--
+-- A line "-- script NAME" starts a script; what stands before the first one goes in front of each. KEYS[1] is the base
+-- key of a queue, skunk:{queue}; all keys of a queue are made from it, so they share its hash slot:
+--
+--   :run           hash  id -> envelope: "=route due keep expires unique\n", the unique key, the body. The first byte
+--                        is "!" where it has an expires or a unique key; absent is "-"; unique is its key's length
+--   :held          hash  id -> claim of a running run: token worker lapses notes error progress note
+--   :past          hash  id -> the same of a queued run that has been claimed before; its token proves a repetition
+--   :done          hash  id -> state letter, then the same, then value error ended
+--   :ids           zset  all ids, score 0: pages of find
+--   :ripe:ROUTE    zset  open runs by their one moving time
+--   :ended:LETTER  zset  ended runs by the time they are kept until; s succeeded, f failed, c cancelled
+--   :count         hash  state letter and route -> how many (q queued, r running, s, f, c)
+--   :unique        hash  route, NUL, unique key -> id of the open run that has it
+--   :expires       zset  open runs that expire
+--   :mark:ROUTE    zset  at most one member: somebody should look at this route. Waiters block on it. Expires
+--   :waiting       hash  id -> bells to ring when it ends
+--   :bell:NAME     zset  ids that have ended; one waiter blocks on it. Expires
+--   :call:WORKER   zset  at most one member: this worker has orders. Expires
+--
+-- and skunk:{@} for what belongs to no queue: :queues (hash, queue -> schema version), :until (zset of workers by the
+-- end of their beat; -inf is one that only has orders), :about (hash), :orders:WORKER (list), :ears (hash, worker ->
+-- the queue in whose slot it waits). No key is left when all is done, purged and expired.
+--
+-- Fields are written as length, colon, bytes; "-:" is absent. Times travel as text, since Lua prints 14 digits only.
+
+local base = KEYS[1]
+local call = redis.call
+local FRESH = '-:-:1:00:-:-:-:'
+local MARKED = 30000
+
+local function field(text)
+  return text and (#text .. ':' .. text) or '-:'
+end
+
+local function fields(text, at)
+  local list, n = {}, 0
+  while at <= #text do
+    local _, colon, length = string.find(text, '^([%d%-]+):', at)
+    n = n + 1
+    at = colon + 1
+    if length == '-' then
+      list[n] = false
+    else
+      list[n] = string.sub(text, at, at + length - 1)
+      at = at + length
+    end
+  end
+  return list
+end
+
+local function joined(list)
+  local texts = {}
+  for i = 1, #list do texts[i] = field(list[i]) end
+  return table.concat(texts)
+end
+
+local function bears(claim, prefix, at)
+  return claim and string.sub(claim, at, at + #prefix - 1) == prefix
+end
+
+local function head(envelope)
+  local _, newline, route, due, keep, expires, length = string.find(envelope, '^.(%S+) (%S+) (%S+) (%S+) (%S+)\n')
+  local unique = length ~= '-' and string.sub(envelope, newline + 1, newline + length)
+  return route, due, keep, expires ~= '-' and expires, unique
+end
+
+local function time(number)
+  return string.format('%.17g', number)
+end
+
+local tally = {}
+
+local function count(letter, route, by)
+  local name = letter .. route
+  tally[name] = (tally[name] or 0) + by
+end
+
+local function keep_count()
+  for name, by in pairs(tally) do
+    if by ~= 0 and call('HINCRBY', base .. ':count', name, by) == 0 then call('HDEL', base .. ':count', name) end
+  end
+end
+
+local function knock(key)
+  if call('ZADD', key, 0, '1') == 1 then call('PEXPIRE', key, MARKED) end
+end
+
+local function mark(route)
+  knock(base .. ':mark:' .. route)
+end
+
+local function ring(ids)
+  if #ids == 0 or call('EXISTS', base .. ':waiting') == 0 then return end
+  for i, bells in ipairs(call('HMGET', base .. ':waiting', unpack(ids))) do
+    if bells then
+      for bell in string.gmatch(bells, '%S+') do
+        call('ZADD', base .. ':bell:' .. bell, 0, ids[i])
+        call('PEXPIRE', base .. ':bell:' .. bell, MARKED)
+      end
+      call('HDEL', base .. ':waiting', ids[i])
+    end
+  end
+end
+
+local function let_go(id, route, expires, unique)
+  if expires then call('ZREM', base .. ':expires', id) end
+  if unique then call('HDEL', base .. ':unique', route .. '\0' .. unique) end
+end
+
+-- The claim of an open run, and its state letter.
+local function claim_of(id)
+  local held = call('HGET', base .. ':held', id)
+  if held then return held, 'r' end
+  return call('HGET', base .. ':past', id) or FRESH, 'q'
+end
+
+-- End an open run as cancelled; its token is gone, its worker is still named.
+local function cancel(id, envelope, now, err)
+  local route, _, keep, expires, unique = head(envelope)
+  local claim, was = claim_of(id)
+  local kept = time(tonumber(now) + math.max(tonumber(keep), 60))
+  local list = fields(claim, 1)
+  list[1] = false
+  call('HDEL', base .. (was == 'r' and ':held' or ':past'), id)
+  call('ZREM', base .. ':ripe:' .. route, id)
+  call('ZADD', base .. ':ended:c', kept, id)
+  call('HSET', base .. ':done', id, 'c' .. joined(list) .. '-:' .. field(err) .. field(now))
+  let_go(id, route, expires, unique)
+  count(was, route, -1)
+  count('c', route, 1)
+end
+
+-- A run as id, envelope, state letter, ripe, claim (and result).
+local function add_record(list, id, envelope)
+  envelope = envelope or call('HGET', base .. ':run', id)
+  if not envelope then return end
+  local done = call('HGET', base .. ':done', id)
+  local letter, ripe, claim
+  if done then
+    letter, claim = string.sub(done, 1, 1), string.sub(done, 2)
+    ripe = call('ZSCORE', base .. ':ended:' .. letter, id)
+  else
+    claim, letter = claim_of(id)
+    ripe = call('ZSCORE', base .. ':ripe:' .. head(envelope), id)
+  end
+  local n = #list
+  list[n + 1], list[n + 2], list[n + 3], list[n + 4], list[n + 5] = id, envelope, letter, ripe, claim
+end
+
+-- script put
+-- ARGV: groups, each: "b", route, n, n times (due, id), n envelopes; or "c", n, n times (id, envelope).
+-- Gives whether the queue was empty, and the ids of the "c" groups as put or found.
+
+local RUN, IDS = base .. ':run', base .. ':ids'
+local marks, ids, put = {}, {}, 0
+
+local function put_one(id, envelope)
+  if call('HEXISTS', RUN, id) == 1 then return id end
+  local route, due, _, expires, unique = head(envelope)
+  if unique then
+    local holder = call('HGET', base .. ':unique', route .. '\0' .. unique)
+    if holder then return holder end
+  end
+  call('HSET', RUN, id, envelope)
+  call('ZADD', IDS, 0, id)
+  call('ZADD', base .. ':ripe:' .. route, due, id)
+  if unique then call('HSET', base .. ':unique', route .. '\0' .. unique, id) end
+  if expires then call('ZADD', base .. ':expires', expires, id) end
+  count('q', route, 1)
+  put = put + 1
+  marks[route] = true
+  return id
+end
+
+local function put_many(route, n, at)
+  local zeros, pairs_, envelopes = {}, {}, at + 2 * n
+  for i = 1, n do
+    local id = ARGV[at + 2 * i - 1]
+    zeros[2 * i - 1], zeros[2 * i] = '0', id
+    pairs_[2 * i - 1], pairs_[2 * i] = id, ARGV[envelopes + i - 1]
+  end
+  if call('ZADD', IDS, unpack(zeros)) == n then
+    call('HSET', RUN, unpack(pairs_))
+    call('ZADD', base .. ':ripe:' .. route, unpack(ARGV, at, at + 2 * n - 1))
+    count('q', route, n)
+    put = put + n
+    marks[route] = true
+  else -- some are here already, or are named twice
+    for i = 1, n do put_one(pairs_[2 * i - 1], pairs_[2 * i]) end
+  end
+end
+
+local at = 1
+while at <= #ARGV do
+  if ARGV[at] == 'b' then
+    local n = tonumber(ARGV[at + 2])
+    put_many(ARGV[at + 1], n, at + 3)
+    at = at + 3 + 3 * n
+  else
+    local n = tonumber(ARGV[at + 1])
+    for i = 1, n do ids[#ids + 1] = put_one(ARGV[at + 2 * i], ARGV[at + 2 * i + 1]) end
+    at = at + 2 + 2 * n
+  end
+end
+keep_count()
+for route in pairs(marks) do mark(route) end
+return {put > 0 and call('HLEN', RUN) == put and 1 or 0, ids}
+
+-- script exchange
+-- ARGV: now, until, soon, number of groups of outcomes, the groups, then the wants.
+-- A group is "e", letter, token, route, kept, n, n ids, n tails (value error ended): runs that simply ended;
+-- or "o", kind, token, route, id, expires, unique, time, notes, first, second: one that needs more care, where kind
+-- is a letter (first is the tail), "q" (first is the error or "=") or "k" (first is the progress or "=", second the note).
+-- A want is fresh claim, token, worker, limit, repeated, n, n routes.
+-- Gives the ids refused, the next time something ripens, and per bunch of claims: want, ids, envelopes, claims, untils.
+
+local now, till, soon = ARGV[1], ARGV[2], ARGV[3]
+local RUN, HELD, PAST, DONE, RIPE = base .. ':run', base .. ':held', base .. ':past', base .. ':done', base .. ':ripe:'
+local refused, ended, bunches, to_mark, looked = {}, {}, {}, {}, {}
+
+-- A first write that no maxmemory refuses lets the rest pass: a full server must still be drained.
+call('DEL', base .. ':none')
+
+local function known(id, token)
+  local done = call('HGET', DONE, id)
+  if done then return bears(done, token, 2) end
+  return bears(call('HGET', PAST, id), token, 1)
+end
+
+local function end_each(letter, token, route, kept, ids, tails, claims)
+  for i, id in ipairs(ids) do
+    local claim = claims[i]
+    if bears(claim, token, 1) then
+      call('HDEL', HELD, id)
+      call('ZREM', RIPE .. route, id)
+      call('HSET', DONE, id, letter .. claim .. tails[i])
+      call('ZADD', base .. ':ended:' .. letter, kept, id)
+      count('r', route, -1)
+      count(letter, route, 1)
+      ended[#ended + 1] = id
+    elseif claim or not known(id, token) then
+      refused[#refused + 1] = id
+    end
+  end
+end
+
+local function end_all(letter, token, route, kept, n, at)
+  local last = at + n - 1
+  local claims = call('HMGET', HELD, unpack(ARGV, at, last))
+  local results, keeps, good = {}, {}, nil
+  for i = 1, n do
+    local claim = claims[i]
+    if claim ~= good then
+      if not bears(claim, token, 1) then
+        return end_each(letter, token, route, kept, {unpack(ARGV, at, last)}, {unpack(ARGV, last + 1, last + n)}, claims)
+      end
+      good = claim
+    end
+    local id = ARGV[at + i - 1]
+    results[2 * i - 1], results[2 * i] = id, letter .. claim .. ARGV[last + i]
+    keeps[2 * i - 1], keeps[2 * i] = kept, id
+    ended[#ended + 1] = id
+  end
+  call('HDEL', HELD, unpack(ARGV, at, last))
+  call('ZREM', RIPE .. route, unpack(ARGV, at, last))
+  call('HSET', DONE, unpack(results))
+  call('ZADD', base .. ':ended:' .. letter, unpack(keeps))
+  count('r', route, -n)
+  count(letter, route, n)
+end
+
+local function end_one(kind, route, id, expires, unique, kept, claim, tail)
+  call('HDEL', HELD, id)
+  call('ZREM', RIPE .. route, id)
+  call('HSET', DONE, id, kind .. joined(claim) .. tail)
+  call('ZADD', base .. ':ended:' .. kind, kept, id)
+  let_go(id, route, expires ~= '', unique ~= '' and unique)
+  count('r', route, -1)
+  count(kind, route, 1)
+  ended[#ended + 1] = id
+end
+
+local function queue_one(route, id, due, claim, err)
+  claim[2] = false
+  if err ~= '=' then claim[5] = fields(err, 1)[1] end
+  call('HDEL', HELD, id)
+  call('HSET', PAST, id, joined(claim))
+  call('ZADD', RIPE .. route, due, id)
+  count('r', route, -1)
+  count('q', route, 1)
+  to_mark[route] = true
+end
+
+local function keep_one(id, claim, progress, note)
+  if progress ~= '=' then
+    claim[6], claim[7] = fields(progress, 1)[1], fields(note, 1)[1]
+  end
+  call('HSET', HELD, id, joined(claim))
+end
+
+local function care(kind, token, route, id, expires, unique, moment, notes, first, second)
+  local text = call('HGET', HELD, id)
+  if not bears(text, token, 1) then
+    if text or not known(id, token) then refused[#refused + 1] = id end
+    return
+  end
+  local claim = fields(text, 1)
+  if notes ~= '-:' then claim[4] = fields(notes, 1)[1] end
+  if kind == 'q' then
+    queue_one(route, id, moment, claim, first)
+  elseif kind == 'k' then
+    keep_one(id, claim, first, second)
+  else
+    end_one(kind, route, id, expires, unique, moment, claim, first)
+  end
+end
+
+local function hold(bunch, want, id, envelope, claim, was, route)
+  local list = fields(claim, 1)
+  if was == 'r' then
+    list[3] = tostring(list[3] + 1)
+  else
+    call('HDEL', PAST, id)
+  end
+  list[1], list[2] = want.token, want.worker
+  local text = joined(list)
+  call('HSET', HELD, id, text)
+  count(was, route, -1)
+  count('r', route, 1)
+  local n = #bunch.ids + 1
+  bunch.ids[n], bunch.envelopes[n], bunch.claims[n], bunch.untils[n] = id, envelope, text, till
+end
+
+local function lease(ids, route)
+  local times = {}
+  for i, id in ipairs(ids) do times[2 * i - 1], times[2 * i] = till, id end
+  if #ids > 0 then call('ZADD', RIPE .. route, unpack(times)) end
+end
+
+local function new_bunch(want)
+  local bunch = {number = want.number, ids = {}, envelopes = {}, claims = {}, untils = {}}
+  bunches[#bunches + 1] = bunch
+  return bunch
+end
+
+-- Runs of which some lapsed, were claimed before, or may have expired. Gives how many were claimed, and their ids.
+local function hold_each(want, route, ids, envelopes)
+  local bunch = new_bunch(want)
+  for i, id in ipairs(ids) do
+    local envelope = envelopes[i]
+    local expires = string.byte(envelope) == 33 and select(4, head(envelope))
+    if expires and tonumber(expires) <= tonumber(now) then
+      cancel(id, envelope, now, 'expired')
+      ended[#ended + 1] = id
+    else
+      local claim, was = claim_of(id)
+      hold(bunch, want, id, envelope, claim, was, route)
+    end
+  end
+  return bunch.ids
+end
+
+local function hold_all(want, route, ids)
+  local envelopes = call('HMGET', RUN, unpack(ids))
+  local held = call('HMGET', HELD, unpack(ids))
+  local past = want.any_past and call('HMGET', PAST, unpack(ids)) or {}
+  local claims = {}
+  for i, id in ipairs(ids) do
+    if held[i] or past[i] or string.byte(envelopes[i]) == 33 then return hold_each(want, route, ids, envelopes) end
+    claims[2 * i - 1], claims[2 * i] = id, want.fresh
+  end
+  call('HSET', HELD, unpack(claims))
+  count('q', route, -#ids)
+  count('r', route, #ids)
+  bunches[#bunches + 1] = {number = want.number, ids = ids, envelopes = envelopes}
+  return ids
+end
+
+local function both(first, second)
+  local list = {}
+  for i, id in ipairs(first) do list[i] = id end
+  for _, id in ipairs(second) do list[#list + 1] = id end
+  return list
+end
+
+local function claim_route(want, route, left)
+  local mine = {}
+  while left > 0 do
+    local asked = math.min(left, 1000)
+    -- What this call has claimed here keeps its place until the end of it, so it is passed over by number.
+    local ids = call('ZRANGEBYSCORE', RIPE .. route, '-inf', now, 'LIMIT', #mine, asked)
+    local got = #ids > 0 and hold_all(want, route, ids) or ids
+    left = left - #got
+    mine = #mine == 0 and got or both(mine, got)
+    if #ids < asked then break end
+  end
+  for at = 1, #mine, 1000 do lease({unpack(mine, at, math.min(at + 999, #mine))}, route) end
+  return left
+end
+
+-- What the token holds already, for a want whose reply was lost; leased anew, so that it is not given twice.
+local function hold_again(want, left)
+  local mine, bunch = {}, new_bunch(want)
+  local all = call('HGETALL', HELD)
+  for i = 1, #all, 2 do
+    if bears(all[i + 1], want.prefix, 1) then mine[#mine + 1] = all[i] end
+  end
+  table.sort(mine)
+  for n = 1, math.min(#mine, left) do
+    local id = mine[n]
+    local envelope = call('HGET', RUN, id)
+    bunch.ids[n], bunch.envelopes[n], bunch.claims[n] = id, envelope, call('HGET', HELD, id)
+    call('ZADD', RIPE .. head(envelope), 'GT', till, id)
+    bunch.untils[n] = call('ZSCORE', RIPE .. head(envelope), id)
+  end
+  return left - #bunch.ids
+end
+
+local function serve(want, at, routes)
+  local left = want.limit
+  if want.repeated == '1' then left = hold_again(want, left) end
+  for i = at, at + routes - 1 do
+    local route = ARGV[i]
+    if left > 0 then left = claim_route(want, route, left) end
+    if left > 0 then looked[route] = 'short' elseif not looked[route] then looked[route] = 'filled' end
+  end
+end
+
+local at = 5
+for _ = 1, tonumber(ARGV[4]) do
+  if ARGV[at] == 'e' then
+    local n = tonumber(ARGV[at + 5])
+    end_all(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], n, at + 6)
+    at = at + 6 + 2 * n
+  else
+    care(unpack(ARGV, at + 1, at + 10))
+    at = at + 11
+  end
+end
+
+local number = 0
+local any_past = at <= #ARGV and call('EXISTS', PAST) == 1
+while at <= #ARGV do
+  local routes = tonumber(ARGV[at + 5])
+  local want = {
+    number = number, fresh = ARGV[at], token = ARGV[at + 1], worker = ARGV[at + 2], limit = tonumber(ARGV[at + 3]),
+    repeated = ARGV[at + 4], any_past = any_past,
+  }
+  want.prefix = field(want.token)
+  serve(want, at + 6, routes)
+  number = number + 1
+  at = at + 6 + routes
+end
+
+-- Who came short knows all there is on a route, so nobody else need look; who was filled and leaves something behind
+-- that is ripe soon wakes the next.
+local next_ripe, first, settled = '', nil, {}
+for route, how in pairs(looked) do
+  local lowest = call('ZRANGE', RIPE .. route, 0, 0, 'WITHSCORES')
+  local ripe = tonumber(lowest[2])
+  if ripe and (not first or ripe < first) then next_ripe, first = lowest[2], ripe end
+  if how == 'short' then
+    settled[#settled + 1] = base .. ':mark:' .. route
+    to_mark[route] = nil
+  elseif ripe and ripe <= tonumber(soon) then
+    to_mark[route] = true
+  end
+end
+if #settled > 0 then call('DEL', unpack(settled)) end
+for route in pairs(to_mark) do mark(route) end
+keep_count()
+ring(ended)
+
+local reply = {}
+for i, bunch in ipairs(bunches) do
+  reply[i] = {bunch.number, bunch.ids, bunch.envelopes, bunch.claims or {}, bunch.untils or {}}
+end
+return {refused, next_ripe, reply}
+
+-- script extend
+-- ARGV: until, then times (id, token, route). Gives the ids still held.
+
+local held = {}
+for at = 2, #ARGV, 3 do
+  local id = ARGV[at]
+  if bears(call('HGET', base .. ':held', id), ARGV[at + 1], 1) then
+    held[#held + 1] = id
+    call('ZADD', base .. ':ripe:' .. ARGV[at + 2], 'XX', 'GT', ARGV[1], id)
+  end
+end
+return held
+
+-- script cancel
+-- ARGV: now, error or "", a latest ripe or "" (then only what is unleased by then is taken), ids.
+-- Gives the records of those it took.
+
+local records, ids = {}, {}
+call('DEL', base .. ':none')
+for i = 4, #ARGV do
+  local id = ARGV[i]
+  local envelope = call('HGET', base .. ':run', id)
+  if envelope and call('HEXISTS', base .. ':done', id) == 0 then
+    local _, was = claim_of(id)
+    local leased = was == 'r' and ARGV[3] ~= ''
+      and tonumber(call('ZSCORE', base .. ':ripe:' .. head(envelope), id)) > tonumber(ARGV[3])
+    if not leased then
+      cancel(id, envelope, ARGV[1], ARGV[2] ~= '' and ARGV[2])
+      add_record(records, id, envelope)
+      ids[#ids + 1] = id
+    end
+  end
+end
+keep_count()
+ring(ids)
+return records
+
+-- script reopen
+-- ARGV: now, ids. Gives the ids it took.
+
+local taken = {}
+
+local function free(id, route, expires, unique)
+  if expires and tonumber(expires) <= tonumber(ARGV[1]) then return false end
+  if not unique then return true end
+  return call('HSETNX', base .. ':unique', route .. '\0' .. unique, id) == 1
+end
+
+local function reopen(id)
+  local done = call('HGET', base .. ':done', id)
+  local letter = done and string.sub(done, 1, 1)
+  if letter ~= 'f' and letter ~= 'c' then return end
+  local route, _, _, expires, unique = head(call('HGET', base .. ':run', id))
+  if not free(id, route, expires, unique) then return end
+  call('HDEL', base .. ':done', id)
+  call('ZREM', base .. ':ended:' .. letter, id)
+  call('ZADD', base .. ':ripe:' .. route, ARGV[1], id)
+  if expires then call('ZADD', base .. ':expires', expires, id) end
+  count(letter, route, -1)
+  count('q', route, 1)
+  mark(route)
+  taken[#taken + 1] = id
+end
+
+for i = 2, #ARGV do reopen(ARGV[i]) end
+keep_count()
+return taken
+
+-- script get
+-- ARGV: ids. Gives their records.
+
+local records = {}
+for i = 1, #ARGV do add_record(records, ARGV[i]) end
+return records
+
+-- script page
+-- ARGV: after or "", how many, how many to look at, now, base route or "", state letter ("l" later) or "".
+-- Gives the id it stopped at ("" at the end), and the records found by then, newest first.
+
+local ids = call('ZREVRANGEBYLEX', base .. ':ids', ARGV[1] == '' and '+' or '(' .. ARGV[1], '-', 'LIMIT', 0, ARGV[3])
+local limit, now, route, letter = tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local records = {}
+if #ids == 0 then return {'', records} end
+local envelopes = call('HMGET', base .. ':run', unpack(ids))
+local done = call('HMGET', base .. ':done', unpack(ids))
+local held = call('HMGET', base .. ':held', unpack(ids))
+
+local function fits(i)
+  local state = done[i] and string.sub(done[i], 1, 1) or held[i] and 'r' or 'q'
+  if letter ~= '' and state ~= (letter == 'l' and 'q' or letter) then return false end
+  local own = (route ~= '' or letter == 'l') and head(envelopes[i])
+  if route ~= '' and string.match(own, '^[^^]*') ~= route then return false end
+  return letter ~= 'l' or tonumber(call('ZSCORE', base .. ':ripe:' .. own, ids[i])) > now
+end
+
+for i, id in ipairs(ids) do
+  if fits(i) then
+    add_record(records, id, envelopes[i])
+    if #records == 5 * limit then return {id, records} end
+  end
+end
+return {#ids < tonumber(ARGV[3]) and '' or ids[#ids], records}
+
+-- script few
+-- ARGV: most, base route or "", state letter. Gives all ids that may be in that state if they are few, else false.
+
+local most, route, letter = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local ids = {}
+if letter == 'r' then
+  if call('HLEN', base .. ':held') > most then return false end
+  return call('HKEYS', base .. ':held')
+elseif letter ~= 'q' then
+  if call('ZCARD', base .. ':ended:' .. letter) > most then return false end
+  return call('ZRANGE', base .. ':ended:' .. letter, 0, -1)
+end
+for _, name in ipairs(call('HKEYS', base .. ':count')) do
+  local own = string.sub(name, 2)
+  if string.sub(name, 1, 1) == 'q' and (route == '' or string.match(own, '^[^^]*') == route) then
+    if #ids + call('ZCARD', base .. ':ripe:' .. own) > most then return false end
+    for _, id in ipairs(call('ZRANGE', base .. ':ripe:' .. own, 0, -1)) do ids[#ids + 1] = id end
+  end
+end
+return ids
+
+-- script purge
+-- ARGV: now, limit. Gives how many it did, whether the queue is empty now, and the ids of unleased runs addressed to
+-- workers, as worker, id.
+
+local now, limit = ARGV[1], tonumber(ARGV[2])
+local RUN, DONE = base .. ':run', base .. ':done'
+
+local function kept_until_now()
+  local list = {}
+  for _, letter in ipairs({'s', 'f', 'c'}) do
+    local found = call('ZRANGEBYSCORE', base .. ':ended:' .. letter, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+    for i = 1, #found, 2 do list[#list + 1] = {id = found[i], ripe = tonumber(found[i + 1]), letter = letter} end
+  end
+  table.sort(list, function(a, b) return a.ripe < b.ripe or a.ripe == b.ripe and a.id < b.id end)
+  return list
+end
+
+local function forget(over, n)
+  local ids, ended = {}, {s = {}, f = {}, c = {}}
+  for i = 1, n do
+    ids[i] = over[i].id
+    table.insert(ended[over[i].letter], over[i].id)
+  end
+  for i, envelope in ipairs(call('HMGET', RUN, unpack(ids))) do count(over[i].letter, head(envelope), -1) end
+  for letter, list in pairs(ended) do
+    if #list > 0 then call('ZREM', base .. ':ended:' .. letter, unpack(list)) end
+  end
+  call('HDEL', RUN, unpack(ids))
+  call('HDEL', DONE, unpack(ids))
+  call('ZREM', base .. ':ids', unpack(ids))
+end
+
+local function is_leased(id, envelope)
+  return call('HEXISTS', base .. ':held', id) == 1
+    and tonumber(call('ZSCORE', base .. ':ripe:' .. head(envelope), id)) > tonumber(now)
+end
+
+-- Leased runs past their time are passed over: they are as few as there are workers.
+local function expire(most)
+  local ids, passed = {}, 0
+  while #ids < most do
+    local id = call('ZRANGEBYSCORE', base .. ':expires', '-inf', now, 'LIMIT', passed, 1)[1]
+    if not id then break end
+    local envelope = call('HGET', RUN, id)
+    if is_leased(id, envelope) then
+      passed = passed + 1
+    else
+      cancel(id, envelope, now, 'expired')
+      ids[#ids + 1] = id
+    end
+  end
+  ring(ids)
+  return #ids
+end
+
+local function addressed(most)
+  local list = {}
+  for _, name in ipairs(call('HKEYS', base .. ':count')) do
+    local route = string.sub(name, 2)
+    if string.sub(route, 1, 1) == '@' and string.find(name, '^[qr]') then
+      for _, id in ipairs(call('ZRANGE', base .. ':ripe:' .. route, 0, most - 1)) do
+        list[#list + 1], list[#list + 2] = string.match(route, '^@([^^]*)'), id
+      end
+    end
+  end
+  return list
+end
+
+local over = kept_until_now()
+local n = math.min(#over, limit)
+if n > 0 then forget(over, n) end
+local routes = {}
+for name in pairs(tally) do routes[string.sub(name, 2)] = true end
+local expired = expire(limit - n)
+keep_count()
+for route in pairs(routes) do
+  if call('EXISTS', base .. ':ripe:' .. route) == 0 then call('DEL', base .. ':mark:' .. route) end
+end
+return {n + expired, 1 - call('EXISTS', RUN), addressed(math.max(limit - n - expired, 1))}
+
+-- script listen
+-- ARGV: the name of a bell, ids. Gives 1 if one of them has ended already (or is not here), else rings it then.
+
+local WAITING = base .. ':waiting'
+for i = 2, #ARGV do
+  if call('HEXISTS', base .. ':run', ARGV[i]) == 0 or call('HEXISTS', base .. ':done', ARGV[i]) == 1 then return 1 end
+end
+for i = 2, #ARGV do
+  local bells = call('HGET', WAITING, ARGV[i]) or ''
+  if not string.find(bells, ARGV[1], 1, true) then call('HSET', WAITING, ARGV[i], bells .. ' ' .. ARGV[1]) end
+end
+return 0
+
+-- script knock
+-- ARGV: worker. Wakes the pool that waits for its orders.
+
+knock(base .. ':call:' .. ARGV[1])
+return 1
+
+-- script beat
+-- ARGV: worker, until, about, queue it listens in or "", ids of orders seen. Gives the orders left.
+
+local worker, left = ARGV[1], {}
+local ORDERS = base .. ':orders:' .. worker
+call('ZADD', base .. ':until', ARGV[2], worker)
+call('HSET', base .. ':about', worker, ARGV[3])
+if ARGV[4] ~= '' then call('HSET', base .. ':ears', worker, ARGV[4]) end
+local seen = {}
+for i = 5, #ARGV do seen[ARGV[i]] = true end
+for _, order in ipairs(call('LRANGE', ORDERS, 0, -1)) do
+  if seen[string.match(order, '^%S+')] then call('LREM', ORDERS, 1, order) else left[#left + 1] = order end
+end
+return left
+
+-- script tell
+-- ARGV: worker, order. Gives the queue that the worker listens in, or "".
+
+call('RPUSH', base .. ':orders:' .. ARGV[1], ARGV[2])
+call('ZADD', base .. ':until', 'NX', '-inf', ARGV[1])
+return call('HGET', base .. ':ears', ARGV[1]) or ''
+
+-- script workers
+-- ARGV: now. Gives the workers alive, each with what it said about itself.
+
+local list = {}
+for i, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '(' .. ARGV[1], '+inf')) do
+  list[2 * i - 1], list[2 * i] = worker, call('HGET', base .. ':about', worker)
+end
+return list
+
+-- script dismiss
+-- ARGV: now, limit. Unregisters workers whose beat has ended; gives how many, and the queues with their versions.
+
+local n = 0
+
+local function dismiss(worker)
+  call('ZREM', base .. ':until', worker)
+  call('HDEL', base .. ':about', worker)
+  call('HDEL', base .. ':ears', worker)
+  call('DEL', base .. ':orders:' .. worker)
+end
+
+for _, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '-inf', '-inf', 'LIMIT', 0, 1000)) do dismiss(worker) end
+for _, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
+  dismiss(worker)
+  n = n + 1
+end
+return {n, call('HGETALL', base .. ':queues')}

@@ -1,0 +1,452 @@
+"""Redis: the fast store. One script per call, all keys of a queue in one hash slot, nothing scanned, nothing left.
+
+The scripts and the layout of keys are in ``redis.lua``. This side packs arguments and reads replies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from skunkqueue.envelope import (
+    Claim,
+    Envelope,
+    Exchange,
+    Filter,
+    Order,
+    Outcome,
+    Record,
+    State,
+    Want,
+    new_id,
+)
+from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
+from skunkqueue.persistence import WORKER_GONE, Persister
+from skunkqueue.persistence.redis_connect import Link, Target, connect, parse_url
+from skunkqueue.persistence.redis_pack import (
+    BUNCH,
+    CHUNK,
+    HOUSE,
+    LETTERS,
+    Given,
+    base_key,
+    chunks,
+    field,
+    pairs,
+    put_arguments,
+    read_claims,
+    read_records,
+    want_arguments,
+)
+from skunkqueue.persistence.redis_wait import Ears
+
+default_cfg = {"backend": "redis", "conn_url": "localhost:6379", "dbname": 0}
+
+SCHEMA = 1
+"""The major version of the layout; written beside each queue's name."""
+
+SOON = 5.0
+"""A claimer that is full wakes another one for runs that ripen within so many seconds."""
+
+PUT_RETRY = 2.5
+"""Seconds for which ``put`` tries again when the server is away: putting twice is putting once."""
+
+_FEW = 20_000
+_REMEMBERED_IDS = 50_000
+_LETTER_OF = {**{state: letter for letter, state in LETTERS.items()}, State.SCHEDULED: "l"}
+
+
+class Script(NamedTuple):
+    """A script's text and the digest it is called by."""
+
+    text: bytes
+    digest: str
+
+
+def _load_scripts() -> dict[str, Script]:
+    text = files(__package__).joinpath("redis.lua").read_text()
+    common, *parts = re.split(r"^-- script (\w+)\n", text, flags=re.MULTILINE)
+    texts = {name: (common + body).encode() for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    return {name: Script(text, hashlib.sha1(text).hexdigest()) for name, text in texts.items()}  # noqa: S324
+
+
+SCRIPTS = _load_scripts()
+
+
+class RedisPersister(Persister):
+    """Runs on a Redis, a Valkey, behind sentinels or on a cluster. Thread-safe; survives fork.
+
+    Raises StoreAway, StoreRefused, StoreVersion or StoreError, and never says a user's name or password.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.url = target.url
+        self.target = target
+        self._link: Link = connect(target)
+        self._known: set[str] = set()
+        self._queue_of: dict[str, str] = {}
+        self._ears = Ears(self._link, self._run, self._places)
+        self._checked = False
+
+    def __repr__(self) -> str:
+        return f"RedisPersister({self.url!r})"
+
+    # the path of a job
+
+    def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:
+        """Store runs. ``via`` is a ``redis.Pipeline`` of yours with ``transaction=True``: the runs are then put when
+        you execute it, together with your own commands or not at all; a unique key cannot be asked for then.
+        """
+        if via is not None:
+            return self._put_via(envelopes, via)
+        by_queue: dict[str, list[int]] = {}
+        for i, envelope in enumerate(envelopes):
+            by_queue.setdefault(envelope.queue, []).append(i)
+        ids = [envelope.id for envelope in envelopes]
+        for queue, places in by_queue.items():
+            for chunk in chunks(envelopes, places):
+                self._put_chunk(queue, envelopes, chunk, ids)
+        return ids
+
+    def _put_chunk(self, queue: str, envelopes: Sequence[Envelope], places: Sequence[int], ids: list[str]) -> None:
+        self._know(queue)
+        chunk = [envelopes[i] for i in places]
+        args, careful = put_arguments(chunk)
+        was_empty, found = self._patiently("put", base_key(queue), args)
+        for i, id in zip(careful, found, strict=True):
+            ids[places[i]] = id.decode()
+        if was_empty:  # whoever cleaned the queue may have forgotten its name
+            self._know(queue, anew=True)
+        self._remember(queue, (ids[i] for i in places))
+
+    def _patiently(self, name: str, key: str, args: Sequence[Any]) -> Any:
+        end = time.monotonic() + PUT_RETRY
+        delay = 0.02
+        while True:
+            try:
+                return self._run(name, key, args)
+            except StoreAway:
+                if time.monotonic() + delay >= end:
+                    raise
+                time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+                delay *= 2
+
+    def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
+        self._check_pipeline(via)
+        if any(envelope.unique is not None for envelope in envelopes):
+            raise WrongCall("a run with a unique key cannot be fired through a pipeline: its id is not known before")
+        by_queue: dict[str, list[Envelope]] = {}
+        for envelope in envelopes:
+            by_queue.setdefault(envelope.queue, []).append(envelope)
+        for queue, chunk in by_queue.items():
+            self._know(queue, anew=True)
+            self._remember(queue, (envelope.id for envelope in chunk))
+            # The whole text: EVALSHA in a transaction fails alone where the script is not known, and the rest is done.
+            via.execute_command("EVAL", SCRIPTS["put"].text, 1, base_key(queue), *put_arguments(chunk)[0])
+        return [envelope.id for envelope in envelopes]
+
+    def _check_pipeline(self, via: Any) -> None:
+        if not hasattr(via, "execute_command") or not hasattr(via, "command_stack"):
+            raise WrongCall(f"via is a redis.Pipeline; got {type(via).__name__}")
+        if not (getattr(via, "transaction", False) or getattr(via, "explicit_transaction", False)):
+            raise WrongCall("via is a pipeline without a transaction; make it with pipeline(transaction=True)")
+        if getattr(via, "watching", False) and not getattr(via, "explicit_transaction", False):
+            raise WrongCall("via is a pipeline that watches keys and has not begun; call its multi() first")
+        own = getattr(getattr(via, "connection_pool", None), "connection_kwargs", {}).get("db") or 0
+        if own != self.target.options.get("db", 0):
+            raise WrongCall(f"via is a pipeline to database {own}; the queue is in {self.url}")
+
+    def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
+        return self.exchange((), wants, now=now, until=until).claims
+
+    def extend(self, claims: Sequence[Claim], *, until: float) -> set[str]:
+        held: set[str] = set()
+        by_queue: dict[str, list[Any]] = {}
+        for claim in claims:
+            args = by_queue.setdefault(claim.envelope.queue, [])
+            args += (claim.id, field(claim.token), claim.envelope.route)
+        for queue, args in by_queue.items():
+            for at in range(0, len(args), 3 * CHUNK):
+                chunk = [repr(until), *args[at : at + 3 * CHUNK]]
+                held.update(id.decode() for id in self._run("extend", base_key(queue), chunk))
+        return held
+
+    def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
+        return self.exchange(outcomes, (), now=now, until=now).taken
+
+    def exchange(
+        self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
+    ) -> Exchange:
+        given = Given(outcomes, now)
+        if given.later:  # two outcomes of one run: the second sees what the first did
+            taken = self.commit(given.first, now=now)
+            rest = self.exchange(given.later, wants, now=now, until=until)
+            return rest._replace(taken=taken | rest.taken)
+        taken, claims, ripe = given.ids, list[Claim](), list[float]()
+        queues = {**given.groups, **{want.queue: None for want in wants}}
+        for queue in queues:
+            asked = [want for want in wants if want.queue == queue]
+            args = [repr(now), repr(until), repr(now + SOON), *given.arguments(queue), *want_arguments(asked)]
+            refused, next_ripe, bunches = self._run("exchange", base_key(queue), args)
+            taken.difference_update(id.decode() for id in refused)
+            claims += read_claims(asked, bunches, until)
+            if next_ripe:
+                ripe.append(float(next_ripe))
+        if len(queues) > 1:
+            order = {want.token: n for n, want in enumerate(wants)}
+            claims.sort(key=lambda claim: order[claim.token])
+        return Exchange(taken, claims, min(ripe, default=None))
+
+    # the desk
+
+    def cancel(self, ids: Iterable[str], *, now: float) -> list[Record]:
+        found = self._by_queue("cancel", sorted(set(ids)), [repr(now), "", ""])
+        return sorted((record for queue, reply in found for record in read_records(queue, reply)), key=lambda r: r.id)
+
+    def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
+        found = self._by_queue("reopen", sorted(set(ids)), [repr(now)])
+        return {id.decode() for _, reply in found for id in reply}
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        wanted = list(dict.fromkeys(ids))
+        found = {
+            record.id: record
+            for queue, reply in self._by_queue("get", wanted, [])
+            for record in read_records(queue, reply)
+        }
+        self._queue_of.update((record.id, record.envelope.queue) for record in found.values() if record.open)
+        return {id: found[id] for id in wanted if id in found}
+
+    def _places(self, ids: Sequence[str]) -> dict[str, list[str]] | None:
+        """The queues that open runs are in; None where one is not there, or has ended."""
+        if any(id not in self._queue_of for id in ids):
+            self.get(ids)
+        places: dict[str, list[str]] = {}
+        for id in ids:
+            queue = self._queue_of.get(id)
+            if queue is None:
+                return None
+            places.setdefault(queue, []).append(id)
+        return places
+
+    def _by_queue(self, name: str, ids: Sequence[str], args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        """Run a script on the queues that the ids are in; where that is not known, on all there are."""
+        by_queue: dict[str, list[str]] = {}
+        unknown: list[str] = []
+        for id in ids:
+            queue = self._queue_of.get(id)
+            (unknown if queue is None else by_queue.setdefault(queue, [])).append(id)
+        if unknown:
+            for queue in self._queues():
+                by_queue.setdefault(queue, []).extend(unknown)
+        for queue, some in by_queue.items():
+            for at in range(0, len(some), CHUNK):
+                yield queue, self._run(name, base_key(queue), [*args, *some[at : at + CHUNK]])
+
+    def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
+        queues = self._queues() if which.queue is None else [which.queue]
+        found = [record for queue in queues for record in self._find(queue, which, now, after, limit)]
+        return sorted(found, key=lambda record: record.id, reverse=True)[:limit]
+
+    def _find(self, queue: str, which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
+        letter = _LETTER_OF[which.state] if which.state else ""
+        few = self._run("few", base_key(queue), [_FEW, which.route or "", letter.replace("l", "q")]) if letter else None
+        if few is not None:
+            return self._find_among(queue, sorted((id.decode() for id in few), reverse=True), which, now, after, limit)
+        return self._find_by_page(queue, [which.route or "", letter], now, after, limit)
+
+    def _find_among(
+        self, queue: str, ids: Sequence[str], which: Filter, now: float, after: str | None, limit: int
+    ) -> list[Record]:
+        older = [id for id in ids if after is None or id < after]
+        found: list[Record] = []
+        for at in range(0, len(older), CHUNK):
+            records = read_records(queue, self._run("get", base_key(queue), older[at : at + CHUNK]))
+            found += [record for record in records if which.fits(record, now)]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def _find_by_page(
+        self, queue: str, filters: Sequence[str], now: float, after: str | None, limit: int
+    ) -> list[Record]:
+        """Look at so many at a time that nobody else waits for it."""
+        found: list[Record] = []
+        at = after or ""
+        while len(found) < limit:
+            args = [at, min(limit - len(found), CHUNK), BUNCH, repr(now), *filters]
+            stopped, reply = self._run("page", base_key(queue), args)
+            found += read_records(queue, reply)
+            at = stopped.decode()
+            if not at:
+                break
+        return found
+
+    def count(self) -> dict[tuple[str, str, str], int]:
+        counts: dict[tuple[str, str, str], int] = {}
+        for queue in self._queues():
+            reply = self._ask(base_key(queue), ("HGETALL", base_key(queue) + ":count"))
+            for name, number in zip(reply[::2], reply[1::2], strict=True):
+                text = name.decode()
+                counts[queue, text[1:], str(LETTERS[text[0]])] = int(number)
+        return counts
+
+    # the workers
+
+    def beat(self, worker: str, about: str, *, seen: Sequence[str] = (), until: float) -> list[Order]:
+        left = self._run("beat", HOUSE, [worker, repr(until), about, self._ears.home(worker), *seen])
+        return [Order(*order.decode().split(" ", 1)) for order in left]
+
+    def tell(self, worker: str, order: str) -> None:
+        queue = self._run("tell", HOUSE, [worker, f"{new_id(time.time())} {order}"]).decode()
+        self._run("knock", base_key(queue) if queue else HOUSE, [worker])
+
+    def workers(self, *, now: float) -> dict[str, str]:
+        reply = self._run("workers", HOUSE, [repr(now)])
+        return {worker.decode(): about.decode() for worker, about in zip(reply[::2], reply[1::2], strict=True)}
+
+    # housekeeping
+
+    def purge(self, *, now: float, limit: int = 1000) -> int:
+        done = 0
+        lost: dict[str, list[tuple[str, str]]] = {}
+        for queue in self._queues():
+            did, is_empty, lost[queue] = self._purge_queue(queue, now, limit - done)
+            done += did
+            if is_empty:
+                self._forget(queue)
+        done += int(self._run("dismiss", HOUSE, [repr(now), limit - done])[0])
+        for queue, theirs in lost.items():
+            if theirs:
+                done += self._purge_addressed(queue, theirs, now, limit - done)
+        return done
+
+    def _purge_queue(self, queue: str, now: float, limit: int) -> tuple[int, bool, list[tuple[str, str]]]:
+        """How many things it did, whether the queue is empty, and the runs addressed to workers, as (worker, id)."""
+        done = 0
+        while True:
+            step = min(limit - done, BUNCH)
+            did, is_empty, addressed = self._run("purge", base_key(queue), [repr(now), step])
+            done += did
+            if did < step or done >= limit:
+                return done, bool(is_empty), pairs(addressed)
+
+    def _purge_addressed(self, queue: str, theirs: Sequence[tuple[str, str]], now: float, limit: int) -> int:
+        """The ids were read before the workers: a worker that came later has none of them."""
+        alive = self.workers(now=now)
+        ids = sorted(id for worker, id in theirs if worker not in alive)[:limit]
+        if not ids:
+            return 0
+        return len(self._run("cancel", base_key(queue), [repr(now), WORKER_GONE, repr(now), *ids])) // 5
+
+    def wait(self, keys: Sequence[str], timeout: float) -> None:
+        self._ears.wait(keys, timeout)
+
+    def offset(self) -> float | None:
+        """The best of three: the shorter the way, the better the guess of its middle."""
+        return min(self._measure() for _ in range(3))[1]
+
+    def _measure(self) -> tuple[float, float]:
+        start = time.time()
+        began = time.monotonic()
+        seconds, micros = self._ask(HOUSE, ("TIME",))
+        took = time.monotonic() - began
+        return took, int(seconds) + int(micros) / 1e6 - (start + took / 2)
+
+    def warnings(self) -> list[str]:
+        """What the operator should know about this server, as sentences; nothing where it may not be asked."""
+        try:
+            policy, aof, save = (self._config(name) for name in ("maxmemory-policy", "appendonly", "save"))
+        except StoreAway:
+            raise
+        except StoreError:
+            return []
+        return [text for text in (_about_policy(policy), _about_durability(aof, save)) if text]
+
+    def _config(self, name: str) -> str:
+        reply = self._ask(HOUSE, ("CONFIG", "GET", name))
+        return str(reply[1].decode()) if reply else ""
+
+    def close(self) -> None:
+        self._ears.close()
+        self._link.close()
+        self._checked = False
+
+    # speaking
+
+    def _run(self, name: str, key: str, args: Sequence[Any]) -> Any:
+        script = SCRIPTS[name]
+        try:
+            return self._ask(key, ("EVALSHA", script.digest, "1", key, *args))
+        except StoreError as error:
+            if "NOSCRIPT" not in str(error) and "No matching script" not in str(error):
+                raise
+        return self._ask(key, ("EVAL", script.text, "1", key, *args))
+
+    def _ask(self, key: str, command: tuple[Any, ...]) -> Any:
+        if not self._checked:
+            self._checked = True
+            try:
+                self._queues()
+            except BaseException:
+                self._checked = False
+                raise
+        return self._link.ask(key, command)
+
+    def _queues(self) -> list[str]:
+        """The queues there are. Raises StoreVersion where a newer major version has written."""
+        reply = self._ask(HOUSE, ("HGETALL", HOUSE + ":queues"))
+        for queue, version in pairs(reply):
+            if int(version) > SCHEMA:
+                raise StoreVersion(
+                    f"queue {queue!r} in Redis at {self.url} was written by version {version} of the layout; this is "
+                    f"version {SCHEMA}: install a newer SkunkQueue here"
+                )
+        return [queue for queue, _ in pairs(reply)]
+
+    def _know(self, queue: str, *, anew: bool = False) -> None:
+        """Write down the queue's name, so that those who have only an id, or clean up, find it."""
+        if anew or queue not in self._known:
+            self._ask(HOUSE, ("HSETNX", HOUSE + ":queues", queue, SCHEMA))
+            self._known.add(queue)
+
+    def _forget(self, queue: str) -> None:
+        self._ask(HOUSE, ("HDEL", HOUSE + ":queues", queue))
+
+    def _remember(self, queue: str, ids: Iterable[str]) -> None:
+        if len(self._queue_of) > _REMEMBERED_IDS:
+            self._queue_of.clear()
+        self._queue_of.update((id, queue) for id in ids)
+
+
+def open_url(url: str) -> RedisPersister:
+    """The store at a redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster:// URL.
+
+    Nothing is opened yet. Raises WrongCall for a URL or parameter that cannot be right.
+    """
+    return RedisPersister(parse_url(url))
+
+
+def _about_policy(policy: str) -> str:
+    if policy in ("", "noeviction"):
+        return ""
+    return (
+        f"Redis may throw runs away when it is full (maxmemory-policy {policy}): set it to noeviction, "
+        "so that firing is refused instead"
+    )
+
+
+def _about_durability(aof: str, save: str) -> str:
+    if aof == "yes":
+        return ""
+    if save:
+        return (
+            "Redis writes only snapshots to disk: runs accepted since the last one are lost if it dies; "
+            "set appendonly yes"
+        )
+    return "Redis keeps nothing on disk: every run is lost if it stops; set appendonly yes"

@@ -1,0 +1,477 @@
+"""Ways to a Redis: one server, behind sentinels, or a cluster; URLs, connections and their errors.
+
+Connections are redis-py's, used one command at a time without its client on top: that is a third of the time of a
+call, and it leaves timeouts and retries to us, whatever the version (redis-py 8 made a blocking read fail after 5 s).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MovedError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.retry import Retry
+
+from skunkqueue.errors import StoreAway, StoreError, StoreRefused, WrongCall
+
+_pack: Callable[[tuple[Any, ...]], bytes] | None
+try:
+    from hiredis import pack_command as _hiredis_pack
+
+    _pack = _hiredis_pack
+except ImportError:  # the parser in C is an extra; all works without
+    _pack = None
+
+CONNECT_TIMEOUT = 5.0
+TIMEOUT = 10.0
+IDLE = 1.0
+"""Seconds after which a connection is looked at before it is used again: a server may have closed it."""
+
+
+def _yes(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        return text.lower() in ("1", "true", "yes", "on")
+    raise ValueError(text)
+
+
+_PARAMETERS: Mapping[str, Callable[[str], Any]] = {
+    "db": int,
+    "username": str,
+    "password": str,
+    "client_name": str,
+    "socket_timeout": float,
+    "socket_connect_timeout": float,
+    "sentinel_username": str,
+    "sentinel_password": str,
+}
+_TLS: Mapping[str, Callable[[str], Any]] = {
+    "ssl_cert_reqs": str,
+    "ssl_ca_certs": str,
+    "ssl_ca_path": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
+    "ssl_keyfile_password": str,
+    "ssl_check_hostname": _yes,
+}
+_DEFAULT_PORT = {"sentinel": 26379, "cluster": 6379, "server": 6379}
+
+
+class Target(NamedTuple):
+    """What a URL says. ``url`` is without secrets, ``options`` are redis-py's."""
+
+    kind: str
+    hosts: tuple[tuple[str, int], ...]
+    path: str
+    master: str
+    url: str
+    tls: bool
+    options: dict[str, Any]
+    sentinel_options: dict[str, Any]
+
+
+def parse_url(url: str) -> Target:
+    """Read a URL. Raises WrongCall, which never repeats a secret."""
+    scheme, _, rest = url.partition("://")
+    parts = urlsplit("//" + rest)
+    tls = scheme.startswith("rediss")
+    kind = {"unix": "unix", "sentinel": "sentinel", "cluster": "cluster"}.get(scheme.rpartition("+")[2], "server")
+    options = _options(parts.query, tls, scheme)
+    user, host_list = _user_and_hosts(parts.netloc)
+    options.update({name: value for name, value in user.items() if name not in options})
+    sentinel_options = {n[9:]: options.pop(n) for n in ("sentinel_username", "sentinel_password") if n in options}
+    path, master, db = _path(kind, unquote(parts.path))
+    if db is not None:
+        options.setdefault("db", _number(db))
+    _check(kind, path, master, options)
+    hosts = () if kind == "unix" else _hosts(host_list, _DEFAULT_PORT[kind])
+    public = _public(scheme, hosts, path, master, options.get("db", 0))
+    return Target(kind, hosts, path, master, public, tls, options, sentinel_options)
+
+
+def _options(query: str, tls: bool, scheme: str) -> dict[str, Any]:
+    known = {**_PARAMETERS, **_TLS} if tls else _PARAMETERS
+    options: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            raise WrongCall(f"a {scheme}:// URL has no parameter {name!r}; there are {', '.join(known)}")
+        try:
+            options[name] = known[name](text)
+        except ValueError:
+            raise WrongCall(f"the URL's parameter {name} cannot be what it is given as") from None
+    return options
+
+
+def _user_and_hosts(netloc: str) -> tuple[dict[str, str], str]:
+    login, at, hosts = netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    found = {"username": unquote(user), "password": unquote(password)} if at else {}
+    return {name: value for name, value in found.items() if value}, hosts
+
+
+def _hosts(text: str, default: int) -> tuple[tuple[str, int], ...]:
+    return tuple(_host(one, default) for one in text.split(",")) if text else (("localhost", default),)
+
+
+def _host(text: str, default: int) -> tuple[str, int]:
+    name, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        name, port = text, str(default)
+    return name.strip("[]") or "localhost", _number(port)
+
+
+def _number(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise WrongCall(f"a Redis URL is redis://host:port/number; {text!r} is no number")
+
+
+def _path(kind: str, path: str) -> tuple[str, str, str | None]:
+    """The socket's path, the master's name and the number of the database."""
+    if kind == "unix":
+        return path, "", None
+    master, _, db = path.strip("/").partition("/") if kind == "sentinel" else ("", "", path.strip("/"))
+    return "", master, db or None
+
+
+def _check(kind: str, path: str, master: str, options: dict[str, Any]) -> None:
+    if kind == "unix" and not path:
+        raise WrongCall("a unix socket's URL is redis+unix:///folder/redis.sock ; the path is missing")
+    if kind == "sentinel" and not master:
+        raise WrongCall("a sentinel URL is redis+sentinel://host:port,host:port/master-name/0 ; the name is missing")
+    if kind == "cluster" and options.get("db"):
+        raise WrongCall("a Redis cluster has only database 0; leave the number out")
+
+
+def _public(scheme: str, hosts: Sequence[tuple[str, int]], path: str, master: str, db: int) -> str:
+    if path:
+        return f"{scheme}://{path}?db={db}"
+    where = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
+    return f"{scheme}://{where}/{master}/{db}" if master else f"{scheme}://{where}/{db}"
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+_AWAY = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
+_AWAY_WORDS = ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS", "BUSY")
+_REFUSED_WORDS = ("OOM", "MISCONF", "NOSPACE")
+
+
+@contextmanager
+def speaking(url: str) -> Iterator[None]:
+    """Turn redis-py's errors into ours. No secret is in them: neither the URL given here nor the driver's texts."""
+    try:
+        yield
+    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+        raise StoreError(f"Redis at {url} does not let us in: {error}; check user, password and rights") from error
+    except _AWAY as error:
+        raise StoreAway(f"Redis at {url} cannot be reached: {error}") from error
+    except ResponseError as error:
+        raise _refusal(url, error) from error
+    except (RedisError, OSError) as error:
+        raise StoreAway(f"Redis at {url} cannot be reached: {error}") from error
+
+
+def _refusal(url: str, error: ResponseError) -> StoreError:
+    text = str(error)
+    if "OOM " in text or "OutOfMemory" in type(error).__name__:
+        return StoreRefused(f"Redis at {url} is full: its maxmemory is reached; raise it, or purge ended runs")
+    if any(word in text for word in _REFUSED_WORDS):
+        return StoreRefused(f"Redis at {url} takes no writes: {text}")
+    if "NOAUTH" in text or "WRONGPASS" in text or "NOPERM" in text:
+        return StoreError(f"Redis at {url} does not let us in: {text}; check user, password and rights")
+    if any(word in text for word in _AWAY_WORDS):
+        return StoreAway(f"Redis at {url} cannot answer now: {text}")
+    return StoreError(f"Redis at {url} refused a command: {text}")
+
+
+# -- connections -----------------------------------------------------------------------------------------------------
+
+
+class Node:
+    """One server: makes connections to it and keeps those that are free."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._free: deque[tuple[Any, float]] = deque()
+        self._pid = os.getpid()
+
+    def make(self) -> Any:
+        """A connection of the caller's own."""
+        connection = self._make()
+        connection.connect()
+        return connection
+
+    def ask(self, command: tuple[Any, ...]) -> Any:
+        """Send one command, get its reply."""
+        connection = self._take()
+        try:
+            reply = say(connection, command)
+        except ResponseError:
+            self._give(connection)
+            raise
+        except BaseException:
+            connection.disconnect()  # whatever it would say next is not the answer to our next question
+            raise
+        self._give(connection)
+        return reply
+
+    def _take(self) -> Any:
+        if self._pid != os.getpid():
+            self._after_fork()
+        while self._free:
+            try:
+                connection, since = self._free.pop()
+            except IndexError:  # another thread was faster
+                break
+            if time.monotonic() - since < IDLE or is_quiet(connection):
+                return connection
+            connection.disconnect()
+        return self.make()
+
+    def _give(self, connection: Any) -> None:
+        self._free.append((connection, time.monotonic()))
+
+    def _after_fork(self) -> None:
+        """The parent's connections stay the parent's: a byte from here would spoil them."""
+        _inherited.append(self._free)
+        self._free = deque()
+        self._pid = os.getpid()
+
+    def close(self) -> None:
+        if self._pid != os.getpid():
+            self._after_fork()
+        while self._free:
+            self._free.pop()[0].disconnect()
+
+
+_inherited: list[deque[tuple[Any, float]]] = []
+
+
+def is_quiet(connection: Any) -> bool:
+    """Whether nothing came on a connection while it was idle: neither its end nor an answer nobody reads."""
+    try:
+        return not connection.can_read(timeout=0)
+    except (RedisError, OSError):
+        return False
+
+
+def pack_command(connection: Any, command: tuple[Any, ...]) -> list[bytes]:
+    """A command's bytes as they go over the wire."""
+    if _pack is not None:
+        return [_pack(command)]
+    packed: list[bytes] = connection.pack_command(*command)
+    return packed
+
+
+def say(connection: Any, command: tuple[Any, ...]) -> Any:
+    """One command and its reply on a connection."""
+    connection.send_packed_command(pack_command(connection, command))
+    return connection.read_response()
+
+
+class Server:
+    """One server, by TCP, TLS or a unix socket."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._node = Node(lambda: connection_to(target, *(target.hosts[0] if target.hosts else ("", 0))))
+
+    def ask(self, key: str, command: tuple[Any, ...]) -> Any:
+        """Send one command to where the key is, get its reply."""
+        with speaking(self.target.url):
+            return self._node.ask(command)
+
+    def ear(self, key: str) -> Any:
+        """A connection of the caller's own to where the key is."""
+        with speaking(self.target.url):
+            return self._node.make()
+
+    def slot(self, key: str) -> int:
+        """Keys of one slot can be used together."""
+        return 0
+
+    def close(self) -> None:
+        self._node.close()
+
+
+class Sentinels:
+    """The master that the sentinels name; asked again whenever it fails or is a master no more."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._node: Node | None = None
+
+    def _master(self) -> Node:
+        node = self._node
+        if node is None:
+            host, port = self._discover()
+            node = self._node = Node(lambda: connection_to(self.target, host, port))
+        return node
+
+    def _discover(self) -> tuple[str, int]:
+        found: Exception | None = None
+        for host, port in self.target.hosts:
+            options = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, **self.target.sentinel_options}
+            sentinel = connection_to(self.target._replace(options=options), host, port)
+            try:
+                answer = say(sentinel, ("SENTINEL", "get-master-addr-by-name", self.target.master))
+            except (RedisError, OSError) as error:
+                found = error
+                continue
+            finally:
+                sentinel.disconnect()
+            if answer:
+                return answer[0].decode(), int(answer[1])
+        raise redis.ConnectionError(f"no sentinel knows a master {self.target.master!r}") from found
+
+    def ask(self, key: str, command: tuple[Any, ...]) -> Any:
+        with speaking(self.target.url), self._watched():
+            return self._master().ask(command)
+
+    def ear(self, key: str) -> Any:
+        with speaking(self.target.url), self._watched():
+            return self._master().make()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.ConnectionError, redis.TimeoutError, OSError):
+            self.close()
+            raise
+        except ResponseError as error:
+            if "READONLY" in str(error) or isinstance(error, ReadOnlyError):
+                self.close()
+            raise
+
+    def slot(self, key: str) -> int:
+        return 0
+
+    def close(self) -> None:
+        node, self._node = self._node, None
+        if node is not None:
+            node.close()
+
+
+class Cluster:
+    """The servers of a cluster, by slot; follows a slot that has moved."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._nodes: dict[tuple[str, int], Node] = {}
+        self._slots: list[tuple[int, int, tuple[str, int]]] = []
+
+    def slot(self, key: str) -> int:
+        return int(key_slot(key.encode()))
+
+    def ask(self, key: str, command: tuple[Any, ...]) -> Any:
+        with speaking(self.target.url), self._watched():
+            node = self._node_of(key)
+            for _ in range(5):
+                try:
+                    return node.ask(command)
+                except MovedError as error:
+                    self._slots = []
+                    node = self._node(error.host, error.port)
+                except AskError as error:
+                    return self._ask_once(error.host, error.port, command)
+            raise TryAgainError("the slot moves too often")
+
+    def _ask_once(self, host: str, port: int, command: tuple[Any, ...]) -> Any:
+        """A slot on its way to another server: that one answers if asked politely."""
+        connection = self._node(host, port).make()
+        try:
+            say(connection, ("ASKING",))
+            return say(connection, command)
+        finally:
+            connection.disconnect()
+
+    def ear(self, key: str) -> Any:
+        with speaking(self.target.url), self._watched():
+            return self._node_of(key).make()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.ConnectionError, redis.TimeoutError, ClusterDownError, OSError):
+            self._slots = []
+            raise
+
+    def _node_of(self, key: str) -> Node:
+        slots = self._slots = self._slots or self._learn()
+        slot = self.slot(key)
+        for first, last, address in slots:
+            if first <= slot <= last:
+                return self._node(*address)
+        raise ClusterDownError(f"no server of the cluster has slot {slot}")
+
+    def _node(self, host: str, port: int) -> Node:
+        node = self._nodes.get((host, port))
+        if node is None:
+            node = self._nodes[host, port] = Node(lambda: connection_to(self.target, host, port))
+        return node
+
+    def _learn(self) -> list[tuple[int, int, tuple[str, int]]]:
+        found: Exception | None = None
+        for host, port in [*self._nodes, *self.target.hosts]:
+            try:
+                answer = self._node(host, port).ask(("CLUSTER", "SLOTS"))
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                found = error
+                continue
+            return [(first, last, (master[0].decode() or host, master[1])) for first, last, master, *_ in answer]
+        raise redis.ConnectionError("no server of the cluster can be reached") from found
+
+    def close(self) -> None:
+        for node in list(self._nodes.values()):
+            node.close()
+
+
+Link = Server | Sentinels | Cluster
+
+
+def connect(target: Target) -> Link:
+    """The way to a target; nothing is opened before the first command."""
+    links: Mapping[str, Callable[[Target], Link]] = {"sentinel": Sentinels, "cluster": Cluster}
+    return links.get(target.kind, Server)(target)
+
+
+def connection_to(target: Target, host: str, port: int) -> Any:
+    """A connection of redis-py, not yet open, with every timeout and retry said."""
+    options: dict[str, Any] = {
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        **target.options,
+    }
+    kinds: Mapping[bool, Any] = {True: redis.SSLConnection, False: redis.Connection}
+    if target.kind == "unix":
+        unix: Any = redis.UnixDomainSocketConnection
+        return unix(path=target.path, **options)
+    options.update(host=host, port=port, socket_keepalive=True)
+    if target.tls:
+        options.setdefault("ssl_cert_reqs", "required")
+        options.setdefault("ssl_check_hostname", options["ssl_cert_reqs"] == "required")
+    return kinds[target.tls](**options)

@@ -1,0 +1,193 @@
+"""Waiting at a Redis: connections that block on markers, so that an idle pool asks nothing.
+
+One who puts a run marks its route, and Redis wakes one of those who block on that mark. Who comes short takes the mark
+away, for it knows all there is; who is filled and leaves something behind renews it, and so wakes the next. Who waits
+for runs has a bell of its own, which is rung by whoever ends one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from skunkqueue.envelope import with_priorities
+from skunkqueue.errors import StoreAway, StoreError
+from skunkqueue.persistence.redis_connect import Link, is_quiet, pack_command, say, speaking
+from skunkqueue.persistence.redis_pack import HOUSE, base_key
+
+SHORTEST = 0.002
+"""Redis counts milliseconds, and takes zero for ever."""
+
+ELSEWHERE = 0.25
+"""Seconds after which a wait on several slots of a cluster returns: a connection blocks on one only."""
+
+AWAY = 0.25
+"""Seconds that a wait takes at least while the server is away, so that nobody spins."""
+
+
+class Watch(NamedTuple):
+    """What to block on in one slot: keys, and runs by their queue."""
+
+    keys: list[str]
+    runs: dict[str, list[str]]
+
+
+class Ear:
+    """A connection that blocks, and the name of the bell that is rung for it."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.bell = os.urandom(8).hex()
+        self.number = int(say(connection, ("CLIENT", "ID")))
+
+
+class Ears:
+    """The blocking connections of one store.
+
+    ``run`` runs a script, ``places`` gives the queues of runs, or None where one of them is not open.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        run: Callable[[str, str, Sequence[Any]], Any],
+        places: Callable[[Sequence[str]], dict[str, list[str]] | None],
+    ) -> None:
+        self._link = link
+        self._run = run
+        self._places = places
+        self._homes: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._free: dict[int, list[Ear]] = {}
+        self._pid = os.getpid()
+
+    def home(self, worker: str) -> str:
+        """The queue in whose slot a worker's orders are announced, or ""."""
+        return self._homes.get(worker, "")
+
+    def wait(self, keys: Sequence[str], timeout: float) -> None:
+        """Sleep until something may have happened to a key, at most ``timeout``. Never raises for a server away."""
+        end = time.monotonic() + timeout
+        try:
+            self._wait(keys, end)
+        except StoreAway:
+            time.sleep(max(0.0, min(AWAY, end - time.monotonic())))
+
+    def _wait(self, keys: Sequence[str], end: float) -> None:
+        watches = self._watches(keys)
+        if watches is None:
+            return
+        if not watches:
+            time.sleep(max(0.0, end - time.monotonic()))
+            return
+        slot, watch = max(watches.items(), key=lambda item: len(item[1].keys) + len(item[1].runs))
+        if len(watches) > 1:
+            end = min(end, time.monotonic() + ELSEWHERE)
+        self._listen(slot, watch, end)
+
+    # what to wait for
+
+    def _watches(self, keys: Sequence[str]) -> dict[int, Watch] | None:
+        """By slot; None where a run has ended already."""
+        watches: dict[int, Watch] = {}
+        routes = [key[5:].split("/", 1) for key in keys if key.startswith("work:")]
+        workers = [key[7:] for key in keys if key.startswith("worker:")]
+        runs = self._places([key[4:] for key in keys if key.startswith("run:")])
+        if runs is None:
+            return None
+        for queue, route in routes:
+            marks = [f"{base_key(queue)}:mark:{each}" for each in with_priorities(route)]
+            self._watch(watches, queue).keys.extend(marks)
+        for worker in workers:
+            home = routes[0][0] if routes else self.home(worker)
+            self._settle(worker, home)
+            self._watch(watches, home).keys.append(f"{_house_of(home)}:call:{worker}")
+        for queue, ids in runs.items():
+            self._watch(watches, queue).runs[queue] = ids
+        return watches
+
+    def _watch(self, watches: dict[int, Watch], queue: str) -> Watch:
+        return watches.setdefault(self._link.slot(_house_of(queue)), Watch([], {}))
+
+    def _settle(self, worker: str, home: str) -> None:
+        """Say where a worker listens: a connection blocks in one slot of a cluster, and its routes are there."""
+        if home and self._homes.get(worker) != home:
+            self._link.ask(HOUSE, ("HSET", HOUSE + ":ears", worker, home))
+            self._homes[worker] = home
+
+    # listening
+
+    def _listen(self, slot: int, watch: Watch, end: float) -> None:
+        key = watch.keys[0] if watch.keys else base_key(next(iter(watch.runs)))
+        ear = self._take(slot, key)
+        try:
+            keys = list(watch.keys)
+            for queue, ids in watch.runs.items():
+                if self._run("listen", base_key(queue), [ear.bell, *ids]):
+                    break
+                keys.append(f"{base_key(queue)}:bell:{ear.bell}")
+            else:
+                self._block(ear, key, keys, end)
+        except BaseException:
+            ear.connection.disconnect()
+            raise
+        with self._lock:
+            self._free.setdefault(slot, []).append(ear)
+
+    def _block(self, ear: Ear, key: str, keys: Sequence[str], end: float) -> None:
+        left = end - time.monotonic()
+        if left < SHORTEST:
+            time.sleep(max(0.0, left))
+            return
+        with speaking(self._link.target.url):
+            ear.connection.send_packed_command(pack_command(ear.connection, ("BZPOPMIN", *keys, f"{left:.3f}")))
+            heard = ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
+        if not heard:
+            self._unblock(ear, key)
+        with speaking(self._link.target.url):
+            ear.connection.read_response()
+
+    def _unblock(self, ear: Ear, key: str) -> None:
+        """Redis ends a block up to a tenth of a second late, unless it is told to."""
+        try:
+            self._link.ask(key, ("CLIENT", "UNBLOCK", ear.number))
+        except StoreAway:
+            raise
+        except StoreError:  # not allowed here: then late
+            return
+
+    def _take(self, slot: int, key: str) -> Ear:
+        with self._lock:
+            if self._pid != os.getpid():
+                _inherited.append(self._free)
+                self._free, self._pid = {}, os.getpid()
+            free = self._free.get(slot)
+            while free:
+                ear = free.pop()
+                if is_quiet(ear.connection):
+                    return ear
+                ear.connection.disconnect()
+        connection = self._link.ear(key)
+        with speaking(self._link.target.url):
+            return Ear(connection)
+
+    def close(self) -> None:
+        """Let go of the connections that nobody waits on."""
+        with self._lock:
+            if self._pid != os.getpid():
+                _inherited.append(self._free)
+                self._free, self._pid = {}, os.getpid()
+            free, self._free = self._free, {}
+        for ears in free.values():
+            for ear in ears:
+                ear.connection.disconnect()
+
+
+_inherited: list[dict[int, list[Ear]]] = []
+
+
+def _house_of(queue: str) -> str:
+    return base_key(queue) if queue else HOUSE

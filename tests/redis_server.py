@@ -1,0 +1,229 @@
+"""Real redis-servers for the tests: on free ports of 127.0.0.1, in folders of their own, stopped by pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import redis
+
+LIMIT = 30.0
+
+
+def find_redis_server() -> str:
+    """The server's program. Without it: skips at home, fails in CI."""
+    found = shutil.which("redis-server")
+    if found is None:
+        message = "redis-server is not installed: apt install redis-server"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """One server; ``start`` again after ``stop`` or ``kill`` keeps its folder and port."""
+
+    def __init__(self, *options: str, folder: str | None = None, tls: bool = False, port: int | None = None) -> None:
+        self.folder = folder or tempfile.mkdtemp(prefix="skunk-redis-")
+        self.port = port or free_port()
+        self.tls = tls
+        self.options = options
+        self.password = _after(options, "--requirepass")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def socket_path(self) -> str:
+        return str(Path(self.folder) / "redis.sock")
+
+    def command(self) -> list[str]:
+        port = ["--port", "0"] if self.tls else ["--port", str(self.port)]
+        return [
+            find_redis_server(), *port, "--bind", "127.0.0.1", "--dir", self.folder, "--unixsocket", self.socket_path,
+            "--save", "", "--daemonize", "no", "--logfile", str(Path(self.folder) / "log"), *self.options,
+        ]  # fmt: skip
+
+    def start(self) -> RedisServer:
+        self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._await()
+        return self
+
+    def _await(self) -> None:
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            assert self.process is not None and self.process.poll() is None, self.log()
+            with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError, redis.TimeoutError):
+                with self.client() as client:
+                    client.ping()
+                return
+            time.sleep(0.02)
+        raise TimeoutError(self.log())
+
+    def log(self) -> str:
+        path = Path(self.folder) / "log"
+        return path.read_text() if path.exists() else "(no log)"
+
+    def client(self) -> redis.Redis:
+        """A plain client, by the unix socket, for looking into the server."""
+        return redis.Redis(unix_socket_path=self.socket_path, password=self.password)
+
+    def stop(self) -> None:
+        """SIGTERM, as an operator would."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(how)
+            self.process.wait(LIMIT)
+        self.process = None
+
+    def close(self) -> None:
+        self._end(signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> RedisServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _after(options: Sequence[str], name: str) -> str | None:
+    return options[options.index(name) + 1] if name in options else None
+
+
+class Certificates:
+    """A certificate authority of our own, and a server's and a client's certificate by it."""
+
+    def __init__(self, folder: str) -> None:
+        self.ca, self.key, self.cert = (str(Path(folder) / name) for name in ("ca.crt", "server.key", "server.crt"))
+        ca_key = str(Path(folder) / "ca.key")
+        request, names = str(Path(folder) / "server.csr"), Path(folder) / "names"
+        names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+        _openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", ca_key, "-out", self.ca,
+                 "-days", "2", "-subj", "/CN=skunk test authority")  # fmt: skip
+        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", self.key, "-out", request, "-subj", "/CN=localhost")
+        _openssl("x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial",
+                 "-out", self.cert, "-days", "2", "-extfile", str(names))  # fmt: skip
+
+
+def _openssl(*args: str) -> None:
+    subprocess.run(["openssl", *args], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def tls_server(folder: str) -> Iterator[tuple[RedisServer, str]]:
+    """A server that speaks TLS only, and asks for no client certificate; with a URL to it."""
+    certificates = Certificates(folder)
+    port = free_port()
+    options = ["--tls-port", str(port), "--tls-cert-file", certificates.cert, "--tls-key-file", certificates.key,
+               "--tls-ca-cert-file", certificates.ca, "--tls-auth-clients", "no"]  # fmt: skip
+    with RedisServer(*options, tls=True, port=port) as server:
+        yield server, f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificates.ca}"
+
+
+@contextlib.contextmanager
+def sentinel_servers() -> Iterator[tuple[RedisServer, RedisServer, str]]:
+    """A master, its replica and one sentinel that is enough to fail over; with a URL."""
+    with RedisServer() as master, RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica:
+        _until(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        folder = tempfile.mkdtemp(prefix="skunk-sentinel-")
+        port = free_port()
+        config = Path(folder) / "sentinel.conf"
+        config.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile {folder}/log\n"
+            f"sentinel monitor skunk-master 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds skunk-master 500\nsentinel failover-timeout skunk-master 3000\n"
+        )
+        process = subprocess.Popen([find_redis_server(), str(config), "--sentinel"], stdout=subprocess.DEVNULL)
+        try:
+            with redis.Redis(port=port) as sentinel:
+                _until(lambda: _sees_replica(sentinel))
+            yield master, replica, f"redis+sentinel://127.0.0.1:{port}/skunk-master/0"
+        finally:
+            process.kill()
+            process.wait(LIMIT)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sees_replica(sentinel: redis.Redis) -> bool:
+    return int(dict(_pairs(sentinel.execute_command("SENTINEL", "MASTERS")))["num-slaves"]) > 0
+
+
+def _pairs(reply: object) -> list[tuple[str, str]]:
+    """redis-py's versions parse this answer differently."""
+    if isinstance(reply, dict):
+        return [(str(key), str(value)) for master in reply.values() for key, value in master.items()]
+    first = reply[0]  # type: ignore[index]
+    if isinstance(first, dict):
+        return [(_text(key), _text(value)) for key, value in first.items()]
+    return [(_text(key), _text(value)) for key, value in zip(first[::2], first[1::2], strict=True)]
+
+
+def _text(item: object) -> str:
+    return item.decode() if isinstance(item, bytes) else str(item)
+
+
+@contextlib.contextmanager
+def cluster_servers() -> Iterator[tuple[list[RedisServer], str]]:
+    """Three small masters that share the slots; with a URL."""
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                RedisServer(
+                    "--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-node-timeout", "5000"
+                )
+            )
+            for _ in range(3)
+        ]
+        _join(servers)
+        yield servers, "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+
+
+def _join(servers: Sequence[RedisServer]) -> None:
+    bounds = [0, 5461, 10923, 16384]
+    for n, server in enumerate(servers):
+        client = server.client()
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[n], bounds[n + 1] - 1)
+        bus = _after(server.options, "--cluster-port")
+        servers[0].client().execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
+    for server in servers:
+        client = server.client()
+        _until(lambda client=client: b"cluster_state:ok" in client.execute_command("CLUSTER INFO")
+               if isinstance(client.execute_command("CLUSTER INFO"), bytes)
+               else client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")  # fmt: skip
+        _until(lambda client=client: _slots_known(client) == 3)
+
+
+def _slots_known(client: redis.Redis) -> int:
+    return len(client.execute_command("CLUSTER SLOTS"))
+
+
+def _until(condition: object) -> None:
+    end = time.monotonic() + LIMIT
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
