@@ -9,12 +9,12 @@ import selectors
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 
 from skunkqueue.clock import Clock, ticks
-from skunkqueue.envelope import Claim, Outcome, Seal, peek_head
+from skunkqueue.envelope import Claim, Outcome, Seal, Want, peek_head
 from skunkqueue.errors import Corrupt
 from skunkqueue.job import Carried
 from skunkqueue.persistence import Source, work_key, worker_key
@@ -112,6 +112,17 @@ class Engine:
         self._level = max(self._level, level)
         self.poke()
 
+    def _look_now(self) -> None:
+        """On the lookout's thread: there may be work."""
+        if not self._courier.fetch():
+            self._look_at = 0.0
+            self.poke()
+
+    def _beat_now(self) -> None:
+        """On the lookout's thread: there may be orders."""
+        self._beat_at = 0.0
+        self.poke()
+
     # the story
 
     def run(self) -> None:
@@ -138,8 +149,8 @@ class Engine:
         work = [work_key(settings.queue, route) for route in dict.fromkeys(settings.routes)]
         orders = [worker_key(worker.name) for worker in self._workers]
         addresses = [work_key(settings.queue, worker.routes[0]) for worker in self._workers]
-        self._news = Lookout(self._source, [*work, *addresses], self.poke, "skunkqueue-lookout")
-        self._orders = Lookout(self._source, orders, self.poke, "skunkqueue-orders")
+        self._news = Lookout(self._source, [*work, *addresses], self._look_now, "skunkqueue-lookout")
+        self._orders = Lookout(self._source, orders, self._beat_now, "skunkqueue-orders")
         self._horizon = ticks() + settings.lease
         self._journal.flush()
 
@@ -166,7 +177,7 @@ class Engine:
             return 0.0
         until = min(self._beat_at, self._rough_at, self._give_up_at, *(w.next_deadline() for w in self._workers))
         if self._courier.free and not self._level and any(w.want(self._most(w)) for w in self._workers):
-            until = min(until, self._look_at)
+            until = min(until, self._look_at)  # else the lookout is on it
         if any(w.body is not None and w.body.death < 0 for w in self._workers):
             until = min(until, ticks() + 0.05)  # no word of deaths from this kernel: ask
         return until
@@ -398,9 +409,6 @@ class Engine:
             claims = [held.claim for worker in self._workers for held in worker.in_hand()]
             self._courier.run(lambda: self._pulse.beat(claims))
         if not self._orders.watching and not self._level:
-            if self._orders.news:
-                self._orders.news = False
-                self._beat_at = 0.0
             self._orders.watch(30.0)
 
     def _beaten(self, beaten: Beaten) -> None:
@@ -508,30 +516,36 @@ class Engine:
     # 6. exchange outcomes for claims
 
     def _exchange(self) -> None:
-        wants = self._wants() if self._courier.free and not self._level and not self._overslept else []
+        wants = self._wants() if self._is_time_to_claim() else []
         if self._outcomes or wants:
             outcomes, self._outcomes = self._outcomes, []
             reports, self._reports = self._reports, []
             self._courier.carry(outcomes, reports, wants)
             self._courier.linger(LINGER)
             self._collect()
-        elif not self._level and self._courier.free and not self._news.watching:
+        elif not self._level and not self._overslept and not self._news.watching:
             self._look_out()
 
-    def _wants(self) -> list[Any]:
-        if self._news.news:
-            self._news.news = False
-            self._look_at = 0.0
+    def _is_time_to_claim(self) -> bool:
+        if self._level or self._overslept:
+            self._courier.withdraw()
+            return False
         if not self._outcomes and ticks() < self._look_at:
-            return []
+            return False
+        self._courier.withdraw()  # what it would have fetched is now asked for here
+        return self._courier.free
+
+    def _wants(self) -> list[Want]:
         idle_first = sorted(self._workers, key=lambda worker: len(worker.held))
         found = [(worker, worker.want(self._most(worker))) for worker in idle_first]
         self._wanted = {want.token: worker for worker, want in found if want is not None}
         return [want for _, want in found if want is not None]
 
     def _look_out(self) -> None:
+        """Nothing to claim now: have somebody wait for it, and claim it at once when it comes."""
         left = self._look_at - ticks()
-        if left > 0 and any(worker.want(self._most(worker)) for worker in self._workers):
+        if left > 0 and self._courier.free and (wants := self._wants()):
+            self._courier.stand_by(wants)
             self._news.watch(min(left, LOOK_ANYWAY))
 
     def _most(self, worker: Worker) -> int | None:
