@@ -1,1 +1,98 @@
 """Task scheduling for humans who use Python."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # to import it would cost more than all the rest here
+if TYPE_CHECKING:
+    from skunkqueue.errors import (
+        BadSignature,
+        Corrupt,
+        Fail,
+        Interrupted,
+        JobCancelled,
+        JobError,
+        JobFailed,
+        NotAJob,
+        NotPlain,
+        PartialFire,
+        PayloadError,
+        Retry,
+        RunGone,
+        SkunkError,
+        StoreAway,
+        StoreError,
+        StoreRefused,
+        StoreVersion,
+        TooLarge,
+        UnknownJob,
+        WaitTimeout,
+        WrongCall,
+    )
+    from skunkqueue.job import Job
+    from skunkqueue.persistence.sqlite import default_cfg
+    from skunkqueue.policy import Backoff
+    from skunkqueue.queue import SkunkQueue
+    from skunkqueue.run import Run, Runs, current_run
+    from skunkqueue.worker import WorkerPool
+
+__version__ = "1.0.0"
+
+__all__ = [
+    "Backoff",
+    "BadSignature",
+    "Corrupt",
+    "Fail",
+    "Interrupted",
+    "Job",
+    "JobCancelled",
+    "JobError",
+    "JobFailed",
+    "NotAJob",
+    "NotPlain",
+    "PartialFire",
+    "PayloadError",
+    "Retry",
+    "Run",
+    "RunGone",
+    "Runs",
+    "SkunkError",
+    "SkunkQueue",
+    "StoreAway",
+    "StoreError",
+    "StoreRefused",
+    "StoreVersion",
+    "TooLarge",
+    "UnknownJob",
+    "WaitTimeout",
+    "WorkerPool",
+    "WrongCall",
+    "current_run",
+    "default_cfg",
+]
+
+_HOMES = {
+    "Backoff": "skunkqueue.policy",
+    "Job": "skunkqueue.job",
+    "Run": "skunkqueue.run",
+    "Runs": "skunkqueue.run",
+    "SkunkQueue": "skunkqueue.queue",
+    "WorkerPool": "skunkqueue.worker",
+    "current_run": "skunkqueue.run",
+    "default_cfg": "skunkqueue.persistence.sqlite",
+}
+"""Where each public name lives; all others live in errors."""
+
+
+def __getattr__(name: str) -> object:
+    # Imported when first asked for, so that a program pays only for what it uses.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOMES.get(name, "skunkqueue.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

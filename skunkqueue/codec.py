@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import msgpack
 
-from skunkqueue.envelope import PYTHON
+from skunkqueue.envelope import PYTHON, SIGNATURE
 from skunkqueue.errors import Corrupt, NotPlain, PayloadError, UnknownJob
 from skunkqueue.keys import CALL as CALL
-from skunkqueue.keys import SIGNATURE, VALUE, Keyring
+from skunkqueue.keys import VALUE, Keyring
 from skunkqueue.keys import Keys as Keys
 from skunkqueue.keys import default_keys as default_keys
 

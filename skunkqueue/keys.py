@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from skunkqueue.envelope import SIGNATURE
 from skunkqueue.errors import BadSignature, WrongCall
 
 CALL: Final = b"call"
@@ -13,9 +14,6 @@ VALUE: Final = b"value"
 """What a signature is for; one made for the one is no good for the other."""
 
 _FINGERPRINT: Final = 4
-SIGNATURE: Final = _FINGERPRINT + 32
-"""Bytes in a signature."""
-
 _ADVICE: Final = "set SKUNKQUEUE_KEY on both"
 
 

@@ -1,4 +1,4 @@
-"""The options of a job: checked where they are written, so that a wrong one fails there and not at night in a worker."""
+"""The options of a job: checked where they are written, so that a wrong one does not fail at night in a worker."""
 
 from __future__ import annotations
 

@@ -1,0 +1,321 @@
+"""SkunkQueue: a name that runs live under, on one store."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
+from weakref import WeakSet
+
+from skunkqueue.clock import Clock
+from skunkqueue.envelope import OPEN, Envelope, Filter, Record, State, base_route, check_name
+from skunkqueue.errors import StoreAway, WrongCall
+from skunkqueue.job import Job
+from skunkqueue.options import Given, Options, choice, did_you_mean
+from skunkqueue.persistence import Address, Persister, get_backend, locate, without_secrets
+from skunkqueue.run import Run, Runs
+
+if TYPE_CHECKING:
+    from skunkqueue.job import AsyncJob
+    from skunkqueue.watch import Watcher
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+POOL_URL: Final = "SKUNKQUEUE_POOL_URL"
+"""Where a pool tells its workers its store's URL, secrets and all, which never travel with a queue."""
+
+QUEUE_TYPES: Final = ("direct", "broadcast")
+STORED: Final = (State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED)
+MOST_PAYLOAD: Final = 1 << 20
+PAGE: Final = 500
+
+
+class SkunkQueue:
+    """A queue: makes jobs of functions, and says and changes what is known of their runs.
+
+    ``conn_url`` is a URL (``sqlite:///file``, ``memory://``, ``redis://host``), or give a ``default_cfg``; with nothing
+    given it is SKUNKQUEUE_URL, else this user's embedded file. With ``queue_type="broadcast"`` every worker alive on
+    the route gets what is fired. ``max_payload`` is the largest body of a run, in bytes. The store is opened at first
+    use. Thread-safe; survives a fork; pickles as name and configuration, without secrets.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        conn_url: str | None = None,
+        backend: str | None = None,
+        dbname: Any = None,
+        queue_type: str = "direct",
+        *,
+        max_payload: int = MOST_PAYLOAD,
+    ) -> None:
+        self.name = check_name(name, "queue name")
+        self.queue_type = choice("queue_type", queue_type, QUEUE_TYPES)
+        if isinstance(max_payload, bool) or not isinstance(max_payload, int) or max_payload < 1:
+            raise WrongCall(f"max_payload is a number of bytes; got {max_payload!r}")
+        self.max_payload = max_payload
+        self._address = locate(conn_url, backend, dbname)
+        self._opened: Opened | None = None
+
+    def __repr__(self) -> str:
+        return f"SkunkQueue({self.name!r}, {self.url!r})"
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self.name, *self._address._replace(url=self.url), self.queue_type, self.max_payload)
+
+    def __enter__(self) -> SkunkQueue:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """Where its store is, without secrets."""
+        return without_secrets(self._address.url)
+
+    @property
+    def broadcast(self) -> bool:
+        return self.queue_type == "broadcast"
+
+    # the store
+
+    @property
+    def opened(self) -> Opened:
+        opened = self._opened
+        if opened is None or opened.process is not _process:
+            opened = self._opened = _open(self._address, self)
+        return opened
+
+    @property
+    def store(self) -> Persister:
+        """The store, which queues of equal configuration share within a process."""
+        return self.opened.store
+
+    @property
+    def clock(self) -> Clock:
+        """The store's time."""
+        return self.opened.clock
+
+    @property
+    def watcher(self) -> Watcher:
+        return self.opened.watch()
+
+    def close(self) -> None:
+        """Let go of the store. A closed queue may be used again: it opens anew."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            _close(opened, self)
+
+    # jobs
+
+    @overload
+    def event(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncJob[P, R]: ...
+    @overload
+    def event(self, function: Callable[P, R], /) -> Job[P, R]: ...
+    @overload
+    def event(self, *, name: str | None = None, **options: Unpack[Given]) -> Decorator: ...
+    def event(self, function: Any = None, /, **options: Any) -> Any:  # type: ignore[misc] # mypy and Unpack
+        """Make a job of a function: ``@queue.event`` or ``@queue.event(routes=["foo"], retries=3)``.
+
+        Options: ``routes`` (a name or several; ``default``), ``name``, ``retries`` (0), ``backoff`` (the first delay, a
+        Backoff, or a function of the attempt), ``timeout``, ``expires`` (so long after it was due), ``keep`` (a day;
+        failed runs at least seven), ``priority`` (``high``, ``normal``, ``low``), ``serializer`` (``auto``, or
+        ``plain`` to refuse what would have to be pickled), ``at_most_once``, ``retry_on`` and ``give_up_on``
+        (exception types). Durations are seconds or timedeltas. Raises WrongCall.
+        """
+        name = options.pop("name", None)
+        checked = Options().changed(options)
+        if function is None:
+            return lambda function: Job(function, self, name, checked)
+        if not callable(function):
+            raise WrongCall(f"event is given a function, or options by name like routes={function!r}")
+        return Job(function, self, name, checked)
+
+    job = event
+
+    def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[Run[Any]]:
+        """Store runs in one call; gives their handles. A StoreAway holds the runs whose fate is in doubt."""
+        try:
+            ids = self.store.put(envelopes) if via is None else self._put_via(envelopes, via)
+        except StoreAway as error:
+            error.runs = [Run(self, envelope.id, envelope) for envelope in envelopes]
+            raise
+        return [
+            Run(self, id, envelope if id == envelope.id else None) for id, envelope in zip(ids, envelopes, strict=True)
+        ]
+
+    def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
+        store: Any = self.store
+        code = getattr(type(store).put, "__code__", None)
+        if code is None or "via" not in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+            raise WrongCall(f"via= is for stores with transactions of your own; {self.url} has none")
+        ids: list[str] = store.put(envelopes, via=via)
+        return ids
+
+    def alive_on(self, routes: Iterable[str]) -> list[str]:
+        """The workers alive on any of these routes of this queue."""
+        wanted = set(routes)
+        workers = self.store.workers(now=self.clock.now())
+        return sorted(worker for worker, about in workers.items() if _serves(about, self.name, wanted))
+
+    # the desk
+
+    def cancel(self, run: Run[Any] | Runs[Any] | str) -> bool:
+        """End a run, interrupting it where it runs. Says whether that took: False where it had ended before."""
+        if isinstance(run, Run | Runs):
+            return run.cancel()
+        if not isinstance(run, str):
+            raise WrongCall(f"cancel is given a run or its id; got {run!r}")
+        return self.cancel_all([run]) > 0
+
+    def cancel_all(self, ids: Iterable[str]) -> int:
+        """Cancel runs by id and have their workers told; gives how many that took."""
+        cancelled = self.store.cancel(ids, now=self.clock.now())
+        for record in cancelled:
+            if record.worker is not None:
+                # The lease is gone already: a worker that is not told learns it at its pool's next beat.
+                with suppress(StoreAway):
+                    self.store.tell(record.worker, f"cancel {record.id}")
+        return len(cancelled)
+
+    def kill_all_by_route(self, route: str) -> int:
+        """Cancel what waits on a route, whatever its priority, and interrupt what runs there; gives how many."""
+        check_name(route, "route")
+        # What runs may go back into the queue while one looks, hence the second look at what is queued.
+        return sum(self._kill(Filter(self.name, route, state)) for state in (*sorted(OPEN), State.QUEUED))
+
+    def _kill(self, which: Filter) -> int:
+        killed, after = 0, None
+        while page := self.store.find(which, now=self.clock.now(), after=after, limit=PAGE):
+            killed += self.cancel_all([record.id for record in page])
+            after = page[-1].id
+        return killed
+
+    def runs(self, *, state: str | None = None, route: str | None = None, limit: int | None = 100) -> list[Run[Any]]:
+        """The runs of this queue, newest first; of a state (``scheduled`` too), of a route with all its priorities."""
+        which = Filter(self.name, None if route is None else check_name(route, "route"), _state(state))
+        return [Run(self, record.id, None, record) for record in self._find(which, limit)]
+
+    def _find(self, which: Filter, limit: int | None) -> list[Record]:
+        found: list[Record] = []
+        while limit is None or len(found) < limit:
+            wanted = PAGE if limit is None else min(PAGE, limit - len(found))
+            after = found[-1].id if found else None
+            page = self.store.find(which, now=self.clock.now(), after=after, limit=wanted)
+            found += page
+            if len(page) < wanted:
+                break
+        return found
+
+    def count(self) -> dict[State, int]:
+        """How many runs of this queue are in each stored state; what is scheduled counts as queued."""
+        counted = dict.fromkeys(STORED, 0)
+        for (queue, _, state), number in self.store.count().items():
+            if queue == self.name:
+                counted[State(state)] += number
+        return counted
+
+
+class Decorator(Protocol):
+    """What ``queue.event(...)`` with options gives."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncJob[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Job[P, R]: ...
+
+
+def _state(state: str | None) -> State | None:
+    if state is None:
+        return None
+    try:
+        return State(state)
+    except ValueError:
+        raise WrongCall(f"there is no state {state!r}{did_you_mean(state, State)}") from None
+
+
+def _serves(about: str, queue: str, routes: set[str]) -> bool:
+    import json
+
+    try:
+        told = json.loads(about)
+        return bool(told["queue"] == queue and routes.intersection(map(base_route, told["routes"])))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+# -- stores open in this process -------------------------------------------------------------------------------------
+
+
+class Process:
+    """This process, as long as it has not forked."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.stores: dict[Address, Opened] = {}
+
+
+class Opened:
+    """A store in use, with its clock and its watcher."""
+
+    def __init__(self, address: Address, process: Process) -> None:
+        self.address = address
+        self.process = process
+        self.store = get_backend(address.url, address.backend)
+        self.clock = Clock(self.store.offset)
+        self.users: WeakSet[SkunkQueue] = WeakSet()
+        self._watcher: Watcher | None = None
+
+    def watch(self) -> Watcher:
+        """The one that waits for all who await runs."""
+        with self.process.lock:
+            if self._watcher is None:
+                from skunkqueue.watch import Watcher
+
+                self._watcher = Watcher(self.store)
+            return self._watcher
+
+
+_process = Process()
+_inherited: list[Process] = []
+
+
+def _forked() -> None:
+    """A forked process opens its own connections; the inherited ones are left untouched, so not even collected."""
+    global _process
+    _inherited.append(_process)
+    _process = Process()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _open(address: Address, user: SkunkQueue) -> Opened:
+    process = _process
+    with process.lock:
+        opened = process.stores.get(address)
+        if opened is None:
+            opened = process.stores[address] = Opened(address, process)
+        opened.users.add(user)
+        return opened
+
+
+def _close(opened: Opened, user: SkunkQueue) -> None:
+    if opened.process is not _process:
+        return
+    with _process.lock:
+        opened.users.discard(user)
+        unused = not opened.users and _process.stores.pop(opened.address, None) is not None
+    if unused:
+        opened.store.close()
+
+
+def _rebuild(name: str, backend: str, url: str, queue_type: str, max_payload: int) -> SkunkQueue:
+    """A queue that came by pickle; in a worker of a pool on the same store, with the pool's URL."""
+    pool_url = os.environ.get(POOL_URL, "")
+    full = pool_url if pool_url and without_secrets(pool_url) == url else url
+    return SkunkQueue(name, full, backend, queue_type=queue_type, max_payload=max_payload)
