@@ -1,0 +1,79 @@
+"""The options that commands share, checked as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from skunkqueue.envelope import State, base_route, check_name
+from skunkqueue.errors import WrongCall
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What a value is turned into by a check of ours; what it raises becomes click's sentence."""
+
+    def convert(value: str) -> Any:
+        try:
+            return check(value)
+        except WrongCall as error:
+            raise click.BadParameter(str(error)) from error
+
+    return convert
+
+
+def _url(value: str) -> str:
+    """Says that it cannot be one before anything is made on disk."""
+    from skunkqueue.persistence import locate
+
+    if "://" not in value:
+        raise WrongCall(f"a URL is like sqlite:///file.db or redis://host:6379/0, got {value!r}")
+    return locate(value).url
+
+
+def _state(value: str) -> State:
+    from skunkqueue.options import choice
+
+    return State(choice("state", value.lower(), [str(state) for state in State]))
+
+
+def _filter_route(value: str) -> str:
+    """A route to look at: without its priority, and a worker's own address is one too."""
+    check_name(base_route(value).removeprefix("@"), "route")
+    return base_route(value)
+
+
+QUEUE = checked(lambda value: check_name(value, "queue"))
+ROUTE = checked(lambda value: check_name(value, "route"))
+FILTER_ROUTE = checked(_filter_route)
+STATE = checked(_state)
+URL = checked(_url)
+
+
+def url_option(command: Command) -> Command:
+    """``--url``, else SKUNKQUEUE_URL, else (as None) the embedded file."""
+    return click.option(
+        "--url",
+        type=URL,
+        envvar="SKUNKQUEUE_URL",
+        metavar="URL",
+        help="The store: sqlite:///file.db, redis://host:6379/0 ... [SKUNKQUEUE_URL, else your own file]",
+    )(command)
+
+
+def queue_option(command: Command) -> Command:
+    """``-q`` as a filter."""
+    return click.option("-q", "--queue", type=QUEUE, metavar="QUEUE", help="Only of this queue.")(command)
+
+
+def json_option(command: Command) -> Command:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")(command)
+
+
+def desk_options(command: Command) -> Command:
+    """What all commands of the desk take."""
+    return queue_option(url_option(json_option(command)))

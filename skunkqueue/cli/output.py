@@ -1,0 +1,79 @@
+"""What commands print: tables for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+STYLES: Final[Mapping[str, str]] = {
+    "scheduled": "yellow",
+    "running": "cyan",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "dim",
+}
+
+ENDLESS: Final = 100_000
+"""The width of what is piped: nothing in it is cut or wrapped."""
+
+
+def print_json(document: Any) -> None:
+    """One document."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def print_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """One document, a list with a line for each row; written as the rows come."""
+    opening = "["
+    for row in rows:
+        click.echo(f"{opening}{json.dumps(row)}", nl=False)
+        opening = ",\n "
+    click.echo("[]" if opening == "[" else "]")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table: the first column is never cut, the others only by the width of a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for position, name in enumerate(columns):
+        table.add_column(name, no_wrap=position == 0)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console = Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False)
+    console.print(table)
+
+
+def _cell(value: str) -> Text:
+    from rich.text import Text
+
+    return Text(printable(value), style=STYLES.get(value, ""), no_wrap=True, overflow="ellipsis")
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Names and what they are, a line each; more lines of the same stand below each other."""
+    shown = [(name, value) for name, value in facts if value]
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
+        first, *others = value.splitlines() or [""]
+        click.echo(f"{click.style(name.ljust(width), bold=True)}  {printable(first)}")
+        for line in others:
+            click.echo(f"{'':{width}}  {printable(line)}")
+
+
+def printable(line: str) -> str:
+    """With what a terminal would obey, or cannot show, written out: what is in a store was written by others."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in line)
+
+
+def complain(sentence: str) -> None:
+    """Say on stderr what could not be done."""
+    click.echo(f"Error: {sentence}", err=True)
