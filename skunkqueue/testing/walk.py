@@ -83,7 +83,7 @@ class _Walk:
     def step(self, where: int) -> None:
         self.where = where
         if self.dice.random() < 0.6:
-            self.now += self.dice.choice((0.1, 1, 5, 10, 15, 15.3, 61, 90.7, 3600))
+            self.now += self.dice.choice((0.1, 0.1, 1, 1, 1, 1, 5, 5, 5, 5, 10, 10, 10, 15, 15.3, 61, 90.7, 3600))
         verb = self.dice.choices(tuple(_VERBS), tuple(_VERBS.values()))[0]
         verb(self)
         self.compare()
@@ -146,7 +146,7 @@ class _Walk:
         keep = self.dice.choice((0.0, 0.0, 60.7, 3600.0, DAY))
         if self.dice.random() < 0.15:
             return Envelope(id, "demo", address(self.dice.choice(WORKERS)), due, body, keep=keep)
-        expires = self.now + self.dice.choice((0, 5, 15.3, 100)) if self.dice.random() < 0.25 else None
+        expires = self.now + self.dice.choice((0, 10, 15.3, 50, 50, 5000)) if self.dice.random() < 0.4 else None
         unique = self.dice.choice(("user-7", "c/user-7", UNICODE)) if self.dice.random() < 0.3 else None
         return Envelope(
             id, self.dice.choice(QUEUES), self.dice.choice(ROUTES), due, body, expires, unique, keep
@@ -179,7 +179,7 @@ class _Walk:
         )  # fmt: skip
 
     def take(self, wants: list[Want], outcomes: list[tuple[Claim, Outcome]], verb: str = "claim") -> None:
-        until = self.now + self.dice.choice((5, 15.3, 30))
+        until = self.now + self.dice.choice((5, 15.3, 30, 100, 100))
         held = {(r.id, r.token) for r in self.model.get(self.ids).values() if r.state == State.RUNNING}
         args = (wants,) if verb == "claim" else (outcomes, wants)
         wanted, got = self.ask(_call(verb, *args, now=self.now, until=until))
@@ -250,7 +250,8 @@ class _Walk:
 
     def reopen(self) -> None:
         # Of two with the same unique key in one call, which is taken is the store's to choose.
-        for id in self.some_ids():
+        badly = [r.id for r in self.model.get(self.ids).values() if r.state in (State.FAILED, State.CANCELLED)]
+        for id in [*self.some_ids(), *self.dice.sample(badly, min(len(badly), 2))]:
             self.same(_call("reopen", [id], now=self.now))
 
     def some_ids(self) -> list[str]:
@@ -258,10 +259,10 @@ class _Walk:
         return [*self.dice.sample(near, min(len(near), self.dice.choice((1, 2, 5)))), id_at(self.now, 0)]
 
     def find(self) -> None:
-        after = self.dice.choice(self.ids) if self.ids and self.dice.random() < 0.4 else None
+        after = self.dice.choice(self.ids) if self.ids and self.dice.random() < 0.5 else None
         which = Filter(
             self.dice.choice((None, *QUEUES)),
-            self.dice.choice((None, "c", "C", "b:c", "c_d", "d", address(WORKERS[0]))),
+            self.dice.choice((None, "c", "c", "C", "b:c", "c_d", "d", address(WORKERS[0]))),
             self.dice.choice((None, *State)),
         )
         self.same(_call("find", which, now=self.now, after=after, limit=self.dice.choice((1, 3, 1000))))
@@ -273,7 +274,7 @@ class _Walk:
         given = self.orders.get(worker, [])
         seen = [pair for pair in given if self.dice.random() < 0.6]
         about = self.dice.choice(("", "about", UNICODE))
-        until = self.now + self.dice.choice((-1, 0, 10, 100))
+        until = self.now + self.dice.choice((-1, 0, 10, 100, 5000, 50_000))
         wanted = self.model.beat(worker, about, seen=[order.id for order, _ in seen], until=until)
         got = self.answer(_call("beat", worker, about, seen=[order.id for _, order in seen], until=until))
         self.check([order.text for order in wanted], [order.text for order in got], "orders: ")
@@ -311,10 +312,10 @@ _VERBS: dict[Callable[[_Walk], None], int] = {
     _Walk.commit_again: 4,
     _Walk.cancel: 5,
     _Walk.reopen: 5,
-    _Walk.find: 8,
-    _Walk.beat: 6,
-    _Walk.tell: 4,
-    _Walk.purge: 4,
+    _Walk.find: 10,
+    _Walk.beat: 10,
+    _Walk.tell: 6,
+    _Walk.purge: 8,
 }
 
 
