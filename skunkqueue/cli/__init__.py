@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 
 import click
 
+from skunkqueue import __version__
 from skunkqueue.errors import SkunkError, WrongCall
 
 # Each command's module is imported when the command is, so that `skunq work` loads nothing of the desk.
@@ -47,7 +48,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="skunkqueue", message="skunkqueue %(version)s")
+@click.version_option(__version__, message="skunkqueue %(version)s")
 def skunq() -> None:
     """Run workers for SkunkQueue, and see what became of what was fired.
 
