@@ -1,9 +1,10 @@
 -- The Redis store's scripts. One script is one transaction, and one round trip.
 --
--- A line "-- script NAME" starts a script; what stands before the first one goes in front of each. KEYS[1] is the base
--- key of a queue, skunk:{queue}; all keys of a queue are made from it, so they share its hash slot:
+-- A line "-- script NAME: PARTS" starts a script, in front of which go the parts it names; a line "-- part NAME" starts
+-- one of those: what a script does not need it need not make at every call. KEYS[1] is the base key of a queue,
+-- skunk:{queue}; all keys of a queue are made from it, so they share its hash slot:
 --
---   :run           hash  id -> envelope: "=route due keep expires unique\n", the unique key, the body. The first byte
+--   :run           hash  id -> envelope: "=due route keep expires unique\n", the unique key, the body. The first byte
 --                        is "!" where it has an expires or a unique key; absent is "-"; unique is its key's length
 --   :held          hash  id -> claim of a running run: token worker lapses notes error progress note
 --   :past          hash  id -> the same of a queued run that has been claimed before; its token proves a repetition
@@ -25,10 +26,12 @@
 --
 -- Fields are written as length, colon, bytes; "-:" is absent. Times travel as text, since Lua prints 14 digits only.
 
+-- part base
+
 local base = KEYS[1]
 local call = redis.call
-local FRESH = '-:-:1:00:-:-:-:'
-local MARKED = 30000
+
+-- part fields
 
 local function field(text)
   return text and (#text .. ':' .. text) or '-:'
@@ -56,19 +59,21 @@ local function joined(list)
   return table.concat(texts)
 end
 
+-- part bears
+
 local function bears(claim, prefix, at)
   return claim and string.sub(claim, at, at + #prefix - 1) == prefix
 end
 
+-- part head
+
 local function head(envelope)
-  local _, newline, route, due, keep, expires, length = string.find(envelope, '^.(%S+) (%S+) (%S+) (%S+) (%S+)\n')
+  local _, newline, due, route, keep, expires, length = string.find(envelope, '^.(%S+) (%S+) (%S+) (%S+) (%S+)\n')
   local unique = length ~= '-' and string.sub(envelope, newline + 1, newline + length)
   return route, due, keep, expires ~= '-' and expires, unique
 end
 
-local function time(number)
-  return string.format('%.17g', number)
-end
+-- part count
 
 local tally = {}
 
@@ -83,13 +88,17 @@ local function keep_count()
   end
 end
 
+-- part knock
+
 local function knock(key)
-  if call('ZADD', key, 0, '1') == 1 then call('PEXPIRE', key, MARKED) end
+  if call('ZADD', key, 0, '1') == 1 then call('PEXPIRE', key, 30000) end
 end
 
 local function mark(route)
   knock(base .. ':mark:' .. route)
 end
+
+-- part ring
 
 local function ring(ids)
   if #ids == 0 or call('EXISTS', base .. ':waiting') == 0 then return end
@@ -97,30 +106,34 @@ local function ring(ids)
     if bells then
       for bell in string.gmatch(bells, '%S+') do
         call('ZADD', base .. ':bell:' .. bell, 0, ids[i])
-        call('PEXPIRE', base .. ':bell:' .. bell, MARKED)
+        call('PEXPIRE', base .. ':bell:' .. bell, 30000)
       end
       call('HDEL', base .. ':waiting', ids[i])
     end
   end
 end
 
-local function let_go(id, route, expires, unique)
-  if expires then call('ZREM', base .. ':expires', id) end
-  if unique then call('HDEL', base .. ':unique', route .. '\0' .. unique) end
-end
+-- part claim
 
 -- The claim of an open run, and its state letter.
 local function claim_of(id)
   local held = call('HGET', base .. ':held', id)
   if held then return held, 'r' end
-  return call('HGET', base .. ':past', id) or FRESH, 'q'
+  return call('HGET', base .. ':past', id) or '-:-:1:00:-:-:-:', 'q'
+end
+
+-- part cancel
+
+local function let_go(id, route, expires, unique)
+  if expires then call('ZREM', base .. ':expires', id) end
+  if unique then call('HDEL', base .. ':unique', route .. '\0' .. unique) end
 end
 
 -- End an open run as cancelled; its token is gone, its worker is still named.
 local function cancel(id, envelope, now, err)
   local route, _, keep, expires, unique = head(envelope)
   local claim, was = claim_of(id)
-  local kept = time(tonumber(now) + math.max(tonumber(keep), 60))
+  local kept = string.format('%.17g', tonumber(now) + math.max(tonumber(keep), 60))
   local list = fields(claim, 1)
   list[1] = false
   call('HDEL', base .. (was == 'r' and ':held' or ':past'), id)
@@ -131,6 +144,8 @@ local function cancel(id, envelope, now, err)
   count(was, route, -1)
   count('c', route, 1)
 end
+
+-- part record
 
 -- A run as id, envelope, state letter, ripe, claim (and result).
 local function add_record(list, id, envelope)
@@ -149,12 +164,41 @@ local function add_record(list, id, envelope)
   list[n + 1], list[n + 2], list[n + 3], list[n + 4], list[n + 5] = id, envelope, letter, ripe, claim
 end
 
--- script put
--- ARGV: groups, each: "b", route, n, n times (due, id), n envelopes; or "c", n, n times (id, envelope).
--- Gives whether the queue was empty, and the ids of the "c" groups as put or found.
+-- script put: base
+-- ARGV: route, n, n times (due, id), n envelopes: runs without an expires or a unique key.
+-- Gives 1 if the queue was empty.
 
-local RUN, IDS = base .. ':run', base .. ':ids'
-local marks, ids, put = {}, {}, 0
+local RUN, IDS, RIPE, MARK = base .. ':run', base .. ':ids', base .. ':ripe:' .. ARGV[1], base .. ':mark:' .. ARGV[1]
+local n, zeros, runs = tonumber(ARGV[2]), {}, {}
+local last = 2 + 2 * n
+for i = 1, n do
+  local id = ARGV[2 + 2 * i]
+  zeros[2 * i - 1], zeros[2 * i] = '0', id
+  runs[2 * i - 1], runs[2 * i] = id, ARGV[last + i]
+end
+if call('ZADD', IDS, unpack(zeros)) == n then
+  call('HSET', RUN, unpack(runs))
+  call('ZADD', RIPE, unpack(ARGV, 3, last))
+else -- some are here already, or are named twice
+  local put = 0
+  for i = 1, n do
+    if call('HSETNX', RUN, runs[2 * i - 1], runs[2 * i]) == 1 then
+      call('ZADD', RIPE, ARGV[1 + 2 * i], runs[2 * i - 1])
+      put = put + 1
+    end
+  end
+  n = put
+end
+if n == 0 then return 0 end
+local queued = call('HINCRBY', base .. ':count', 'q' .. ARGV[1], n)
+if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
+return queued == n and call('HLEN', RUN) == n and 1 or 0
+
+-- script put_each: base head count knock
+-- ARGV: n times (id, envelope). Gives 1 if the queue was empty, then the ids as put or found.
+
+local RUN = base .. ':run'
+local marks, answer, put = {}, {0}, 0
 
 local function put_one(id, envelope)
   if call('HEXISTS', RUN, id) == 1 then return id end
@@ -164,7 +208,7 @@ local function put_one(id, envelope)
     if holder then return holder end
   end
   call('HSET', RUN, id, envelope)
-  call('ZADD', IDS, 0, id)
+  call('ZADD', base .. ':ids', 0, id)
   call('ZADD', base .. ':ripe:' .. route, due, id)
   if unique then call('HSET', base .. ':unique', route .. '\0' .. unique, id) end
   if expires then call('ZADD', base .. ':expires', expires, id) end
@@ -174,41 +218,13 @@ local function put_one(id, envelope)
   return id
 end
 
-local function put_many(route, n, at)
-  local zeros, pairs_, envelopes = {}, {}, at + 2 * n
-  for i = 1, n do
-    local id = ARGV[at + 2 * i - 1]
-    zeros[2 * i - 1], zeros[2 * i] = '0', id
-    pairs_[2 * i - 1], pairs_[2 * i] = id, ARGV[envelopes + i - 1]
-  end
-  if call('ZADD', IDS, unpack(zeros)) == n then
-    call('HSET', RUN, unpack(pairs_))
-    call('ZADD', base .. ':ripe:' .. route, unpack(ARGV, at, at + 2 * n - 1))
-    count('q', route, n)
-    put = put + n
-    marks[route] = true
-  else -- some are here already, or are named twice
-    for i = 1, n do put_one(pairs_[2 * i - 1], pairs_[2 * i]) end
-  end
-end
-
-local at = 1
-while at <= #ARGV do
-  if ARGV[at] == 'b' then
-    local n = tonumber(ARGV[at + 2])
-    put_many(ARGV[at + 1], n, at + 3)
-    at = at + 3 + 3 * n
-  else
-    local n = tonumber(ARGV[at + 1])
-    for i = 1, n do ids[#ids + 1] = put_one(ARGV[at + 2 * i], ARGV[at + 2 * i + 1]) end
-    at = at + 2 + 2 * n
-  end
-end
+for at = 1, #ARGV, 2 do answer[#answer + 1] = put_one(ARGV[at], ARGV[at + 1]) end
 keep_count()
 for route in pairs(marks) do mark(route) end
-return {put > 0 and call('HLEN', RUN) == put and 1 or 0, ids}
+if put > 0 and call('HLEN', RUN) == put then answer[1] = 1 end
+return answer
 
--- script exchange
+-- script exchange: base fields bears head count knock ring claim cancel
 -- ARGV: now, until, soon, number of groups of outcomes, the groups, then the wants.
 -- A group is "e", letter, token, route, kept, n, n ids, n tails (value error ended): runs that simply ended;
 -- or "o", kind, token, route, id, expires, unique, time, notes, first, second: one that needs more care, where kind
@@ -479,7 +495,7 @@ for i, bunch in ipairs(bunches) do
 end
 return {refused, next_ripe, reply}
 
--- script extend
+-- script extend: base bears
 -- ARGV: until, then times (id, token, route). Gives the ids still held.
 
 local held = {}
@@ -492,7 +508,7 @@ for at = 2, #ARGV, 3 do
 end
 return held
 
--- script cancel
+-- script cancel: base fields head count ring claim cancel record
 -- ARGV: now, error or "", a latest ripe or "" (then only what is unleased by then is taken), ids.
 -- Gives the records of those it took.
 
@@ -516,7 +532,7 @@ keep_count()
 ring(ids)
 return records
 
--- script reopen
+-- script reopen: base head count knock
 -- ARGV: now, ids. Gives the ids it took.
 
 local taken = {}
@@ -547,14 +563,14 @@ for i = 2, #ARGV do reopen(ARGV[i]) end
 keep_count()
 return taken
 
--- script get
+-- script get: base head claim record
 -- ARGV: ids. Gives their records.
 
 local records = {}
 for i = 1, #ARGV do add_record(records, ARGV[i]) end
 return records
 
--- script page
+-- script page: base head claim record
 -- ARGV: after or "", how many, how many to look at, now, base route or "", state letter ("l" later) or "".
 -- Gives the id it stopped at ("" at the end), and the records found by then, newest first.
 
@@ -582,7 +598,7 @@ for i, id in ipairs(ids) do
 end
 return {#ids < tonumber(ARGV[3]) and '' or ids[#ids], records}
 
--- script few
+-- script few: base
 -- ARGV: most, base route or "", state letter. Gives all ids that may be in that state if they are few, else false.
 
 local most, route, letter = tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -603,7 +619,7 @@ for _, name in ipairs(call('HKEYS', base .. ':count')) do
 end
 return ids
 
--- script purge
+-- script purge: base fields head count ring claim cancel
 -- ARGV: now, limit. Gives how many it did, whether the queue is empty now, and the ids of unleased runs addressed to
 -- workers, as worker, id.
 
@@ -683,7 +699,7 @@ for route in pairs(routes) do
 end
 return {n + expired, 1 - call('EXISTS', RUN), addressed(math.max(limit - n - expired, 1))}
 
--- script listen
+-- script listen: base
 -- ARGV: the name of a bell, ids. Gives 1 if one of them has ended already (or is not here), else rings it then.
 
 local WAITING = base .. ':waiting'
@@ -696,13 +712,13 @@ for i = 2, #ARGV do
 end
 return 0
 
--- script knock
+-- script knock: base knock
 -- ARGV: worker. Wakes the pool that waits for its orders.
 
 knock(base .. ':call:' .. ARGV[1])
 return 1
 
--- script beat
+-- script beat: base
 -- ARGV: worker, until, about, queue it listens in or "", ids of orders seen. Gives the orders left.
 
 local worker, left = ARGV[1], {}
@@ -717,14 +733,14 @@ for _, order in ipairs(call('LRANGE', ORDERS, 0, -1)) do
 end
 return left
 
--- script tell
+-- script tell: base
 -- ARGV: worker, order. Gives the queue that the worker listens in, or "".
 
 call('RPUSH', base .. ':orders:' .. ARGV[1], ARGV[2])
 call('ZADD', base .. ':until', 'NX', '-inf', ARGV[1])
 return call('HGET', base .. ':ears', ARGV[1]) or ''
 
--- script workers
+-- script workers: base
 -- ARGV: now. Gives the workers alive, each with what it said about itself.
 
 local list = {}
@@ -733,7 +749,7 @@ for i, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '(' .. ARGV[1], 
 end
 return list
 
--- script dismiss
+-- script dismiss: base
 -- ARGV: now, limit. Unregisters workers whose beat has ended; gives how many, and the queues with their versions.
 
 local n = 0

@@ -70,9 +70,18 @@ class Script(NamedTuple):
 
 def _load_scripts() -> dict[str, Script]:
     text = files(__package__).joinpath("redis.lua").read_text()
-    common, *parts = re.split(r"^-- script (\w+)\n", text, flags=re.MULTILINE)
-    texts = {name: (common + body).encode() for name, body in zip(parts[::2], parts[1::2], strict=True)}
-    return {name: Script(text, hashlib.sha1(text).hexdigest()) for name, text in texts.items()}  # noqa: S324
+    _, *pieces = re.split(r"^-- (part|script) (\w+):?(.*)\n", text, flags=re.MULTILINE)
+    found = list(zip(*(pieces[n::4] for n in range(4)), strict=True))
+    parts = {name: body for kind, name, _, body in found if kind == "part"}
+    return {
+        name: _script("".join(parts[part] for part in needs.split()) + body)
+        for kind, name, needs, body in found
+        if kind == "script"
+    }
+
+
+def _script(text: str) -> Script:
+    return Script(text.encode(), hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts so
 
 
 SCRIPTS = _load_scripts()
@@ -104,25 +113,27 @@ class RedisPersister(Persister):
         """
         if via is not None:
             return self._put_via(envelopes, via)
-        by_queue: dict[str, list[int]] = {}
-        for i, envelope in enumerate(envelopes):
-            by_queue.setdefault(envelope.queue, []).append(i)
         ids = [envelope.id for envelope in envelopes]
-        for queue, places in by_queue.items():
+        for queue, places in _by_queue(envelopes).items():
             for chunk in chunks(envelopes, places):
                 self._put_chunk(queue, envelopes, chunk, ids)
         return ids
 
     def _put_chunk(self, queue: str, envelopes: Sequence[Envelope], places: Sequence[int], ids: list[str]) -> None:
         self._know(queue)
-        chunk = [envelopes[i] for i in places]
-        args, careful = put_arguments(chunk)
-        was_empty, found = self._patiently("put", base_key(queue), args)
-        for i, id in zip(careful, found, strict=True):
-            ids[places[i]] = id.decode()
+        key, puts = base_key(queue), put_arguments(envelopes, places)
+        was_empty = 0
+        for args, _ in puts.alike:
+            was_empty += self._patiently("put", key, args)
+        args, each = puts.each
+        if each:
+            was, *found = self._patiently("put_each", key, args)
+            was_empty += was
+            for i, id in zip(each, found, strict=True):
+                ids[i] = id.decode()
         if was_empty:  # whoever cleaned the queue may have forgotten its name
             self._know(queue, anew=True)
-        self._remember(queue, (ids[i] for i in places))
+        self._remember(queue, [ids[i] for i in places])
 
     def _patiently(self, name: str, key: str, args: Sequence[Any]) -> Any:
         end = time.monotonic() + PUT_RETRY
@@ -140,14 +151,15 @@ class RedisPersister(Persister):
         self._check_pipeline(via)
         if any(envelope.unique is not None for envelope in envelopes):
             raise WrongCall("a run with a unique key cannot be fired through a pipeline: its id is not known before")
-        by_queue: dict[str, list[Envelope]] = {}
-        for envelope in envelopes:
-            by_queue.setdefault(envelope.queue, []).append(envelope)
-        for queue, chunk in by_queue.items():
+        for queue, places in _by_queue(envelopes).items():
             self._know(queue, anew=True)
-            self._remember(queue, (envelope.id for envelope in chunk))
+            self._remember(queue, [envelopes[i].id for i in places])
+            puts = put_arguments(envelopes, places)
             # The whole text: EVALSHA in a transaction fails alone where the script is not known, and the rest is done.
-            via.execute_command("EVAL", SCRIPTS["put"].text, 1, base_key(queue), *put_arguments(chunk)[0])
+            for args, _ in puts.alike:
+                via.execute_command("EVAL", SCRIPTS["put"].text, 1, base_key(queue), *args)
+            if puts.each[1]:
+                via.execute_command("EVAL", SCRIPTS["put_each"].text, 1, base_key(queue), *puts.each[0])
         return [envelope.id for envelope in envelopes]
 
     def _check_pipeline(self, via: Any) -> None:
@@ -188,7 +200,7 @@ class RedisPersister(Persister):
             rest = self.exchange(given.later, wants, now=now, until=until)
             return rest._replace(taken=taken | rest.taken)
         taken, claims, ripe = given.ids, list[Claim](), list[float]()
-        queues = {**given.groups, **{want.queue: None for want in wants}}
+        queues = given.queues().union(want.queue for want in wants)
         for queue in queues:
             asked = [want for want in wants if want.queue == queue]
             args = [repr(now), repr(until), repr(now + SOON), *given.arguments(queue), *want_arguments(asked)]
@@ -422,6 +434,17 @@ class RedisPersister(Persister):
         if len(self._queue_of) > _REMEMBERED_IDS:
             self._queue_of.clear()
         self._queue_of.update((id, queue) for id in ids)
+
+
+def _by_queue(envelopes: Sequence[Envelope]) -> dict[str, Sequence[int]]:
+    """The places of the runs of each queue."""
+    first = envelopes[0].queue if envelopes else ""
+    if all(envelope.queue == first for envelope in envelopes):
+        return {first: range(len(envelopes))} if envelopes else {}
+    places: dict[str, list[int]] = {}
+    for i, envelope in enumerate(envelopes):
+        places.setdefault(envelope.queue, []).append(i)
+    return dict(places)
 
 
 def open_url(url: str) -> RedisPersister:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from skunkqueue.envelope import Claim, Envelope, Outcome, Record, State, Want
 from skunkqueue.persistence import REMEMBERED
@@ -13,6 +13,9 @@ HOUSE = "skunk:{@}"
 
 BUNCH = 1000
 """How many runs one step of a script takes together: Lua cannot unpack many more."""
+
+ALIKE = 8
+"""So many runs of one route are worth a call of their own, where a call has others too."""
 
 CHUNK = 500
 CHUNK_BYTES = 4 << 20
@@ -44,126 +47,164 @@ def field(value: str | bytes | None) -> bytes:
 def _pack_envelope(envelope: Envelope) -> bytes:
     _, _, route, due, body, expires, unique, keep = envelope
     if expires is None and unique is None:
-        return b"=%b %b %b - -\n%b" % (route.encode(), repr(due).encode(), repr(keep).encode(), body)
+        return b"=%b %b %b - -\n%b" % (repr(due).encode(), route.encode(), repr(keep).encode(), body)
     key = b"" if unique is None else unique.encode()
     length = "-" if unique is None else len(key)
-    head = f"!{route} {due!r} {keep!r} {'-' if expires is None else repr(expires)} {length}\n"
+    head = f"!{due!r} {route} {keep!r} {'-' if expires is None else repr(expires)} {length}\n"
     return head.encode() + key + body
 
 
-def _open_envelope(queue: str, id: str, data: bytes) -> Envelope:
+_plain: dict[bytes, tuple[str, float]] = {}
+"""Route and keep of plain envelopes, by what stands between due and body: there are few."""
+
+# What a named tuple's own constructor does, in a third of the time; a pool makes one of each for every run.
+_tuple: Any = tuple.__new__
+
+
+def _open_envelope(queue: str, id: bytes, data: bytes) -> Envelope:
+    space = data.index(b" ")
+    newline = data.index(b"\n", space)
+    rest = data[space:newline]
+    seen = _plain.get(rest)
+    if seen is None:
+        return _read_envelope(queue, id, data)
+    envelope: Envelope = _tuple(
+        Envelope, (id.decode(), queue, seen[0], float(data[1:space]), data[newline + 1 :], None, None, seen[1])
+    )
+    return envelope
+
+
+def _read_envelope(queue: str, id: bytes, data: bytes) -> Envelope:
     head, _, body = data.partition(b"\n")
-    route, due, keep, expires, length = head.split(b" ")
-    name = route[1:].decode()
-    if route[0] == 61:  # "=": plain
-        return Envelope(id, queue, name, float(due), body, None, None, float(keep))
+    due, route, keep, expires, length = head.split(b" ")
     size = 0 if length == b"-" else int(length)
     unique = None if length == b"-" else body[:size].decode()
-    return Envelope(
-        id, queue, name, float(due), body[size:], None if expires == b"-" else float(expires), unique, float(keep)
-    )
+    ends = None if expires == b"-" else float(expires)
+    if ends is None and unique is None:
+        if len(_plain) > 1000:
+            _plain.clear()
+        _plain[head[len(due) :]] = route.decode(), float(keep)
+    return Envelope(id.decode(), queue, route.decode(), float(due[1:]), body[size:], ends, unique, float(keep))
 
 
-def chunks(envelopes: Sequence[Envelope], places: Sequence[int]) -> Iterator[list[int]]:
+def chunks(envelopes: Sequence[Envelope], places: Sequence[int]) -> Iterator[Sequence[int]]:
     """So many at a time that others are not kept waiting by one script."""
-    chunk: list[int] = []
-    size = 0
+    for at in range(0, len(places), CHUNK):
+        some = places[at : at + CHUNK]
+        while some:
+            fits = len(some)
+            while fits > 1 and sum(len(envelopes[i].body) for i in some[:fits]) > CHUNK_BYTES:
+                fits //= 2
+            yield some[:fits]
+            some = some[fits:]
+
+
+class Puts(NamedTuple):
+    """Runs of one queue, sorted into what the put scripts take together, with their places in the order given.
+
+    ``alike`` has many plain runs of one route, ``each`` the others.
+    """
+
+    alike: list[tuple[list[Any], list[int]]]
+    each: tuple[list[Any], list[int]]
+
+
+def put_arguments(envelopes: Sequence[Envelope], places: Sequence[int]) -> Puts:
+    """What the put scripts are given for runs of one queue."""
+    routes: dict[str, list[int]] = {}
+    each: list[int] = []
     for i in places:
-        if chunk and (len(chunk) >= CHUNK or size + len(envelopes[i].body) > CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(i)
-        size += len(envelopes[i].body)
-    if chunk:
-        yield chunk
+        _, _, route, _, _, expires, unique, _ = envelopes[i]
+        if expires is None and unique is None:
+            routes.setdefault(route, []).append(i)
+        else:
+            each.append(i)
+    if len(routes) > 1 or each:
+        for route in [route for route, some in routes.items() if len(some) < ALIKE]:
+            each += routes.pop(route)
+    each.sort()  # of two with the same unique key the first is put
+    alike = [(_put_alike(route, envelopes, some), some) for route, some in routes.items()]
+    return Puts(alike, ([part for i in each for part in (envelopes[i].id, _pack_envelope(envelopes[i]))], each))
 
 
-def put_arguments(envelopes: Sequence[Envelope]) -> tuple[list[Any], list[int]]:
-    """What the put script is given for runs of one queue, and which of them its reply speaks of."""
-    routes: dict[str, tuple[list[Any], list[bytes]]] = {}
-    careful: list[int] = []
-    for i, envelope in enumerate(envelopes):
-        if envelope.unique is not None or envelope.expires is not None:
-            careful.append(i)
-            continue
-        route = envelope.route
-        group = routes.get(route)
-        if group is None:
-            group = routes[route] = ([], [])
-        group[0].extend((repr(envelope.due), envelope.id))
-        group[1].append(_pack_envelope(envelope))
-    args: list[Any] = []
-    for route, (times, packed) in routes.items():
-        args += ["b", route, len(packed), *times, *packed]
-    if careful:
-        args += ["c", len(careful)]
-        for i in careful:
-            args += (envelopes[i].id, _pack_envelope(envelopes[i]))
-    return args, careful
+def _put_alike(route: str, envelopes: Sequence[Envelope], places: Sequence[int]) -> list[Any]:
+    times: list[Any] = [route, len(places)]
+    packed: list[bytes] = []
+    last_due = last_keep = -1.0
+    due = head = b""
+    for i in places:
+        envelope = envelopes[i]
+        if envelope[3] != last_due or envelope[7] != last_keep:  # runs of one call often have the same
+            last_due, last_keep = envelope[3], envelope[7]
+            due = repr(last_due).encode()
+            head = b"=%b %b %b - -\n" % (due, route.encode(), repr(last_keep).encode())
+        times += (due, envelope[0])
+        packed.append(head + envelope[4])
+    return times + packed
 
 
 class Given:
-    """Outcomes, sorted into what the exchange script takes together. Each run stands in it once."""
+    """Outcomes, sorted into what the exchange script takes together. Each run stands in it once.
+
+    ``later`` are those from the first that names a run a second time, ``first`` those before it.
+    """
 
     def __init__(self, outcomes: Sequence[tuple[Claim, Outcome]], now: float) -> None:
         self.ids: set[str] = set()
-        self.groups: dict[str, tuple[dict[Any, tuple[list[str], list[bytes]]], list[tuple[Any, ...]]]] = {}
-        self.later: list[tuple[Claim, Outcome]] = []
         self.first = outcomes
-        ended = field(repr(now))
-        ids, groups = self.ids, self.groups
+        self.later: Sequence[tuple[Claim, Outcome]] = ()
+        self._now = now
+        self._ended = field(repr(now))
+        self._alike: dict[str, dict[Any, tuple[list[str], list[bytes]]]] = {}
+        self._each: dict[str, list[tuple[Any, ...]]] = {}
+        self._sort(outcomes)
+
+    def _sort(self, outcomes: Sequence[tuple[Claim, Outcome]]) -> None:
+        ids, ended, key, group = self.ids, self._ended, None, ([], [])  # type: tuple[Any, bytes, Any, Any]
         for n, (claim, outcome) in enumerate(outcomes):
-            id, queue, route, _, _, expires, unique, keep = claim.envelope
+            (id, queue, route, _, _, expires, unique, keep), token, _, _, _, _ = claim
+            kind, value, error, _, notes, kept, _, _ = outcome
             if id in ids:
-                self.first, self.later = outcomes[:n], list(outcomes[n:])
-                break
+                self.first, self.later = outcomes[:n], outcomes[n:]
+                return
             ids.add(id)
-            mine = groups.get(queue)
-            if mine is None:
-                mine = groups[queue] = ({}, [])
-            kind = outcome.kind
-            letter = _ENDS.get(kind)
-            if letter is None or outcome.notes is not None or expires is not None or unique is not None:
-                mine[1].append(_careful(claim, outcome, letter, now, ended))
+            if kind not in _ENDS or notes is not None or expires is not None or unique is not None:
+                self._each.setdefault(queue, []).append(_careful(claim, outcome, self._now, ended))
                 continue
-            kept = keep if outcome.keep is None else outcome.keep
-            key = (letter, claim.token, route, kept)
-            group = mine[0].get(key)
-            if group is None:
-                group = mine[0][key] = ([], [])
+            if key != (kind, token, route, keep, kept, queue):  # those of one claim come together
+                key = (kind, token, route, keep, kept, queue)
+                group = self._alike.setdefault(queue, {}).setdefault(key, ([], []))
             group[0].append(id)
-            value = outcome.value
-            if value is not None and outcome.error is None:
+            if error is None and value is not None:
                 group[1].append(b"%d:%b-:%b" % (len(value), value, ended))
             else:
-                group[1].append(field(value) + field(outcome.error) + ended)
-        self.now = now
+                group[1].append(field(value) + field(error) + ended)
+
+    def queues(self) -> set[str]:
+        return {*self._alike, *self._each}
 
     def arguments(self, queue: str) -> list[Any]:
-        """What the script is given for the runs of one queue."""
-        groups, careful = self.groups.get(queue, ({}, []))
+        """What the script is given for the runs of one queue: how many groups, and the groups."""
         args: list[Any] = [0]
-        for (letter, token, route, keep), (ids, tails) in groups.items():
-            kept = repr(self.now + max(keep, REMEMBERED))
+        for (kind, token, route, keep, kept, _), (ids, tails) in self._alike.get(queue, {}).items():
+            until = repr(self._now + max(keep if kept is None else kept, REMEMBERED))
             for at in range(0, len(ids), BUNCH):
                 some = ids[at : at + BUNCH]
-                args += ("e", letter, field(token), route, kept, len(some))
-                args += some
-                args += tails[at : at + BUNCH]
+                args += ("e", _ENDS[kind], field(token), route, until, len(some), *some, *tails[at : at + BUNCH])
                 args[0] += 1
-        for one in careful:
+        for one in self._each.get(queue, ()):
             args += one
-        args[0] += len(careful)
+            args[0] += 1
         return args
 
 
 _ENDS = {"complete": "s", "failed": "f"}
 
 
-def _careful(claim: Claim, outcome: Outcome, letter: str | None, now: float, ended: bytes) -> tuple[Any, ...]:
+def _careful(claim: Claim, outcome: Outcome, now: float, ended: bytes) -> tuple[Any, ...]:
     envelope = claim.envelope
     kind, moment, first, second = _TURNS[outcome.kind](envelope, outcome, now)
-    if letter is not None:
+    if outcome.kind in _ENDS:
         first = field(outcome.value) + field(outcome.error) + ended
     expires = "" if envelope.expires is None else repr(envelope.expires)
     return (
@@ -219,25 +260,26 @@ def want_arguments(wants: Sequence[Want]) -> list[Any]:
 
 
 def read_claims(wants: Sequence[Want], bunches: Any, until: float) -> list[Claim]:
+    """The claims in an exchange's reply."""
     claims: list[Claim] = []
     for number, ids, envelopes, held, untils in bunches:
-        want = wants[number]
-        queue, token, worker = want.queue, want.token, want.worker
+        queue, _, worker, token, *_ = wants[number]
         if held:
-            claims += [_read_claim(queue, *one, until) for one in zip(ids, envelopes, held, untils, strict=True)]
+            each = zip(ids, envelopes, held, untils, strict=True)
+            claims += [_read_claim(queue, *one) for one in each]
         else:
             claims += [
-                Claim(_open_envelope(queue, id.decode(), envelope), token, worker, until)
+                _tuple(Claim, (_open_envelope(queue, id, envelope), token, worker, until, 0, b""))
                 for id, envelope in zip(ids, envelopes, strict=True)
             ]
     return claims
 
 
-def _read_claim(queue: str, id: bytes, envelope: bytes, held: bytes, till: bytes, until: float) -> Claim:
+def _read_claim(queue: str, id: bytes, envelope: bytes, held: bytes, till: bytes) -> Claim:
     token, worker, lapses, notes, *_ = _read_fields(held)
     return Claim(
-        _open_envelope(queue, id.decode(), envelope),
-        _text(token) or "", _text(worker) or "", float(till), int(lapses or 0), notes or b"",
+        _open_envelope(queue, id, envelope), _text(token) or "", _text(worker) or "", float(till), int(lapses or 0),
+        notes or b"",
     )  # fmt: skip
 
 
@@ -272,7 +314,7 @@ def _read_record(queue: str, id: bytes, envelope: bytes, letter: bytes, ripe: by
     token, worker, lapses, notes, error, progress, note, *end = _read_fields(claim)
     value, error, ended = end or (None, error, None)
     return Record(
-        _open_envelope(queue, id.decode(), envelope), LETTERS[letter.decode()], float(ripe), _text(token),
+        _open_envelope(queue, id, envelope), LETTERS[letter.decode()], float(ripe), _text(token),
         _text(worker), int(lapses or 0), notes or b"", value, _text(error), _number(progress), _text(note),
         _number(ended),
     )  # fmt: skip
