@@ -10,44 +10,19 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion
+from skunkqueue.persistence.sqlite_sql import APPLICATION, MAJOR, SCHEMA
 
 PATIENCE = 60.0
 """Seconds to wait for another process's write before giving up."""
 
-APPLICATION: Final = 0x534B4E51  # "SKNQ", in the header of the file: tells ours from other people's
-MAJOR: Final = 1
-MINOR: Final = 0
+MUCH: Final = 10_000
+"""Free pages, of 4 KB, that are worth giving back."""
 
-# The one table that matters is run. A lane is a (queue, route); a run stands on the shelf of its lane while it is
-# open and on shelf 0 once it has ended, so one index finds both what to claim and what to purge. What few runs have
-# (a unique key, an expiry, a long body) lies in tables of its own, where the hot path need not touch it.
-SCHEMA: Final = (
-    """CREATE TABLE lane (
-        n INTEGER PRIMARY KEY, queue TEXT NOT NULL, route TEXT NOT NULL,
-        queued INTEGER NOT NULL DEFAULT 0, running INTEGER NOT NULL DEFAULT 0, succeeded INTEGER NOT NULL DEFAULT 0,
-        failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0, UNIQUE (queue, route))""",
-    "CREATE INDEX lane_route ON lane (route)",
-    """CREATE TABLE run (
-        id TEXT PRIMARY KEY, lane INTEGER NOT NULL, shelf INTEGER NOT NULL, ripe REAL NOT NULL,
-        state INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL, expires REAL, uniq, keep REAL NOT NULL,
-        token TEXT, worker, lapses INTEGER NOT NULL DEFAULT 0, notes BLOB, error, progress REAL, note, ended REAL,
-        value BLOB, body BLOB) WITHOUT ROWID""",
-    "CREATE INDEX run_ripe ON run (shelf, ripe, id)",
-    "CREATE INDEX run_bad ON run (id) WHERE state >= 3",
-    "CREATE TABLE long (id TEXT PRIMARY KEY, body BLOB NOT NULL)",
-    "CREATE TABLE taken (lane INTEGER, uniq, id TEXT NOT NULL, PRIMARY KEY (lane, uniq)) WITHOUT ROWID",
-    "CREATE TABLE expiring (expires REAL, id TEXT, PRIMARY KEY (expires, id)) WITHOUT ROWID",
-    "CREATE TABLE worker (name PRIMARY KEY, about NOT NULL, until REAL NOT NULL) WITHOUT ROWID",
-    # AUTOINCREMENT, because a worker may name an order as seen twice: its id must never come again.
-    "CREATE TABLE told (n INTEGER PRIMARY KEY AUTOINCREMENT, worker NOT NULL, text NOT NULL)",
-    "CREATE INDEX told_worker ON told (worker, n)",
-    "CREATE TABLE clock (boot TEXT PRIMARY KEY, base REAL NOT NULL, anchor REAL NOT NULL) WITHOUT ROWID",
-    f"PRAGMA application_id = {APPLICATION}",
-    f"PRAGMA user_version = {MAJOR * 1000 + MINOR}",
-)
+LITTLE: Final = 2000
+"""Pages in use up to which that is done in no time."""
 
 
 class File:
@@ -95,6 +70,22 @@ class File:
             except sqlite3.Error as error:
                 line.undo(error)
                 raise explained(error, self.path) from error
+
+    def give_back(self) -> None:
+        """Give the disk back what a great backlog took, once it is gone: then there is little to write anew.
+
+        A file that is in use keeps its free pages and uses them again: giving them back bit by bit (auto_vacuum) would
+        cost each run 5 %.
+        """
+        line = self._writer
+        with line.lock:
+            try:
+                db = self._ready(line)
+                free = _asked(db, "freelist_count")
+                if free > MUCH and _asked(db, "page_count") - free < LITTLE:
+                    db.execute("VACUUM")
+            except sqlite3.Error as error:
+                line.undo(error)
 
     def close(self) -> None:
         """Close both connections; the next use opens them anew."""
@@ -220,7 +211,6 @@ def _retry(db: sqlite3.Connection, statement: str, give_up: float) -> None:
 def _prepare(db: sqlite3.Connection, path: str) -> None:
     """See that the file is ours and of a version we know; make a new one ready. Safe with many first openers."""
     if not _is_ours(db, path):
-        _patiently(db, "PRAGMA auto_vacuum = INCREMENTAL")
         _patiently(db, "PRAGMA journal_mode = WAL")
         _patiently(db, "BEGIN IMMEDIATE")
         if not _is_ours(db, path):
@@ -237,9 +227,9 @@ def _is_ours(db: sqlite3.Connection, path: str) -> bool:
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     application, version = _asked(db, "application_id"), _asked(db, "user_version")
     if application == APPLICATION:
-        if int(str(version)) >= (MAJOR + 1) * 1000:
+        if version >= (MAJOR + 1) * 1000:
             raise StoreVersion(
-                f"{path} was written by a newer SkunkQueue (store version {int(str(version)) // 1000}, this one knows "
+                f"{path} was written by a newer SkunkQueue (store version {version // 1000}, this one knows "
                 f"{MAJOR}); upgrade skunkqueue here, or use another file"
             )
         return True
@@ -248,7 +238,7 @@ def _is_ours(db: sqlite3.Connection, path: str) -> bool:
     return False
 
 
-def _asked(db: sqlite3.Connection, pragma: str) -> object:
+def _asked(db: sqlite3.Connection, pragma: str) -> Any:
     return db.execute(f"PRAGMA {pragma}").fetchone()[0]
 
 

@@ -1,0 +1,119 @@
+"""The schema and the SQL of the SQLite store, in one place."""
+
+# ruff: noqa: S608 - statements are put together from constants, never from what people give
+
+from __future__ import annotations
+
+from typing import Final
+
+APPLICATION: Final = 0x534B4E51  # "SKNQ", in the header of the file: tells ours from other people's
+MAJOR: Final = 1
+MINOR: Final = 0
+
+# The one table that matters is run. A lane is a (queue, route), with its counts. A run stands on a shelf: the number of
+# its lane while it is open, minus its state once it has ended; so one index finds what to claim, what to purge and what
+# failed. What few runs have (a unique key, an expiry, a long body) lies in tables of its own: an index that a state is
+# part of costs the hot path a tenth, even where it holds nothing.
+SCHEMA: Final = (
+    """CREATE TABLE lane (
+        n INTEGER PRIMARY KEY, queue TEXT NOT NULL, route TEXT NOT NULL,
+        queued INTEGER NOT NULL DEFAULT 0, running INTEGER NOT NULL DEFAULT 0, succeeded INTEGER NOT NULL DEFAULT 0,
+        failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0, UNIQUE (queue, route))""",
+    "CREATE INDEX lane_route ON lane (route)",
+    """CREATE TABLE run (
+        id TEXT PRIMARY KEY, lane INTEGER NOT NULL, shelf INTEGER NOT NULL, ripe REAL NOT NULL,
+        state INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL, expires REAL, uniq, keep REAL NOT NULL,
+        token TEXT, worker, lapses INTEGER NOT NULL DEFAULT 0, notes BLOB, error, progress REAL, note, ended REAL,
+        value BLOB, body BLOB)""",
+    "CREATE INDEX run_ripe ON run (shelf, ripe, id)",
+    "CREATE TABLE long (id TEXT PRIMARY KEY, body BLOB NOT NULL)",
+    "CREATE TABLE taken (lane INTEGER, uniq, id TEXT NOT NULL, PRIMARY KEY (lane, uniq)) WITHOUT ROWID",
+    "CREATE TABLE expiring (expires REAL, id TEXT, PRIMARY KEY (expires, id)) WITHOUT ROWID",
+    "CREATE TABLE worker (name PRIMARY KEY, about NOT NULL, until REAL NOT NULL) WITHOUT ROWID",
+    # AUTOINCREMENT, because a worker may name an order as seen twice: its id must never come again.
+    "CREATE TABLE told (n INTEGER PRIMARY KEY AUTOINCREMENT, worker NOT NULL, text NOT NULL)",
+    "CREATE INDEX told_worker ON told (worker, n)",
+    "CREATE TABLE clock (boot TEXT PRIMARY KEY, base REAL NOT NULL, anchor REAL NOT NULL) WITHOUT ROWID",
+    f"PRAGMA application_id = {APPLICATION}",
+    f"PRAGMA user_version = {MAJOR * 1000 + MINOR}",
+)
+
+QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(5)
+
+COUNT_IN = "UPDATE lane SET queued = queued + ? WHERE queue = ? AND route = ? RETURNING n"
+NEW_LANE = "INSERT INTO lane (queued, queue, route) VALUES (?, ?, ?) RETURNING n"
+COUNT = """
+    UPDATE lane SET queued = queued + ?, running = running + ?, succeeded = succeeded + ?, failed = failed + ?,
+        cancelled = cancelled + ?
+    WHERE queue = ? AND route = ?"""
+COUNT_OUT = {
+    state: f"UPDATE lane SET {name} = {name} - ? WHERE n = ?"
+    for state, name in ((SUCCEEDED, "succeeded"), (FAILED, "failed"), (CANCELLED, "cancelled"))
+}
+LANE = "(SELECT n FROM lane WHERE queue = ? AND route = ?)"
+
+PUT = """
+    INSERT INTO run (id, lane, shelf, ripe, due, expires, uniq, keep, body)
+    VALUES (?1, ?2, ?2, ?3, ?3, ?4, ?5, ?6, ?7)"""
+PUT_LONG = "INSERT INTO long (id, body) VALUES (?, ?)"
+PUT_EXPIRING = "INSERT OR IGNORE INTO expiring (expires, id) VALUES (?, ?)"
+TAKE_KEY = "INSERT INTO taken (lane, uniq, id) VALUES (?, ?, ?)"
+KEY_HOLDER = "SELECT id FROM taken WHERE lane = ? AND uniq = ?"
+
+RIPE = f"""
+    SELECT id, due, body, expires, uniq, keep, lapses, notes, state FROM run
+    WHERE shelf = {LANE} AND ripe <= ? ORDER BY ripe, id LIMIT ?"""
+LEASE = f"""
+    UPDATE run SET lapses = lapses + state, state = {RUNNING}, ripe = ?, token = ?, worker = ?
+    WHERE rowid IN (SELECT rowid FROM run WHERE shelf = {LANE} AND ripe <= ? ORDER BY ripe, id LIMIT ?)"""
+NEXT_RIPE = f"SELECT ripe FROM run WHERE shelf = {LANE} ORDER BY ripe LIMIT 1"
+HELD = f"SELECT id FROM run WHERE token = ? AND state = {RUNNING} ORDER BY id LIMIT ?"
+
+IS_OPEN = f"SELECT 1 FROM run WHERE id = ? AND state <= {RUNNING}"
+
+MINE = f"WHERE id = ? AND token = ? AND state = {RUNNING}"
+EXTEND = f"UPDATE run SET ripe = max(ripe, ?) {MINE}"
+BEARER = "SELECT token FROM run WHERE id = ?"
+COMPLETE = f"""
+    UPDATE run SET shelf = -{SUCCEEDED}, state = {SUCCEEDED}, ripe = ?, ended = ?, value = ?, error = NULL,
+        notes = ifnull(?, notes) {MINE}"""
+FAIL = f"""
+    UPDATE run SET shelf = -{FAILED}, state = {FAILED}, ripe = ?, ended = ?, value = ?, error = ?,
+        notes = ifnull(?, notes) {MINE}"""
+AGAIN = f"""
+    UPDATE run SET state = {QUEUED}, ripe = ifnull(?, due), worker = NULL, error = ?, notes = ifnull(?, notes) {MINE}"""
+UNTOUCHED = f"UPDATE run SET state = {QUEUED}, ripe = due, worker = NULL, notes = ifnull(?, notes) {MINE}"
+STARTED = f"UPDATE run SET notes = ifnull(?, notes) {MINE}"
+PROGRESS = f"UPDATE run SET progress = ?, note = ?, notes = ifnull(?, notes) {MINE}"
+
+CANCEL = f"""
+    UPDATE run SET shelf = -{CANCELLED}, state = {CANCELLED}, ripe = ?, ended = ?, value = NULL, error = ?,
+        token = NULL WHERE id = ?"""
+REOPEN = f"""
+    UPDATE run SET shelf = lane, state = {QUEUED}, ripe = ?, token = NULL, worker = NULL, lapses = 0, notes = NULL,
+        value = NULL, error = NULL, progress = NULL, note = NULL, ended = NULL WHERE id = ?"""
+RELEASE_KEY = "DELETE FROM taken WHERE lane = (SELECT lane FROM run WHERE id = ?1) AND uniq = ?2 AND id = ?1"
+RELEASE_EXPIRING = "DELETE FROM expiring WHERE expires = ? AND id = ?"
+
+RECORD = """
+    SELECT run.id, queue, route, due, body, expires, uniq, keep, state, ripe, token, worker, lapses, notes, value,
+        error, progress, note, ended
+    FROM run JOIN lane ON lane.n = run.lane WHERE"""
+RECORD_OF = f"{RECORD} run.id = ?"
+FOUND = RECORD + " run.rowid IN ({}) ORDER BY run.id DESC"
+# The plus signs keep SQLite from the index that they name: once all runs are walked by id, once a shelf is sorted.
+FIND_WALKING = "SELECT rowid FROM run WHERE id < ? AND {} ORDER BY id DESC LIMIT ?"
+FIND_SORTING = "SELECT rowid FROM run WHERE +id < ? AND {} ORDER BY +id DESC LIMIT ?"
+COUNTS = "SELECT queue, route, queued, running, succeeded, failed, cancelled, n FROM lane"
+BODY = "SELECT body FROM long WHERE id = ?"
+
+OVER = "SELECT id, lane, state, body IS NULL FROM run WHERE shelf = ? AND ripe <= ? ORDER BY ripe, id LIMIT ?"
+PAST_EXPIRES = f"""
+    SELECT expiring.id FROM expiring JOIN run ON run.id = expiring.id
+    WHERE expiring.expires <= ?1 AND (state = {QUEUED} OR state = {RUNNING} AND ripe <= ?1)
+    ORDER BY expiring.expires, expiring.id LIMIT ?2"""
+GONE = "SELECT name FROM worker WHERE until <= ? ORDER BY name LIMIT ?"
+ADDRESSED = """
+    SELECT n FROM lane WHERE route >= '@' AND route < 'A' AND queued + running > 0
+        AND substr(route, 2, instr(route || '^', '^') - 2) NOT IN (SELECT name FROM worker WHERE until > ?)"""
+UNLEASED = f"SELECT id FROM run WHERE shelf = ?1 AND (state = {QUEUED} OR ripe <= ?2) ORDER BY id LIMIT ?3"
