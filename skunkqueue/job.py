@@ -70,16 +70,17 @@ class Plan:
         self.options = options
         self.routes = [route + PRIORITIES[options.priority] for route in options.routes]
         self.several = len(self.routes) > 1 or job.queue.broadcast
+        # A worker asks an imported job for its types and functions; others than those have to travel.
+        self._by_name = options.callables() == job.options_given.callables()
         self.head = pack_head(job.name, job.ref, options.seal())
         self._unsigned = pack_body(self.head, b"", b"")
 
     def code(self) -> bytes:
         """The function pickled as it is now; empty where a worker is to import it by its name."""
-        job, options = self.job, self.options
-        if job.is_importable():
+        job = self.job
+        if self._by_name and job.is_importable():
             return b""
-        carried = Carried(job.function, job.name, options.retry_on, options.give_up_on, options.delay_of)
-        return pickle_function(carried)
+        return pickle_function(Carried(job.function, job.name, *self.options.callables()))
 
     def body(self, code: bytes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """What a worker needs to make this call. Raises TypeError, a PayloadError or TooLarge."""
@@ -274,7 +275,7 @@ class Job(Firing[P, R]):
         if not changes:
             return self._plan
         try:
-            key = tuple(changes.items())
+            key = tuple((name, type(value), value) for name, value in changes.items())  # True is not 1 here
             plan = self._prepared.get(key)
         except TypeError:  # something that cannot be a key, a list of routes for instance
             return Plan(self, self.options_given.changed(changes))

@@ -68,6 +68,10 @@ class Options(NamedTuple):
             checked.update(_CHECKS[name](value))
         return self._replace(**checked)
 
+    def callables(self) -> tuple[Any, Any, Any]:
+        """What a worker has to ask of the job itself: ``retry_on``, ``give_up_on``, ``delay_of``."""
+        return self.retry_on, self.give_up_on, self.delay_of
+
     def seal(self) -> Seal:
         """What the pool has to know, which never imports a job."""
         failed = max(self.keep, FAILED_KEPT)
@@ -79,7 +83,7 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown word."""
     import difflib  # late: only mistakes need it
 
-    names = sorted(known)
+    names = sorted(map(str, known))
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
 
