@@ -67,11 +67,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         with contextlib.suppress(AttributeError):  # replaced by something that is no text file
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        skunq.main(args, prog_name="skunq", standalone_mode=False)
+        code = skunq.main(args, prog_name="skunq", standalone_mode=False) or 0
         sys.stdout.flush()
-        code = 0
-    except click.exceptions.Exit as end:
-        code = end.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code

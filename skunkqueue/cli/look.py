@@ -124,7 +124,7 @@ def _facts(record: Record, now: float) -> Iterator[tuple[str, str]]:
     yield "deaths", ", ".join(rows.deaths(record))
     yield "due", rows.local(envelope.due)
     yield from _times(record)
-    yield "unique", envelope.unique or ""
+    yield "unique", rows.unique_of(record) or ""
     yield "traceback", rows.traceback_of(record) or ""
 
 

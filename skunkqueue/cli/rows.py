@@ -50,7 +50,7 @@ def full_row(record: Record, now: float) -> dict[str, Any]:
         **row(record, now),
         "ref": head.ref if head else None,
         "retries": head.seal.retries if head else None,
-        "unique": envelope.unique,
+        "unique": unique_of(record),
         "expires": iso(envelope.expires),
         "next": iso(record.ripe) if record.state == State.QUEUED else None,
         "worker": record.worker if running else None,
@@ -75,6 +75,12 @@ def job_of(record: Record) -> str | None:
     """The job's name; None where the envelope cannot be read."""
     head = head_of(record)
     return (head.name or head.ref) if head else None
+
+
+def unique_of(record: Record) -> str | None:
+    """The unique key as people gave it; stored, the job's name stands before it."""
+    unique = record.envelope.unique
+    return None if unique is None else unique.rpartition("\n")[2]
 
 
 def attempts(record: Record) -> int:

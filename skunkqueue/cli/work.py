@@ -14,6 +14,7 @@ import click
 from skunkqueue.cli.options import QUEUE, ROUTE, url_option
 
 FLAGS = ("-r", "--route")
+ATTACHED = ("-r", "--route=")
 SIGNALS = ("SIGHUP", "SIGABRT", "SIGQUIT", "SIGTERM", "SIGINT")
 
 
@@ -27,24 +28,19 @@ class WithRoutes(click.Command):
 def spread(args: Sequence[str]) -> Iterator[str]:
     """Repeat ``-r`` before each of its values. Raises UsageError where it has none."""
     listing = wanting = False
-    for word in [*args, "--"]:
-        if word.startswith("-"):
-            if wanting:
-                raise click.UsageError("-r wants one route or more, as in: -r foo bar")
-            wanting = word in FLAGS
-            listing = wanting or (word.startswith(FLAGS) and "=" in word) or _is_attached(word)
-            if not wanting:
-                yield word
-        else:
-            if listing:
-                yield FLAGS[0]
+    for word in args:
+        if not word.startswith("-"):
             wanting = False
+            yield from ((FLAGS[0], word) if listing else (word,))
+            continue
+        if wanting:
+            break
+        wanting = word in FLAGS
+        listing = wanting or word.startswith(ATTACHED)
+        if not wanting:
             yield word
-
-
-def _is_attached(word: str) -> bool:
-    """Whether it is like ``-rfoo``."""
-    return word.startswith(FLAGS[0])
+    if wanting:
+        raise click.UsageError("-r wants one route or more, as in: -r foo bar")
 
 
 @click.command(cls=WithRoutes, short_help="Start workers on the routes of a queue.")
