@@ -55,7 +55,12 @@ class PoolProcess:
             "from skunkqueue.worker import WorkerPool\n"
             f"WorkerPool('demo', {list(routes)!r}, {url!r}, **{options!r}).listen()\n"
         )
-        env = {**os.environ, "PYTHONPATH": str(HERE), "SKUNKQUEUE_URL": url, "MARKS": str(marks or folder)}
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            "SKUNKQUEUE_URL": url,
+            "MARKS": str(marks or folder),
+        }
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -83,7 +88,7 @@ class PoolProcess:
         """The pids of its worker processes."""
         return [int(line.split()[-1]) for line in self.log().splitlines() if " started, process " in line]
 
-    def signal(self, number):
+    def send(self, number):
         os.kill(self.pid, number)
 
     def ends(self, limit=LIMIT):
@@ -91,7 +96,7 @@ class PoolProcess:
         return self.process.wait(limit)
 
     def stop(self, number=signal.SIGTERM):
-        self.signal(number)
+        self.send(number)
         return self.ends()
 
     def __enter__(self):
