@@ -1,4 +1,4 @@
-"""Three workers on the route "news", who each get what is broadcast. The same as: skunq work -q demo -r news news news"""
+"""Three workers on the route "news": each gets what is broadcast. Or: skunq work -q demo -r news news news"""
 
 from skunkqueue.persistence.sqlite import default_cfg
 from skunkqueue.worker import WorkerPool

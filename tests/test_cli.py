@@ -107,7 +107,7 @@ def ended(queue: SkunkQueue, run: Run[Any], outcome: Outcome) -> None:
     assert queue.store.commit([(claim, outcome)], now=now) == {run.id}
 
 
-FAILED = Outcome.failed("ValueError: no", value=b"m" + b"\x81\xa9traceback\xacTrace\nof \x1b[1m")
+FAILED = Outcome.failed("ValueError: no", value=b"m" + b"\x81\xa9traceback\xadTrace\nof \x1b[1m")
 
 
 # -- help ------------------------------------------------------------------------------------------------------------
