@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, cast
 
-from skunkqueue.codec import CALL, PICKLED, default_keys, encode_call, pickle_function
+from skunkqueue.codec import PICKLED, encode_call, pickle_function
 from skunkqueue.durations import seconds
 from skunkqueue.envelope import PRIORITIES, Envelope, State, address, new_id, pack_body, pack_head, signed_part
 from skunkqueue.errors import PartialFire, StoreAway, StoreError, TooLarge, WrongCall
+from skunkqueue.keys import CALL, Keyring, default_keys
 from skunkqueue.options import Given, Options
 from skunkqueue.run import Run, Runs, inert
 from skunkqueue.stub import arguments_of
@@ -82,12 +83,14 @@ class Plan:
             return b""
         return pickle_function(Carried(job.function, job.name, *self.options.callables()))
 
-    def body(self, code: bytes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    def body(
+        self, code: bytes, args: tuple[Any, ...], kwargs: Mapping[str, Any], keys: Keyring = default_keys
+    ) -> bytes:
         """What a worker needs to make this call. Raises TypeError, a PayloadError or TooLarge."""
         self.job.check(*args, **kwargs)
         call = encode_call(args, kwargs, self.options.serializer)
         if code or call[:1] == PICKLED:
-            signature = default_keys().sign(CALL, signed_part(self.head, code, call))
+            signature = keys().sign(CALL, signed_part(self.head, code, call))
             body = pack_body(self.head, code, call, signature)
         else:
             body = self._unsigned + call
@@ -150,7 +153,8 @@ class Firing(Generic[P, R]):
         if _importing.depth:
             return Runs(_inert(plan, len(pairs)))
         code = plan.code() if pairs else b""
-        bodies = [plan.body(code, *pair) for pair in pairs]
+        keys = default_keys() if code else default_keys  # found once; for plain calls of an importable job, never
+        bodies = [plan.body(code, *pair, keys) for pair in pairs]
         plan.job.last = runs = Runs[R](self._put_batches(self._envelopes(bodies, 0.0)))
         return runs
 

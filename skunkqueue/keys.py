@@ -80,13 +80,15 @@ def _fingerprint(secret: bytes) -> bytes:
     return _digest(secret, b"fingerprint", b"")[:_FINGERPRINT]
 
 
-_loaded: tuple[tuple[str | None, ...], Keys] | None = None
+_loaded: tuple[object, Keys] | None = None
 
 
 def default_keys() -> Keys:
     """The keys of this process; read again when the environment says otherwise."""
     global _loaded
-    source = (os.environ.get("SKUNKQUEUE_KEY"), os.environ.get("XDG_DATA_HOME"), os.environ.get("HOME"))
+    source: object = os.environ.get("SKUNKQUEUE_KEY")
+    if not source:
+        source = os.environ.get("XDG_DATA_HOME"), os.environ.get("HOME")
     if _loaded is None or _loaded[0] != source:
         _loaded = (source, Keys.load())
     return _loaded[1]

@@ -107,7 +107,9 @@ def test_job_is_the_same_decorator_under_its_later_name(queue):
 
 
 def test_an_importable_job_travels_by_name_and_unsigned(monkeypatch):
-    monkeypatch.setattr("skunkqueue.job.default_keys", lambda: pytest.fail("touched the keys"))
+    monkeypatch.setattr("skunkqueue.keys.Keys.load", lambda: pytest.fail("touched the keys"))
+    monkeypatch.setenv("SKUNKQUEUE_KEY", "never loaded")
+    front_jobs.add.fire_many([(1, 2)])
     run = front_jobs.add.fire(4, second=5)
 
     body = body_of(run._envelope)

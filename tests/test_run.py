@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import pickle
 import threading
 import time
 from datetime import datetime, timedelta
@@ -252,6 +253,13 @@ def test_a_run_that_was_only_found_cannot_be_fired_again(queue, add):
         queue.runs()[0].fire()
 
 
+def test_a_run_can_be_handed_to_another_process(queue, add, hands):
+    run = pickle.loads(pickle.dumps(add.fire(4, 5)))
+    hands.succeed(9)
+
+    assert run.wait(LIMIT) == 9
+
+
 # -- several runs
 
 
@@ -314,6 +322,16 @@ def test_slices_and_indices_of_runs_are_runs(spread):
     assert isinstance(runs[:1], Runs)
     assert runs[-1] is runs.runs[1]
     assert len(runs) == 2
+
+
+def test_thousands_of_runs_are_asked_for_in_pages(queue, add, hands):
+    store = unreachable(queue)
+    runs = add.fire_many((number, 0) for number in range(2500))
+    hands.take(2500)
+    store.calls.clear()
+
+    assert runs.state == "running"
+    assert store.calls == ["get"] * 3
 
 
 def test_an_empty_handle_has_no_results_and_nothing_to_wait_for():
