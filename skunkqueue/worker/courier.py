@@ -178,6 +178,7 @@ class Courier:
             self._reached()
         except StoreError as error:
             self._missed(error)
+        self._poke()
 
     def _deliver(self, outcomes: Outcomes, reports: list[str], wants: list[Want]) -> None:
         """Exchange, and again until it succeeds; what gathers in the meantime joins in."""
