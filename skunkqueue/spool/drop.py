@@ -1,0 +1,78 @@
+"""Dropping a job into a spool folder, so that nobody ever reads half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from skunkqueue.envelope import new_id
+from skunkqueue.errors import WrongCall
+from skunkqueue.spool.contents import parse
+from skunkqueue.spool.errors import Unreadable
+from skunkqueue.spool.files import IN, is_ignored
+
+
+def drop(path: str | os.PathLike[str], job: Mapping[str, Any]) -> str:
+    """Write a job file safely into the spool folder at ``path``; gives its own path.
+
+    It is written under another name, synced to the disk and renamed, so that nobody reads half of it, and what ``drop``
+    returned for survives a power cut. ``path`` may also name the file itself: ``/tmp/jobs/in/email``. Raises WrongCall
+    for what could not be read again: no ``type``, or more than plain data, datetime, Decimal and UUID.
+    """
+    folder, name = _place(os.fspath(path), job)
+    data = _written(job)
+    os.makedirs(folder, exist_ok=True)
+    target = os.path.join(folder, name)
+    draft = os.path.join(folder, f".{new_id(time.time())}.tmp")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.rename(draft, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+    _sync(folder)
+    return target
+
+
+def _place(path: str, job: Mapping[str, Any]) -> tuple[str, str]:
+    """The folder and the name for a job file."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if os.path.basename(folder) == IN and not os.path.isdir(path):
+        if is_ignored(name):
+            raise WrongCall(f"{name} would be taken for a file that is not done: no dot before it, no .tmp, no .part")
+        return folder, name
+    if name != IN:
+        folder = os.path.join(folder, name)
+    kind = re.sub(r"[^A-Za-z0-9_-]", "-", str(job.get("type", "")))[:60]
+    return os.path.join(folder, IN), f"{kind}-{new_id(time.time())}"
+
+
+def _written(job: Mapping[str, Any]) -> bytes:
+    if not isinstance(job, Mapping):
+        raise WrongCall(f"a job is a dictionary with a 'type', got {job!r:.200}")
+    try:
+        data = pickle.dumps(dict(job), protocol=4)
+        parse(data)
+    except Unreadable as error:
+        raise WrongCall(f"this job could not be read again: {error}") from error
+    except Exception as error:
+        raise WrongCall(f"this job cannot be written: {type(error).__name__}: {error}") from error
+    return data
+
+
+def _sync(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,129 @@
+"""The folders of a spool, and looking at a file in one without disturbing its writer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from skunkqueue.envelope import new_id
+from skunkqueue.errors import StoreAway, StoreRefused, WrongCall
+
+IN: Final = "in"
+ERR: Final = "err"
+WORK: Final = "work"
+
+IGNORED: Final = (".tmp", ".part")
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EXDEV})
+
+
+def is_ignored(name: str) -> bool:
+    """Whether its writer says by its name that it is not done."""
+    return name.startswith(".") or name.endswith(IGNORED)
+
+
+@contextlib.contextmanager
+def on(folder: str) -> Iterator[None]:
+    """Turn an error of the file system into one of ours."""
+    try:
+        yield
+    except OSError as error:
+        kind = StoreRefused if error.errno in _FULL else StoreAway
+        raise kind(f"the spool folder {folder} cannot be used: {error}") from error
+
+
+def make_folders(path: str) -> list[str]:
+    """Make what is missing of a spool folder; gives what was made. Raises WrongCall where it cannot be one."""
+    made = []
+    try:
+        for folder in (path, *(os.path.join(path, name) for name in (IN, ERR, WORK))):
+            if not os.path.isdir(folder):
+                os.makedirs(folder, exist_ok=True)
+                made.append(folder)
+        devices = {os.stat(os.path.join(path, name)).st_dev for name in (IN, ERR, WORK)}
+    except OSError as error:
+        raise WrongCall(f"{path} cannot be a spool folder: {error.strerror} ({error.filename})") from error
+    if len(devices) > 1:
+        raise WrongCall(f"in, err and work of {path} lie on several file systems; a claim is a rename, which needs one")
+    return made
+
+
+# -- looking at a file -------------------------------------------------------------------------------------------------
+
+OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+_SETSIG: Final = getattr(fcntl, "F_SETSIG", None)
+_SETLEASE: Final = getattr(fcntl, "F_SETLEASE", None)
+_GETLEASE: Final = getattr(fcntl, "F_GETLEASE", None)
+CAN_LEASE: Final = None not in (_SETSIG, _SETLEASE, _GETLEASE)
+
+
+def lease(fd: int) -> bool | None:
+    """Take a read lease: whoever opens the file for writing now has to wait until ``fd`` is closed.
+
+    True if it was given, False if somebody has the file open for writing, None if the system cannot tell.
+    """
+    try:
+        # What the kernel sends when a writer comes would otherwise be SIGIO, which kills; this one is ignored.
+        fcntl.fcntl(fd, _SETSIG, signal.SIGURG)  # type: ignore[arg-type]
+        fcntl.fcntl(fd, _SETLEASE, fcntl.F_RDLCK)  # type: ignore[arg-type]
+    except OSError as error:
+        return False if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK) else None
+    except TypeError:  # there are no leases here
+        return None
+    return True
+
+
+def is_awaited(fd: int) -> bool:
+    """Whether a writer waits for our lease to end."""
+    return fcntl.fcntl(fd, _GETLEASE) != fcntl.F_RDLCK  # type: ignore[arg-type]
+
+
+def can_lease(folder: str) -> bool:
+    """Whether leases say the truth on this file system: some network ones refuse them all."""
+    path = os.path.join(folder, f".probe.{new_id(time.time())}")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.close(fd)
+        fd = os.open(path, OPEN)
+        return bool(lease(fd))
+    finally:
+        os.close(fd)
+        os.unlink(path)
+
+
+def file_time(folder: str) -> float:
+    """The time as the file system has it, which all hosts that share it agree on."""
+    path = os.path.join(folder, f".clock.{new_id(time.time())}")
+    try:
+        with open(path, "xb") as file:
+            file.write(b"\n")  # a network file system says its own time once the file is closed
+        return os.stat(path).st_mtime
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def kind_of(mode: int) -> str:
+    """What a thing that is no plain file is called."""
+    for test, name in _KINDS:
+        if test(mode):
+            return name
+    return "special file"
+
+
+_KINDS: Final = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISLNK, "symbolic link"),
+    (stat.S_ISFIFO, "named pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISBLK, "device"),
+    (stat.S_ISCHR, "device"),
+)

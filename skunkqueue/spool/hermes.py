@@ -1,0 +1,242 @@
+"""Hermes: what people hold to have the jobs of a spool folder processed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from types import FrameType, TracebackType
+from typing import Any, Final, Self, TextIO
+
+from skunkqueue.clock import Clock
+from skunkqueue.codec import CALL, default_keys, encode_call, pickle_function
+from skunkqueue.durations import seconds
+from skunkqueue.envelope import Seal, pack_body, pack_head, signed_part
+from skunkqueue.errors import WrongCall
+from skunkqueue.job import Carried
+from skunkqueue.run import current_run
+from skunkqueue.spool.contents import Content
+from skunkqueue.spool.errors import Unreadable
+from skunkqueue.spool.lines import Lines
+from skunkqueue.spool.look import MOST_SIZE
+from skunkqueue.spool.processors import Processors
+from skunkqueue.spool.source import SpoolSource
+from skunkqueue.worker.engine import Settings
+from skunkqueue.worker.pool import GENTLE_SIGNALS, ROUGH_SIGNALS, Pool, pool_name
+
+ROUTE: Final = "spool"
+
+
+class Hermes:
+    """Processes the jobs that are dropped as files into ``path``/in; those that fail are kept in ``path``/err.
+
+    ``threads`` of this process work, or with ``workers`` so many processes, which a job can neither crash nor block for
+    others. ``timeout`` (seconds or a timedelta) and ``retries`` hold for every job; a file above ``max_size`` bytes is
+    not read. ``lease`` is how long a file stays with a process that vanished. ``log`` is a text stream; by default
+    stderr, or the logger ``skunkqueue.worker`` where logging has been set up. ``options`` are those of SpoolSource.
+
+    Raises WrongCall for options that cannot be right, and where ``path`` cannot be a spool folder.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        threads: int = 4,
+        workers: int = 0,
+        timeout: float | timedelta | None = None,
+        retries: int = 0,
+        max_size: int = MOST_SIZE,
+        *,
+        lease: float | timedelta = 15,
+        log: TextIO | None = None,
+        verbose: bool = False,
+        **options: Any,
+    ) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self._seal = Seal(
+            retries=_whole(retries, "retries", 0), timeout=None if timeout is None else seconds(timeout, "timeout")
+        )
+        self._in_process = not _whole(workers, "workers", 0)
+        self._journal = Lines(log, verbose=verbose)
+        self._bodies: dict[str, Callable[[str, Content], bytes]] = {}
+        size = _whole(max_size, "max_size", 1)
+        self._source = SpoolSource(self.path, self._pack, max_size=size, say=self._journal.say, **options)
+        self._journal.names = self._source.names
+        self.processors = Processors(self._source.data_of)
+        settings = Settings(
+            name=pool_name(),
+            queue=ROUTE,
+            routes=(ROUTE,) * (workers or _whole(threads, "threads", 1)),
+            lease=seconds(lease, "lease"),
+            in_process=self._in_process,
+            jobs=self.processors,
+        )
+        self._pool = Pool(self._source, Clock(self._source.offset), settings, self._journal)
+        self._keeper: threading.Thread | None = None
+        self._previous: dict[int, Any] = {}
+        self._journal.flush()
+
+    # people's verbs
+
+    def register(self, processors: Mapping[str, Callable[..., Any]]) -> None:
+        """Have jobs of a type processed by a function of their data, or by a class whose ``run(data)`` does it.
+
+        A class is made anew for each job. Registering a type again replaces its processor. Raises WrongCall.
+        """
+        if not isinstance(processors, Mapping):
+            raise WrongCall(f"register is given a dictionary of processors by type, got {processors!r}")
+        for type, target in processors.items():
+            old = self.processors.register(type, target)
+            self._bodies.pop(type, None)
+            if old is not None:
+                self._journal.say(f"{type} is now processed by {_name(target)}, no longer by {_name(old)}")
+        self._journal.flush()
+
+    def start(self, daemon: bool = False) -> None:
+        """Process jobs, in the foreground, until Ctrl-C, a signal or ``stop``; a line is logged for each.
+
+        With ``daemon`` it returns at once and works in the background, also after the script's last line, until a
+        signal or ``stop``.
+        """
+        if daemon:
+            self._start()
+            self._keep()
+            return
+        try:
+            self._pool.listen()
+        finally:
+            self._source.close()
+
+    def run_until_idle(self) -> None:
+        """Process what is there, and what waits to be tried again while there is more; then return."""
+        try:
+            self._pool.run_until_idle()
+        finally:
+            self._source.close()
+
+    def stop(self) -> None:
+        """Stop: the jobs that run may finish. Waits for them, unless called by one of them."""
+        self._pool.shutdown()
+        if not _is_within_job():
+            self._end()
+
+    @property
+    def running(self) -> bool:
+        return self._pool.running
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.stop()
+        else:
+            self._pool.die()
+            self._end()
+
+    # in the background
+
+    def _start(self) -> None:
+        self._pool.start()
+
+    def _end(self) -> None:
+        self._pool._join()
+        self._source.close()
+        if threading.current_thread() is threading.main_thread():
+            self._restore_signals()
+
+    def _keep(self) -> None:
+        """Have the process live on after its main thread's end, by a thread that is waited for."""
+        if self._keeper is not None and self._keeper.is_alive():
+            return
+        self._keeper = threading.Thread(target=self._work_on, name="skunkqueue-hermes")
+        self._keeper.start()
+        if threading.current_thread() is threading.main_thread():
+            for name in (*GENTLE_SIGNALS, *ROUGH_SIGNALS):
+                number = getattr(signal, name)
+                if number not in self._previous and signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._on_signal)
+
+    def _work_on(self) -> None:
+        self._pool._join()
+        self._source.close()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Stop as any pool does; then what the signal would have done without us, if the script is still at it."""
+        self._pool._on_signal(number, frame)
+        previous = self._previous.get(number)
+        if not threading.main_thread().is_alive():
+            return
+        if callable(previous):
+            previous(number, frame)
+        else:
+            self._end()
+            os.kill(os.getpid(), number)
+
+    def _restore_signals(self) -> None:
+        for number, handler in self._previous.items():
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, handler)
+        self._previous.clear()
+
+    # what a worker is given
+
+    def _pack(self, id: str, content: Content) -> bytes:
+        return self._body(content.type)(id, content)
+
+    def _body(self, type: str) -> Callable[[str, Content], bytes]:
+        found = self._bodies.get(type)
+        if found is None:
+            processor = self.processors.processor(type)
+            if processor is None:
+                raise Unreadable(f"there is no processor for {type!r}; there are {_listed(self.processors)}")
+            head = pack_head(type, "", self._seal)
+            code = b"" if self._in_process else pickle_function(Carried(processor, type))
+            found = self._bodies[type] = _by_value(head, code) if code else _by_id(head)
+        return found
+
+
+def _by_id(head: bytes) -> Callable[[str, Content], bytes]:
+    """For a worker in this process: the id alone, by which it finds the data."""
+
+    def body(id: str, content: Content) -> bytes:
+        return pack_body(head, b"", encode_call((id,), {}))
+
+    return body
+
+
+def _by_value(head: bytes, code: bytes) -> Callable[[str, Content], bytes]:
+    """For a worker process: the processor, signed, and the data."""
+
+    def body(id: str, content: Content) -> bytes:
+        call = encode_call((content.data,), {})
+        return pack_body(head, code, call, default_keys().sign(CALL, signed_part(head, code, call)))
+
+    return body
+
+
+def _is_within_job() -> bool:
+    try:
+        current_run()
+    except WrongCall:
+        return False
+    return True
+
+
+def _name(target: Any) -> str:
+    return str(getattr(target, "__qualname__", None) or repr(target))
+
+
+def _listed(processors: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(processors)) or "none at all"
+
+
+def _whole(value: int, what: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise WrongCall(f"{what} is a whole number of {least} or more, got {value!r}")
+    return value

@@ -1,0 +1,150 @@
+"""What is kept in err/: the file as it came, beside it a report; and how it is put back."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import traceback
+from datetime import datetime
+from itertools import count
+from typing import Final, NamedTuple
+
+from skunkqueue.errors import WrongCall
+from skunkqueue.spool.files import ERR, IN
+from skunkqueue.spool.ticket import LONGEST, cut
+
+REPORT: Final = ".error"
+
+
+class Report(NamedTuple):
+    """What stands beside a file in err/."""
+
+    name: str
+    why: str
+    type: str = ""
+    id: str = ""
+    attempts: int = 0
+    traceback: str = ""
+
+    def text(self) -> str:
+        when = datetime.now().astimezone().isoformat(" ", "seconds")
+        lines = [f"file: {json.dumps(self.name)}", f"when: {when}", f"why: {self.why}"]
+        lines += [f"type: {json.dumps(self.type)}"] if self.type else []
+        lines += [f"run: {self.id}"] if self.id else []
+        lines += [f"attempts: {self.attempts}"]
+        lines += ["", self.traceback.rstrip()] if self.traceback else []
+        return "\n".join(lines) + "\n"
+
+
+def keep_in_err(source: str, err: str, report: Report) -> str | None:
+    """Move a file to err/ with a report beside it, overwriting nothing; gives its name there.
+
+    None where it is no longer at ``source``.
+    """
+    for number in count():
+        name = _numbered(report.name, number)
+        kept, told = os.path.join(err, name), os.path.join(err, report_of(name))
+        if not _reserve(told):
+            continue
+        if _reserve(kept):
+            break
+        os.unlink(told)
+    with contextlib.suppress(OSError), open(told, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(report.text())  # on a full disk the file is kept without
+    try:
+        os.rename(source, kept)
+    except BaseException as error:
+        os.unlink(kept)
+        os.unlink(told)
+        if isinstance(error, FileNotFoundError):
+            return None
+        raise
+    return name
+
+
+def _numbered(name: str, number: int) -> str:
+    if not number:
+        return name
+    # After a few a random end, so that the thousandth failure of the same name does not try a thousand names.
+    end = str(number) if number < 10 else os.urandom(6).hex()
+    return f"{cut(name, LONGEST - 1 - len(end))}.{end}"
+
+
+def report_of(name: str) -> str:
+    """The name of the report beside a file of that name."""
+    return cut(name, LONGEST - len(REPORT)) + REPORT
+
+
+def _reserve(path: str) -> bool:
+    """Take a free name, so that nobody else takes it; a rename then overwrites only this."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    except FileExistsError:
+        return False
+    return True
+
+
+def retry(file: str | os.PathLike[str]) -> str:
+    """Put a file of err/ back into in/, under the name it came with; gives where it is now.
+
+    ``file`` may be the report beside it. Raises WrongCall where there is no such file, or where another of its name
+    waits in in/.
+    """
+    path = os.path.abspath(os.fspath(file))
+    if path.endswith(REPORT) and not os.path.lexists(_beside(path)):
+        path = path.removesuffix(REPORT)
+    if not os.path.lexists(path):
+        raise WrongCall(f"there is no {path}; skunq spool retry takes a file of err/")
+    err, name = os.path.split(path)
+    if os.path.basename(err) != ERR:
+        raise WrongCall(f"{path} is not in the err/ of a spool folder")
+    told = _beside(path)
+    target = os.path.join(os.path.dirname(err), IN, _came_as(told) or name)
+    if not move(path, target):
+        raise WrongCall(f"{target} is waiting already; once it is done, try again")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(told)
+    return target
+
+
+def _beside(path: str) -> str:
+    """Where the report of a kept file stands."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, report_of(name))
+
+
+def _came_as(report: str) -> str | None:
+    """The name a file came with, as its report says."""
+    try:
+        with open(report, encoding="utf-8", errors="replace") as file:
+            name = json.loads(file.readline().removeprefix("file: "))
+    except (OSError, ValueError):
+        return None
+    return name if isinstance(name, str) and name and "/" not in name and name not in (".", "..") else None
+
+
+def move(source: str, target: str) -> bool:
+    """Rename, unless there is something of that name. Raises OSError, FileNotFoundError where it is not there."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(target):
+            return False
+        os.rename(source, target)  # a file system without hard links, or a file of somebody else's
+        return True
+    os.unlink(source)
+    return True
+
+
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+def traced(error: BaseException) -> str:
+    """The traceback of an error as text."""
+    return "".join(traceback.format_exception(error))

@@ -1,0 +1,85 @@
+"""What processes the jobs of a spool folder: functions and classes by type, and how a worker comes to them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+from skunkqueue.errors import WrongCall
+from skunkqueue.job import Carried
+from skunkqueue.spool.contents import MOST_TYPE
+
+LONGEST_SHOWN: Final = 1000
+
+
+class Processor:
+    """A function of a job's data, or a class whose ``run`` is; called, it processes one job."""
+
+    def __init__(self, target: Callable[..., Any]) -> None:
+        self.target = target
+
+    def __call__(self, data: Any) -> Any:
+        target: Any = self.target
+        value = target().run(data) if isinstance(target, type) else target(data)
+        if inspect.iscoroutine(value):
+            import asyncio
+
+            value = asyncio.run(value)
+        return _shown(value)
+
+
+def _shown(value: Any) -> Any:
+    """Nobody waits for the result: what is not for the log stays here, so that it need not travel."""
+    if value is None or type(value) in (bool, float):
+        return value
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    return value if type(value) is str and len(value) <= LONGEST_SHOWN else None
+
+
+class Processors(Mapping[str, Carried]):
+    """The processors by type, as workers in this process look for them. May change at any time.
+
+    Of a job they are given the id alone; ``data_of`` gives the dictionary, so that it need not be written and read.
+    """
+
+    def __init__(self, data_of: Callable[[str], Any]) -> None:
+        self._data_of = data_of
+        self._by_type: dict[str, Processor] = {}
+
+    def register(self, type: str, target: Callable[..., Any]) -> Callable[..., Any] | None:
+        """Gives what was registered before. Raises WrongCall."""
+        if not isinstance(type, str) or not 0 < len(type) <= MOST_TYPE:
+            raise WrongCall(f"a type is a text of 1 to {MOST_TYPE} characters, got {type!r}")
+        _check(type, target)
+        old = self._by_type.get(type)
+        self._by_type[type] = Processor(target)
+        return None if old is None else old.target
+
+    def processor(self, type: str) -> Processor | None:
+        return self._by_type.get(type)
+
+    def __getitem__(self, type: str) -> Carried:
+        # The worker remembers what it is given here, so which processor it is is found out at each job.
+        return Carried(partial(self._process, type), type)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_type)
+
+    def __len__(self) -> int:
+        return len(self._by_type)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def _process(self, type: str, id: str) -> Any:
+        return self._by_type[type](self._data_of(id))
+
+
+def _check(type: str, target: Any) -> None:
+    if not callable(target):
+        raise WrongCall(f"the processor of {type!r} is a function, or a class with a run(data) method; got {target!r}")
+    if inspect.isclass(target) and not callable(getattr(target, "run", None)):
+        raise WrongCall(f"{target.__name__}, the processor of {type!r}, has no run(data) method")

@@ -1,0 +1,328 @@
+"""The spool folder as a source of claims: a claim is a rename, a commit an unlink or a move to err/."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import msgpack
+
+from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Want, new_id
+from skunkqueue.errors import SkunkError
+from skunkqueue.persistence import Source
+from skunkqueue.policy import decode_notes
+from skunkqueue.spool.contents import Content, parse
+from skunkqueue.spool.errors import Unreadable
+from skunkqueue.spool.files import ERR, IN, OPEN, WORK, file_time, kind_of, make_folders, on
+from skunkqueue.spool.inbox import Candidate, Inbox
+from skunkqueue.spool.kept import Report, keep_in_err, traced
+from skunkqueue.spool.look import MOMENT, MOST_SIZE, Looker, looks_of
+from skunkqueue.spool.watch import Watcher
+from skunkqueue.spool.workroom import Held, Workroom
+
+RESCAN: Final = 1.0
+"""Seconds after which the folder is listed although no event came: on some mounts none ever comes."""
+MOST_HELD: Final = 64 << 20
+"""Bytes of files that are held at a time; a claim takes no more beyond that."""
+
+Make = Callable[[str, Content], bytes]
+"""What makes an envelope's body of a run's id and the content of its file. Raises SkunkError where nobody wants it."""
+
+
+class SpoolSource(Source):
+    """Claims on the files of a spool folder; any number of processes may have one on the same folder.
+
+    ``make`` turns content into a body. What is no job is moved to err/ by ``claim`` itself. ``moment`` is how long a
+    file that breaks off must stay unchanged before it is an error; ``rescan`` how often the folder is listed although
+    no event came; without ``events`` it is found by listing alone.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        make: Make,
+        *,
+        max_size: int = MOST_SIZE,
+        moment: float = MOMENT,
+        rescan: float = RESCAN,
+        events: bool = True,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.url = os.path.abspath(os.fspath(path))
+        self._make = make
+        self._say = say
+        for folder in make_folders(self.url):
+            say(f"made the folder {folder}")
+        self._in, self._err, work = (os.path.join(self.url, name) + os.sep for name in (IN, ERR, WORK))
+        self._room = Workroom(work, rescan=rescan)
+        self._inbox = Inbox(self._in, rescan=rescan, say=say)
+        with on(self.url):
+            self._looker = Looker(self._inbox, work, max_size=max_size, moment=moment)
+        self._watcher = Watcher(self._in, events=events, say=say)
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._taken: set[str] = set()
+        self.names: dict[str, str] = {}
+
+    def data_of(self, id: str) -> dict[Any, Any]:
+        """The dictionary of a file in our hands. Raises KeyError."""
+        return self._room.held[id].data
+
+    # claim
+
+    def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
+        with self._lock, on(self.url):
+            self._inbox.begin(anyway=not self._watcher.has_events)
+            self._room.begin()
+            return [claim for want in wants for claim in self._claim(want, now, until)]
+
+    def _claim(self, want: Want, now: float, until: float) -> Iterator[Claim]:
+        left = want.limit
+        if want.repeated:
+            for mine in self._room.held_by(want.token)[:left]:
+                if self._room.extend(mine, until):
+                    left -= 1
+                    yield self._claim_of(mine, want, now)
+        for find in (self._again, self._anew):
+            while left and self._room.size < MOST_HELD and (held := find(want.token, now, until)):
+                left -= 1
+                yield self._claim_of(held, want, now)
+
+    def _claim_of(self, held: Held, want: Want, now: float) -> Claim:
+        ticket = held.ticket
+        envelope = Envelope(ticket.id, want.queue, want.queue, now, held.body)
+        return Claim(envelope, ticket.token, want.worker, ticket.ripe, ticket.lapses, held.notes)
+
+    def _anew(self, token: str, now: float, until: float) -> Held | None:
+        """Take the next file of in/ that is a job."""
+        while (candidate := self._inbox.next()) is not None:
+            held = self._try(candidate, token, now, until)
+            if held is not None:
+                return held
+        return None
+
+    def _try(self, candidate: Candidate, token: str, now: float, until: float) -> Held | None:
+        name, mode = candidate
+        try:
+            if not stat.S_ISREG(mode):
+                raise Unreadable(f"it is a {kind_of(mode)}; a job is a plain file")
+            fd = os.open(self._in + name, OPEN)
+        except Unreadable as error:
+            self._refuse(name, error, now)
+        except OSError as error:
+            self._cannot_open(name, error, now)
+        else:
+            try:
+                return self._take(fd, name, token, now, until)
+            finally:
+                os.close(fd)
+        return None
+
+    def _take(self, fd: int, name: str, token: str, now: float, until: float) -> Held | None:
+        """Look at it, and if it is a job and done, it is ours."""
+        kind = ""
+        try:
+            seen = self._looker.look(fd, name, now)
+            if seen is None:
+                return None
+            kind = seen.content.type
+            id = new_id(now)
+            body = self._make(id, seen.content)
+        except SkunkError as error:
+            self._refuse(name, error, now, kind)
+            return None
+        except Exception as error:  # whatever a stranger has thought of
+            self._refuse(name, error, now, kind)
+            return None
+        held = self._seize(id, name, token, until)
+        if held is None:
+            return None
+        if self._looker.was_replaced(fd, seen, self._room.path(held)):
+            self._put_back(held, now)
+            return None
+        self.names[id] = name
+        self._room.fill(held, body, seen.content, seen.size)
+        return held
+
+    def _seize(self, id: str, name: str, token: str, until: float) -> Held | None:
+        """Take a file by its name, whatever it is; None where that cannot be."""
+        try:
+            held = self._room.seize(self._in + name, id, name, token, until)
+        except FileNotFoundError:
+            if os.path.lexists(self._in + name):
+                raise  # it is work/ that is gone
+            held = None
+        except PermissionError as error:
+            if not os.access(self._in, os.W_OK):
+                raise
+            if self._inbox.set_aside(name):
+                self._say(f"in/{name} cannot be taken, trying again every now and then: {error.strerror}")
+            return None
+        self._inbox.forget(name)
+        return held
+
+    def _cannot_open(self, name: str, error: OSError, now: float) -> None:
+        path = self._in + name
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            self._inbox.forget(name)
+            return
+        if stat.S_ISDIR(status.st_mode):
+            self._inbox.leave(name)
+        elif not stat.S_ISREG(status.st_mode):
+            self._refuse(name, Unreadable(f"it is a {kind_of(status.st_mode)}; a job is a plain file"), now)
+        elif error.errno not in (errno.EACCES, errno.EPERM):
+            raise error
+        elif self._looker.is_quiet(name, status, now):
+            self._refuse(name, Unreadable(f"it cannot be read: {error.strerror}"), now)
+        else:
+            self._inbox.postpone(name, looks_of(status))
+
+    def _refuse(self, name: str, error: Exception, now: float, kind: str = "") -> None:
+        """What is no job goes to err/."""
+        held = self._seize(new_id(now), name, "refused", now + 60)
+        if held is not None:
+            self._keep(held, Report(name, _line(error), kind, traceback=_trace(error)))
+            self._say(f"in/{name} goes to err/: {_line(error)}")
+
+    def _keep(self, held: Held, report: Report) -> bool:
+        kept = keep_in_err(self._room.path(held), self._err, report)
+        self._room.done(held)
+        return kept is not None
+
+    def _again(self, token: str, now: float, until: float) -> Held | None:
+        """Take a file of work/ that waited, or whose holder vanished."""
+        while (held := self._room.retake(token, now, until)) is not None:
+            kind = ""
+            try:
+                data = self._reread(held)
+                content = parse(data)
+                kind = content.type
+                body = self._make(held.ticket.id, content)
+            except FileNotFoundError:
+                self._room.done(held)
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.ELOOP, errno.ENXIO):
+                    raise
+                attempts = decode_notes(held.notes).starts
+                self._keep(held, Report(held.name, _line(error), kind, held.ticket.id, attempts, _trace(error)))
+                self._say(f"in/{held.name} goes to err/: {_line(error)}")
+            else:
+                self.names[held.ticket.id] = held.name
+                self._room.fill(held, body, content, len(data))
+                return held
+        return None
+
+    def _reread(self, held: Held) -> bytes:
+        fd = os.open(self._room.path(held), OPEN)
+        try:
+            data = self._looker.read(fd, os.fstat(fd))
+        finally:
+            os.close(fd)
+        if data is None:
+            raise Unreadable("it changes while it is read")
+        return data
+
+    # keep, give back, end
+
+    def extend(self, claims: Sequence[Claim], *, until: float) -> set[str]:
+        with self._lock, on(self.url):
+            found = [(claim.id, self._room.find(claim)) for claim in claims]
+            return {id for id, held in found if held is not None and self._room.extend(held, until)}
+
+    def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
+        with self._lock, on(self.url):
+            # What was taken before an error broke off is remembered for the repetition: its file is gone.
+            taken = self._taken
+            for claim, outcome in outcomes:
+                if claim.id not in taken and self._commit(claim, outcome, now):
+                    taken.add(claim.id)
+            self._taken = set()
+            return {claim.id for claim, _ in outcomes if claim.id in taken}
+
+    def _commit(self, claim: Claim, outcome: Outcome, now: float) -> bool:
+        held = self._room.find(claim)
+        if held is None:
+            return False
+        kind = outcome.kind
+        if kind == "complete":
+            return self._room.remove(held)
+        if kind == "failed":
+            return self._failed(held, outcome)
+        if kind == "progress":
+            return self._room.is_there(held)
+        notes = held.notes if outcome.notes is None else outcome.notes
+        if kind == "started":
+            return self._room.note(held, notes)
+        if kind == "untouched" and not notes and not held.ticket.lapses:
+            return self._put_back(held, now)
+        due = claim.envelope.due if kind == "untouched" or outcome.due is None else outcome.due
+        return self._room.release(held, due, notes)
+
+    def _failed(self, held: Held, outcome: Outcome) -> bool:
+        details: dict[str, Any] = {}
+        with suppress(Exception):
+            details = msgpack.unpackb((outcome.value or b"")[1:])
+        notes = decode_notes(held.notes if outcome.notes is None else outcome.notes)
+        kind = str(held.data.get("type", ""))
+        why = outcome.error or "it failed"
+        report = Report(held.name, why, kind, held.ticket.id, notes.starts, str(details.get("traceback", "")))
+        return self._keep(held, report)
+
+    def _put_back(self, held: Held, now: float) -> bool:
+        """To in/, as it came; where another of its name has come meanwhile it waits in work/."""
+        took = self._room.put_back(held, self._in + held.name)
+        if took is None:
+            return self._room.release(held, now, held.notes)
+        if took:
+            self._inbox.back(held.name)
+        return took
+
+    def exchange(
+        self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
+    ) -> Exchange:
+        with self._lock:
+            taken = self.commit(outcomes, now=now) if outcomes else set()
+            claims = self.claim(wants, now=now, until=until) if wants else []
+            pause = min(self._inbox.next_look(), self._room.next_look(now))
+            full = len(claims) >= sum(want.limit for want in wants) or self._room.size >= MOST_HELD
+            return Exchange(taken, claims, now if full else now + pause)
+
+    # wait
+
+    def wait(self, keys: Sequence[str], timeout: float) -> None:
+        if not any(key.startswith("work:") for key in keys):
+            self._closed.wait(timeout)
+        elif self._watcher.wait(timeout):
+            self._inbox.news = True
+
+    def offset(self) -> float | None:
+        """How far the clock of the file system is ahead of ours; all that share the folder go by it."""
+        with on(self.url):
+            began = time.time()
+            there = file_time(self._room.folder)
+            here = time.time()
+        # The file system's time is coarse, and asking takes a moment: a difference within that is none.
+        if began - 0.02 <= there <= here + 0.02:
+            return 0.0
+        return there - (began + here) / 2
+
+    def close(self) -> None:
+        self._closed.set()
+        self._watcher.close()
+        self._closed.clear()
+
+
+def _line(error: Exception) -> str:
+    return f"{error}" if isinstance(error, SkunkError) else f"{type(error).__name__}: {error}"
+
+
+def _trace(error: Exception) -> str:
+    return "" if isinstance(error, SkunkError) else traced(error)
