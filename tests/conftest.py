@@ -51,6 +51,20 @@ def redis(request: pytest.FixtureRequest) -> Opener:
     return lambda: open_url(server.url)
 
 
+def fakeredis(request: pytest.FixtureRequest) -> Opener:
+    """Redis in Python, for a machine without a server. It shows our scripts and what they answer.
+
+    What it cannot show: connections that break, a server that is full or restarts, TLS, sentinels and clusters, speed.
+    """
+    pytest.importorskip("lupa")
+    from redis_server import fake_redis
+
+    from skunkqueue.persistence.redis import open_url
+
+    url = fake_redis(request.getfixturevalue("monkeypatch"))
+    return lambda: open_url(url)
+
+
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[object]:
     """One server for all tests that only need a store; emptied before each."""
@@ -61,7 +75,12 @@ def shared_redis() -> Iterator[object]:
         yield server
 
 
-STORES: dict[str, Callable[[pytest.FixtureRequest], Opener]] = {"memory": memory, "sqlite": sqlite, "redis": redis}
+STORES: dict[str, Callable[[pytest.FixtureRequest], Opener]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+    "redis": redis,
+    "fakeredis": fakeredis,
+}
 """By name, what makes a fresh, empty store for a test."""
 
 

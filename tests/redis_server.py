@@ -115,6 +115,21 @@ def _after(options: Sequence[str], name: str) -> str | None:
     return options[options.index(name) + 1] if name in options else None
 
 
+def fake_redis(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new, empty Redis in Python behind our own connections; gives its URL."""
+    from fakeredis import FakeRedisConnection, FakeServer
+
+    from skunkqueue.persistence import redis_connect
+
+    server = FakeServer(version=7)
+
+    def connection_to(target: redis_connect.Target, host: str, port: int) -> FakeRedisConnection:
+        return FakeRedisConnection(server=server, protocol=2, **target.options)
+
+    monkeypatch.setattr(redis_connect, "connection_to", connection_to)
+    return "redis://fake:6379/0"
+
+
 class Certificates:
     """A certificate authority of our own, and a server's and a client's certificate by it."""
 

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+import redis
+from redis.exceptions import NoScriptError
+
 from skunkqueue.envelope import (
     Claim,
     Envelope,
@@ -55,6 +58,9 @@ SOON = 5.0
 
 PUT_RETRY = 2.5
 """Seconds for which ``put`` tries again when the server is away: putting twice is putting once."""
+
+_HARMLESS = frozenset({"get", "few", "page", "extend", "workers", "beat", "listen", "knock"})
+"""Scripts that are tried once more when a connection was cut: nobody can tell, and no answer is lost."""
 
 _FEW = 20_000
 _REMEMBERED_IDS = 50_000
@@ -392,11 +398,18 @@ class RedisPersister(Persister):
     # speaking
 
     def _run(self, name: str, key: str, args: Sequence[Any]) -> Any:
-        script = SCRIPTS[name]
+        try:
+            return self._evaluate(SCRIPTS[name], key, args)
+        except StoreAway as error:
+            if name not in _HARMLESS or isinstance(error.__cause__, redis.TimeoutError):
+                raise
+        return self._evaluate(SCRIPTS[name], key, args)
+
+    def _evaluate(self, script: Script, key: str, args: Sequence[Any]) -> Any:
         try:
             return self._ask(key, ("EVALSHA", script.digest, "1", key, *args))
         except StoreError as error:
-            if "NOSCRIPT" not in str(error) and "No matching script" not in str(error):
+            if not isinstance(error.__cause__, NoScriptError):
                 raise
         return self._ask(key, ("EVAL", script.text, "1", key, *args))
 

@@ -43,7 +43,7 @@ except ImportError:  # the parser in C is an extra; all works without
     _pack = None
 
 CONNECT_TIMEOUT = 5.0
-TIMEOUT = 10.0
+TIMEOUT = 5.0
 IDLE = 1.0
 """Seconds after which a connection is looked at before it is used again: a server may have closed it."""
 
@@ -221,11 +221,11 @@ class Node:
         connection.connect()
         return connection
 
-    def ask(self, command: tuple[Any, ...]) -> Any:
-        """Send one command, get its reply."""
+    def ask(self, command: tuple[Any, ...], patience: float | None = None) -> Any:
+        """Send one command, get its reply; within so many seconds, if that is less than the usual timeout."""
         connection = self._take()
         try:
-            reply = say(connection, command)
+            reply = say(connection, command, patience)
         except ResponseError:
             self._give(connection)
             raise
@@ -283,9 +283,11 @@ def pack_command(connection: Any, command: tuple[Any, ...]) -> list[bytes]:
     return packed
 
 
-def say(connection: Any, command: tuple[Any, ...]) -> Any:
+def say(connection: Any, command: tuple[Any, ...], patience: float | None = None) -> Any:
     """One command and its reply on a connection."""
     connection.send_packed_command(pack_command(connection, command))
+    if patience is not None and not connection.can_read(timeout=patience):
+        raise redis.TimeoutError("no answer")
     return connection.read_response()
 
 
@@ -296,10 +298,10 @@ class Server:
         self.target = target
         self._node = Node(lambda: connection_to(target, *(target.hosts[0] if target.hosts else ("", 0))))
 
-    def ask(self, key: str, command: tuple[Any, ...]) -> Any:
+    def ask(self, key: str, command: tuple[Any, ...], patience: float | None = None) -> Any:
         """Send one command to where the key is, get its reply."""
         with speaking(self.target.url):
-            return self._node.ask(command)
+            return self._node.ask(command, patience)
 
     def ear(self, key: str) -> Any:
         """A connection of the caller's own to where the key is."""
@@ -344,9 +346,9 @@ class Sentinels:
                 return answer[0].decode(), int(answer[1])
         raise redis.ConnectionError(f"no sentinel knows a master {self.target.master!r}") from found
 
-    def ask(self, key: str, command: tuple[Any, ...]) -> Any:
+    def ask(self, key: str, command: tuple[Any, ...], patience: float | None = None) -> Any:
         with speaking(self.target.url), self._watched():
-            return self._master().ask(command)
+            return self._master().ask(command, patience)
 
     def ear(self, key: str) -> Any:
         with speaking(self.target.url), self._watched():
@@ -384,12 +386,12 @@ class Cluster:
     def slot(self, key: str) -> int:
         return int(key_slot(key.encode()))
 
-    def ask(self, key: str, command: tuple[Any, ...]) -> Any:
+    def ask(self, key: str, command: tuple[Any, ...], patience: float | None = None) -> Any:
         with speaking(self.target.url), self._watched():
             node = self._node_of(key)
             for _ in range(5):
                 try:
-                    return node.ask(command)
+                    return node.ask(command, patience)
                 except MovedError as error:
                     self._slots = []
                     node = self._node(error.host, error.port)

@@ -24,6 +24,9 @@ SHORTEST = 0.002
 ELSEWHERE = 0.25
 """Seconds after which a wait on several slots of a cluster returns: a connection blocks on one only."""
 
+PATIENCE = 0.25
+"""Seconds that a wait which is over gives a server that hangs, before it leaves the connection."""
+
 AWAY = 0.25
 """Seconds that a wait takes at least while the server is away, so that nobody spins."""
 
@@ -153,7 +156,7 @@ class Ears:
     def _unblock(self, ear: Ear, key: str) -> None:
         """Redis ends a block up to a tenth of a second late, unless it is told to."""
         try:
-            self._link.ask(key, ("CLIENT", "UNBLOCK", ear.number))
+            self._link.ask(key, ("CLIENT", "UNBLOCK", ear.number), PATIENCE)
         except StoreAway:
             raise
         except StoreError:  # not allowed here: then late
