@@ -42,7 +42,7 @@ def up(said: Path, workers: int = 1) -> None:
 
 
 def test_a_job_fired_before_its_worker_starts_gives_its_result(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, DEMO / "direct.py"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-u", DEMO / "direct.py"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("fired")
 
