@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -588,7 +589,24 @@ def test_sockets_end_with_their_thread_their_process_and_their_store(store: _Sto
     store.wait([run_key("a")], 0)
     assert len(_sockets(store)) == 2
     store.close()
-    assert not os.path.exists(f"{store.path}-wake")
+    assert _sockets(store) == []
+
+
+@pytest.mark.usefixtures("only_rung")
+def test_waking_survives_that_somebody_deletes_the_folder(store: _Store) -> None:
+    other = SQLitePersister(store.path)
+    other.put([sealed(1)])
+    store.wait([work_key("demo", "foo")], 0)
+    shutil.rmtree(f"{store.path}-wake")
+    other.put([sealed(2)])
+    store.wait([work_key("demo", "foo")], 0)
+
+    other.put([sealed(3)])
+    begun = time.monotonic()
+    store.wait([work_key("demo", "foo")], 10 * SOON)
+
+    assert time.monotonic() - begun < SOON
+    other.close()
 
 
 def test_a_wait_ends_when_its_store_is_closed(store: _Store) -> None:
@@ -846,7 +864,8 @@ def test_a_folder_that_may_not_be_written_refuses() -> None:
     assert said.count("is read-only; nothing was stored") == 2, said
 
 
-def test_a_file_that_was_deleted_is_made_anew(store: _Store) -> None:
+def test_a_file_that_was_deleted_is_made_anew(store: _Store, monkeypatch) -> None:
+    monkeypatch.setattr(sqlite_file, "GLANCE", 0.0)
     store.put([sealed(1)])
     for name in ("runs.db", "runs.db-wal", "runs.db-shm"):
         (Path(store.path).parent / name).unlink(missing_ok=True)
@@ -857,7 +876,8 @@ def test_a_file_that_was_deleted_is_made_anew(store: _Store) -> None:
     assert SQLitePersister(store.path).count() == {("demo", "foo", "queued"): 1}
 
 
-def test_a_file_that_was_replaced_is_opened_anew(store: _Store, tmp_path) -> None:
+def test_a_file_that_was_replaced_is_opened_anew(store: _Store, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sqlite_file, "GLANCE", 0.0)
     store.put([sealed(1)])
     other = SQLitePersister(str(tmp_path / "other.db"))
     other.put([sealed(2)])

@@ -20,8 +20,11 @@ from skunkqueue.persistence.sqlite_wake import Bell, Ear, kind_of
 
 default_cfg = {"backend": "sqlite", "conn_url": "", "dbname": ""}
 
-LOOK: Final = 0.05
+LOOK: Final = 0.2
 """Seconds between looks at the file's version while waiting: the safety net under the wake-up sockets."""
+
+LOOK_ALONE: Final = 0.025
+"""The same where there are no sockets."""
 
 SLEW: Final = 0.02
 """How fast the store's clock may follow a wall clock that was set: seconds per second."""
@@ -232,7 +235,7 @@ class SQLitePersister(Persister):
 def _heard(ear: Ear | None, wanted: frozenset[bytes], timeout: float) -> bool:
     if ear is not None:
         return ear.hear(wanted, timeout)
-    time.sleep(min(timeout, LOOK / 2))
+    time.sleep(min(timeout, LOOK_ALONE))
     return False
 
 

@@ -18,6 +18,9 @@ from skunkqueue.persistence.sqlite_sql import APPLICATION, MAJOR, SCHEMA
 PATIENCE = 60.0
 """Seconds to wait for another process's write before giving up."""
 
+GLANCE: Final = 0.2
+"""Seconds between looks whether the file was moved or deleted: a look costs a tenth of a put."""
+
 MUCH: Final = 10_000
 """Free pages, of 4 KB, that are worth giving back."""
 
@@ -96,7 +99,7 @@ class File:
     def _ready(self, line: _Line) -> sqlite3.Connection:
         """The connection, opened if need be, to the file that is at the path now."""
         if line.db is not None:
-            if line.pid == os.getpid() and line.file == _identity(self.path):
+            if line.pid == os.getpid() and line.leads_to(self.path):
                 return line.db
             line.abandon()
         if self.make_folder:
@@ -106,6 +109,7 @@ class File:
             line.db.execute("PRAGMA busy_timeout = 0")  # it waits by itself, see _patiently
         line.pid = os.getpid()
         line.file = _identity(self.path)
+        line.looked = time.monotonic()
         return line.db
 
     def _make_folder(self) -> None:
@@ -138,6 +142,15 @@ class _Line:
         self.db: sqlite3.Connection | None = None
         self.pid = 0
         self.file: tuple[int, int] | None = None
+        self.looked = 0.0
+
+    def leads_to(self, path: str) -> bool:
+        """Whether the file at the path is still the one that was opened, as far as anybody looked lately."""
+        now = time.monotonic()
+        if now - self.looked < GLANCE:
+            return True
+        self.looked = now
+        return self.file == _identity(path)
 
     def undo(self, error: BaseException) -> None:
         """After an error: roll back, and give up a connection that may not be trusted any more."""

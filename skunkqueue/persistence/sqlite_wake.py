@@ -41,7 +41,9 @@ class Bell:
         self._own = threading.local()
         self._lock = threading.Lock()
         self._lines: dict[str, socket.socket] = {}
-        self._listed = 0  # the folder's time stamp when it was listed, 0 if the listing is not to be trusted
+        self._kinds = ""
+        self._folder: int | None = None
+        self._listed = -1  # the folder's time stamp when it was listed; -1 if that is not to be trusted
         weakref.finalize(self, _close_lines, self._lines)
         _bells.add(self)
 
@@ -49,14 +51,24 @@ class Bell:
 
     def kinds(self) -> str:
         """The kinds of keys that somebody waits for; empty when there is nobody."""
-        try:
-            changed = os.stat(self.folder).st_mtime_ns
-        except OSError:
-            return ""
         with self._lock:
+            changed = self._changed()
             if changed != self._listed:
                 self._list(changed)
-            return "".join({name.partition("-")[0] for name in self._lines})
+            return self._kinds
+
+    def _changed(self) -> int:
+        """The folder's time stamp. It is held open and never removed, because looking for it costs more."""
+        try:
+            if self._folder is None:
+                os.makedirs(self.folder, exist_ok=True)
+                self._folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            found = os.fstat(self._folder)
+        except OSError:
+            return 0
+        if found.st_nlink == 0:  # somebody tidied up; the next one who rings makes it anew
+            self._let_go()
+        return found.st_mtime_ns
 
     def ring(self, keys: Iterable[str]) -> None:
         """Tell all who wait for keys of these kinds. Never blocks, never fails."""
@@ -71,17 +83,16 @@ class Bell:
 
     def _list(self, changed: int) -> None:
         """Connect to every socket in the folder: one line each, so that a deaf one fills only its own."""
-        self._listed = changed if abs(time.time_ns() - changed) > COARSE else 0
-        try:
-            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:
-            return
-        try:
-            names = set(os.listdir(folder))
-            self._hang_up([name for name in self._lines if name not in names])
-            for name in names - self._lines.keys():
-                self._dial(folder, name)
-        finally:
+        self._listed = changed if abs(time.time_ns() - changed) > COARSE else -1
+        names = set() if self._folder is None else set(os.listdir(self._folder))
+        self._hang_up([name for name in self._lines if name not in names])
+        for name in names - self._lines.keys():
+            self._dial(self._folder or 0, name)
+        self._kinds = "".join({name.partition("-")[0] for name in self._lines})
+
+    def _let_go(self) -> None:
+        folder, self._folder = self._folder, None
+        if folder is not None:
             os.close(folder)
 
     def _dial(self, folder: int, name: str) -> None:
@@ -132,14 +143,13 @@ class Bell:
             ear.close()
         with self._lock:
             self._hang_up(list(self._lines))
-            self._listed = 0
-        with suppress(OSError):
-            os.rmdir(self.folder)
+            self._let_go()
+            self._listed = -1
 
     def forget(self) -> None:
         """After a fork, in the child: let go of the copies of what is the parent's."""
         self._lock = threading.Lock()
-        self._listed = 0
+        self._listed = -1
         self._hang_up(list(self._lines))
         for ear in list(self._ears):
             ear.socket.close()

@@ -150,6 +150,7 @@ class Courier:
             if not self._outcomes and self._wants is None:
                 self._done.set()
             self._state.notify()
+        self._poke()  # only now: an engine that came sooner would find the courier still busy, and go to sleep
 
     def _load(self) -> bool:
         with self._state:
@@ -178,7 +179,6 @@ class Courier:
             self._reached()
         except StoreError as error:
             self._missed(error)
-        self._poke()
 
     def _deliver(self, outcomes: Outcomes, reports: list[str], wants: list[Want]) -> None:
         """Exchange, and again until it succeeds; what gathers in the meantime joins in."""
@@ -199,7 +199,6 @@ class Courier:
         self._reached()
         with self._state:
             self._deliveries.append(Delivery(outcomes, reports, wants, result, now))
-        self._poke()
 
     def _given_up(self, pause: float) -> bool:
         """Wait before the next try; a pool that closes does not wait for a source that is away."""

@@ -91,6 +91,7 @@ class Engine:
         self._wanted: dict[str, Worker] = {}
         self._limits: dict[str, int] = {}
         self._look_at = 0.0
+        self._called = False  # by the lookout, since the last look began
         self._looked = False  # whether the last look found nothing left, for every worker
         self._beat_at = 0.0
         self._horizon = 0.0
@@ -115,7 +116,7 @@ class Engine:
     def _look_now(self) -> None:
         """On the lookout's thread: there may be work."""
         if not self._courier.fetch():
-            self._look_at = 0.0
+            self._called = True
             self.poke()
 
     def _beat_now(self) -> None:
@@ -530,10 +531,13 @@ class Engine:
         if self._level or self._overslept:
             self._courier.withdraw()
             return False
-        if not self._outcomes and ticks() < self._look_at:
+        if not self._outcomes and not self._called and ticks() < self._look_at:
             return False
         self._courier.withdraw()  # what it would have fetched is now asked for here
-        return self._courier.free
+        if not self._courier.free:
+            return False
+        self._called = False
+        return True
 
     def _wants(self) -> list[Want]:
         idle_first = sorted(self._workers, key=lambda worker: len(worker.held))
