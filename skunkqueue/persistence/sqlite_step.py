@@ -210,7 +210,10 @@ class Step:
 
 def put_new(db: sqlite3.Connection, envelopes: Sequence[Envelope]) -> None:
     """Put what is all new, without unique keys. Raises Met where an id is there already."""
-    counts = Counter([envelope[1:3] for envelope in envelopes])
+    counts: dict[Lane, int] = {}
+    for envelope in envelopes:
+        lane = envelope[1:3]
+        counts[lane] = counts.get(lane, 0) + 1
     lanes = {lane: _count_in(db, lane, n) for lane, n in counts.items()}
     try:
         db.executemany(sql.PUT, [row_of(envelope, lanes[envelope[1:3]]) for envelope in envelopes])

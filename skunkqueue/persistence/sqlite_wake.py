@@ -42,9 +42,9 @@ class Bell:
         self._lock = threading.Lock()
         self._lines: dict[str, socket.socket] = {}
         self._kinds = ""
-        self._folder: int | None = None
+        self._folder: list[int] = []  # its descriptor
         self._listed = -1  # the folder's time stamp when it was listed; -1 if that is not to be trusted
-        weakref.finalize(self, _close_lines, self._lines)
+        weakref.finalize(self, _let_go_of, self._lines, self._folder)
         _bells.add(self)
 
     # who rings
@@ -60,14 +60,14 @@ class Bell:
     def _changed(self) -> int:
         """The folder's time stamp. It is held open and never removed, because looking for it costs more."""
         try:
-            if self._folder is None:
+            if not self._folder:
                 os.makedirs(self.folder, exist_ok=True)
-                self._folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-            found = os.fstat(self._folder)
+                self._folder.append(os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY))
+            found = os.fstat(self._folder[0])
         except OSError:
             return 0
         if found.st_nlink == 0:  # somebody tidied up; the next one who rings makes it anew
-            self._let_go()
+            _close_all(self._folder)
         return found.st_mtime_ns
 
     def ring(self, keys: Iterable[str]) -> None:
@@ -84,16 +84,11 @@ class Bell:
     def _list(self, changed: int) -> None:
         """Connect to every socket in the folder: one line each, so that a deaf one fills only its own."""
         self._listed = changed if abs(time.time_ns() - changed) > COARSE else -1
-        names = set() if self._folder is None else set(os.listdir(self._folder))
+        names = {name for folder in self._folder for name in os.listdir(folder)}
         self._hang_up([name for name in self._lines if name not in names])
         for name in names - self._lines.keys():
-            self._dial(self._folder or 0, name)
+            self._dial(self._folder[0], name)
         self._kinds = "".join({name.partition("-")[0] for name in self._lines})
-
-    def _let_go(self) -> None:
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            os.close(folder)
 
     def _dial(self, folder: int, name: str) -> None:
         try:
@@ -143,7 +138,7 @@ class Bell:
             ear.close()
         with self._lock:
             self._hang_up(list(self._lines))
-            self._let_go()
+            _close_all(self._folder)
             self._listed = -1
 
     def forget(self) -> None:
@@ -219,9 +214,15 @@ def _address(folder: int, name: str) -> str:
     return f"/proc/self/fd/{folder}/{name}"
 
 
-def _close_lines(lines: dict[str, socket.socket]) -> None:
+def _let_go_of(lines: dict[str, socket.socket], folder: list[int]) -> None:
     for line in lines.values():
         line.close()
+    _close_all(folder)
+
+
+def _close_all(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
 
 
 def _take_down(bound: socket.socket, path: str, pid: int) -> None:
