@@ -14,18 +14,19 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from pools import LIMIT, until
 
 from skunkqueue import Run, SkunkQueue
-from skunkqueue.cli import COMMANDS
 from skunkqueue.cli.act import PAGE
+from skunkqueue.cli.commands import COMMANDS
 from skunkqueue.cli.output import printable
 from skunkqueue.cli.pidfile import is_alive
+from skunkqueue.cli.plain import read, spread
 from skunkqueue.cli.rows import jsonable
-from skunkqueue.cli.work import spread
+from skunkqueue.cli.work import work
 from skunkqueue.envelope import Envelope, Outcome, Want, new_id, new_token
+from skunkqueue.errors import WrongCall
 
 SKUNQ = [sys.executable, "-m", "skunkqueue.cli"]
 ROW = {"id", "queue", "route", "job", "state", "result", "error", "attempts", "due", "progress"}
@@ -586,8 +587,45 @@ def test_routes_may_be_listed_after_one_flag(given: str, meant: str) -> None:
     assert list(spread(given.split())) == meant.split()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "-q demo",
+        "-q demo -r foo bar baz --burst",
+        "--queue demo --route foo -r bar --import a --import b",
+        "-r foo foo -q demo --url sqlite:///x.db --concurrency 4 --grace 2.5 --max-runs 10",
+        "-q demo --logfile log --pidfile pid --verbose",
+    ],
+)
+def test_a_plain_call_is_read_as_click_would(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKUNKQUEUE_URL", "sqlite:///env.db")
+
+    assert read(["work", *call.split()]) == work.make_context("work", call.split()).params
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "",
+        "runs -q demo",
+        "work",
+        "work -h",
+        "work -q",
+        "work -q demo --help",
+        "work -q demo -r",
+        "work -q demo stray",
+        "work -q de/mo",
+        "work -q demo --grace -1",
+        "work -q demo --max-runs 0",
+        "work -q demo --url x",
+    ],
+)
+def test_any_other_call_is_left_to_click(call: str) -> None:
+    assert read(call.split()) is None
+
+
 def test_a_flag_without_a_route_is_refused() -> None:
-    with pytest.raises(click.UsageError):
+    with pytest.raises(WrongCall):
         list(spread(["-r"]))
 
 

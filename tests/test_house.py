@@ -169,11 +169,18 @@ def test_importing_skunkqueue_alone_loads_no_store() -> None:
     assert loaded & HEAVY == set()
 
 
-def test_importing_the_command_line_loads_click_and_no_more() -> None:
-    loaded = loaded_by("import skunkqueue.cli")
+def test_a_plain_call_for_workers_loads_no_click_and_no_rich() -> None:
+    loaded = loaded_by("import skunkqueue.cli.plain, skunkqueue.cli.serve; skunkqueue.cli.plain.read(['work'])")
 
-    assert loaded & (HEAVY - {"click", "inspect", "asyncio"}) == set()
-    assert not loaded & {"skunkqueue.queue", "skunkqueue.worker", "skunkqueue.persistence", "msgpack"}
+    assert loaded & HEAVY == set()
+
+
+def test_the_commands_load_click_and_no_more() -> None:
+    loaded = loaded_by(
+        "from skunkqueue.cli import commands; [commands.skunq.get_command(None, n) for n in commands.COMMANDS]"
+    )
+
+    assert loaded & {"rich", "ssl", "cloudpickle", "skunkqueue.queue", "skunkqueue.worker", *DRIVERS} == set()
 
 
 def test_a_worker_process_loads_no_store_and_no_pool() -> None:

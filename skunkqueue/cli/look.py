@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from skunkqueue.cli.options import FILTER_ROUTE, STATE, desk_options
+from skunkqueue.cli.options import ANY_ROUTE, STATE, desk_options
 from skunkqueue.envelope import State
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ WORKERS = ("WORKER", "QUEUE", "ROUTES", "HOST", "PID", "RUNS", "RUNNING")
 
 @click.command(short_help="List what was fired, newest first.")
 @desk_options
-@click.option("-r", "--route", type=FILTER_ROUTE, metavar="ROUTE", help="Only of this route, whatever the priority.")
+@click.option("-r", "--route", type=ANY_ROUTE, metavar="ROUTE", help="Only of this route, whatever the priority.")
 @click.option("--state", type=STATE, metavar="STATE", help=f"Only in this state: {', '.join(State)}.")
 @click.option("--job", metavar="NAME", help="Only of this job.")
 @click.option(

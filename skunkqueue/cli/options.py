@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from skunkqueue.envelope import State, base_route, check_name
+from skunkqueue.cli import checks
 from skunkqueue.errors import WrongCall
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -25,32 +25,11 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
-def _url(value: str) -> str:
-    """Says that it cannot be one before anything is made on disk."""
-    from skunkqueue.persistence import locate
-
-    if "://" not in value:
-        raise WrongCall(f"a URL is like sqlite:///file.db or redis://host:6379/0, got {value!r}")
-    return locate(value).url
-
-
-def _state(value: str) -> State:
-    from skunkqueue.options import choice
-
-    return State(choice("state", value.lower(), [str(state) for state in State]))
-
-
-def _filter_route(value: str) -> str:
-    """A route to look at: without its priority, and a worker's own address is one too."""
-    check_name(base_route(value).removeprefix("@"), "route")
-    return base_route(value)
-
-
-QUEUE = checked(lambda value: check_name(value, "queue"))
-ROUTE = checked(lambda value: check_name(value, "route"))
-FILTER_ROUTE = checked(_filter_route)
-STATE = checked(_state)
-URL = checked(_url)
+QUEUE = checked(checks.queue)
+ROUTE = checked(checks.route)
+ANY_ROUTE = checked(checks.any_route)
+STATE = checked(checks.state)
+URL = checked(checks.url)
 
 
 def url_option(command: Command) -> Command:

@@ -6,19 +6,19 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-import click
+from skunkqueue.errors import SkunkError
 
 
 @contextlib.contextmanager
 def holding(path: str | None) -> Iterator[None]:
-    """Hold this process's ID in a file. Raises ClickException where a living process has it, or it cannot be made."""
+    """Hold this process's ID in a file. Raises SkunkError where a living process has it, or it cannot be made."""
     if path is None:
         yield
         return
     try:
         _take(path)
     except OSError as error:
-        raise click.ClickException(f"the pid file {path} cannot be made ({error.strerror})") from error
+        raise SkunkError(f"the pid file {path} cannot be made ({error.strerror})") from error
     try:
         yield
     finally:
@@ -45,9 +45,9 @@ def _take_over(draft: str, path: str) -> None:
     """Only from the dead. A file with our own ID was left behind: in a container every start may have the same."""
     pid = holder(path)
     if pid is None and os.path.getsize(path):
-        raise click.ClickException(f"{path} is not a pid file: name another one, or delete it")
+        raise SkunkError(f"{path} is not a pid file: name another one, or delete it")
     if pid is not None and pid != os.getpid() and is_alive(pid):
-        raise click.ClickException(f"process {pid} has the pid file {path}: stop it first, or name another file")
+        raise SkunkError(f"process {pid} has the pid file {path}: stop it first, or name another file")
     os.replace(draft, path)
 
 

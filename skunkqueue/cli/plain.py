@@ -1,0 +1,87 @@
+"""The quick way to ``skunq work``: reads a call that is plainly right, so that click need not be loaded for it.
+
+click costs more than all else until the first job runs. Whatever is not plain, help and mistakes included, is its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from skunkqueue.cli import checks
+from skunkqueue.errors import WrongCall
+
+LISTING: Final = ("-r", "--route")
+_ATTACHED: Final = ("-r", "--route=")
+
+_SEVERAL: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "-r": ("routes", checks.route),
+    "--import": ("imports", str),
+}
+_ONE: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "-q": ("queue", checks.queue),
+    "--queue": ("queue", checks.queue),
+    "--url": ("url", checks.url),
+    "--concurrency": ("concurrency", checks.whole),
+    "--grace": ("grace", checks.duration),
+    "--max-runs": ("max_runs", checks.whole),
+    "--logfile": ("logfile", str),
+    "--pidfile": ("pidfile", str),
+}
+_SWITCHES: Final[Mapping[str, str]] = {"--burst": "burst", "--verbose": "verbose"}
+
+
+def read(words: Sequence[str]) -> dict[str, Any] | None:
+    """The options of a plain ``skunq work``, as click would give them; None for any other call."""
+    if words[:1] != ["work"]:
+        return None
+    try:
+        options = _defaults()
+        coming = spread(words[1:])
+        for word in coming:
+            _take(options, word, coming)
+    except (ValueError, KeyError, StopIteration):
+        return None
+    return options if "queue" in options else None
+
+
+def _defaults() -> dict[str, Any]:
+    url = os.environ.get("SKUNKQUEUE_URL")
+    return {
+        "url": checks.url(url) if url else None,
+        "routes": (),
+        "imports": (),
+        "concurrency": 1,
+        **dict.fromkeys(("grace", "max_runs", "logfile", "pidfile")),
+        **dict.fromkeys(_SWITCHES.values(), False),
+    }
+
+
+def _take(options: dict[str, Any], word: str, coming: Iterator[str]) -> None:
+    if word in _SWITCHES:
+        options[_SWITCHES[word]] = True
+    elif word in _SEVERAL:
+        name, check = _SEVERAL[word]
+        options[name] += (check(next(coming)),)
+    else:
+        name, check = _ONE[word]
+        options[name] = check(next(coming))
+
+
+def spread(args: Sequence[str]) -> Iterator[str]:
+    """Repeat ``-r`` before each of its values. Raises WrongCall where it has none."""
+    listing = wanting = False
+    for word in args:
+        if not word.startswith("-"):
+            wanting = False
+            yield from ((LISTING[0], word) if listing else (word,))
+            continue
+        if wanting:
+            break
+        wanting = word in LISTING
+        listing = wanting or word.startswith(_ATTACHED)
+        if not wanting:
+            yield word
+    if wanting:
+        raise WrongCall("-r wants one route or more, as in: -r foo bar")
