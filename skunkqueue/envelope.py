@@ -44,6 +44,9 @@ class State(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+    def __repr__(self) -> str:
+        return repr(self.value)  # so that a printed count reads well
+
 
 OPEN: Final = frozenset({State.QUEUED, State.RUNNING})
 
