@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion
 from skunkqueue.persistence.sqlite_sql import APPLICATION, MAJOR, SCHEMA
+from skunkqueue.persistence.sqlite_turn import Turns
 
 PATIENCE = 60.0
 """Seconds to wait for another process's write before giving up."""
@@ -41,6 +42,7 @@ class File:
         self.make_folder = make_folder
         self._writer = _Line()
         self._reader = _Line()
+        self._turns = Turns(f"{path}-turn")
         weakref.finalize(self, _close_both, self._writer, self._reader)
         _files.add(self)
 
@@ -54,6 +56,8 @@ class File:
         with line.lock:
             try:
                 db = self._ready(line)
+                if not self._turns.take(PATIENCE):
+                    raise _refusal(sqlite3.SQLITE_BUSY, self.path)
                 _patiently(db, "BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
@@ -62,6 +66,8 @@ class File:
                 if isinstance(error, sqlite3.Error):
                     raise explained(error, self.path) from error
                 raise
+            finally:
+                self._turns.give()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -95,6 +101,8 @@ class File:
         for line in (self._writer, self._reader):
             with line.lock:
                 line.close()
+                if line is self._writer:
+                    self._turns.close()
 
     def _ready(self, line: _Line) -> sqlite3.Connection:
         """The connection, opened if need be, to the file that is at the path now."""
@@ -287,6 +295,10 @@ def explained(error: sqlite3.Error, path: str) -> StoreError:
         return StoreRefused(f"{path} cannot be written; nothing was stored. The disk may be full ({error})")
     if code == sqlite3.SQLITE_CANTOPEN and _is_read_only(path):
         code = sqlite3.SQLITE_READONLY
+    return _refusal(code, path, error)
+
+
+def _refusal(code: int, path: str, error: object = "") -> StoreError:
     kind, sentence = _MEANING.get(code, (StoreError, "{path} cannot be used ({error})"))
     return kind(sentence.format(path=path, error=error))
 
@@ -324,6 +336,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     _paused.clear()
     for file in list(_files):
+        file._turns.forget()
         for line in (file._writer, file._reader):
             line.abandon()
             line.lock = threading.Lock()
