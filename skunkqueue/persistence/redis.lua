@@ -4,12 +4,14 @@
 -- one of those: what a script does not need it need not make at every call. KEYS[1] is the base key of a queue,
 -- skunk:{queue}; all keys of a queue are made from it, so they share its hash slot:
 --
---   :run           hash  id -> envelope: "=due route keep expires unique\n", the unique key, the body. The first byte
---                        is "!" where it has an expires or a unique key; absent is "-"; unique is its key's length
+--   :run           hash  id -> envelope: "=due route keep\n" and the body; or, where it has an expires or a unique key,
+--                        "!due route keep expires length\n", the unique key, the body; absent is "-"
 --   :held          hash  id -> claim of a running run: token worker lapses notes error progress note
 --   :past          hash  id -> the same of a queued run that has been claimed before; its token proves a repetition
 --   :done          hash  id -> state letter, then the same, then value error ended
---   :ids           zset  all ids, score 0: pages of find
+--   :pages         zset  names of pages, score 0; a page holds the ids from its name up to the next one's
+--   :page:NAME     string  ids, each with a newline, in any order, some of them gone: a tenth of a zset of all ids
+--   :sizes         hash  page -> how many of its ids are here
 --   :ripe:ROUTE    zset  open runs by their one moving time
 --   :ended:LETTER  zset  ended runs by the time they are kept until; s succeeded, f failed, c cancelled
 --   :count         hash  state letter and route -> how many (q queued, r running, s, f, c)
@@ -68,7 +70,11 @@ end
 -- part head
 
 local function head(envelope)
-  local _, newline, due, route, keep, expires, length = string.find(envelope, '^.(%S+) (%S+) (%S+) (%S+) (%S+)\n')
+  if string.byte(envelope) == 61 then
+    local _, _, due, route, keep = string.find(envelope, '^=(%S+) (%S+) (%S+)\n')
+    return route, due, keep, false, false
+  end
+  local _, newline, due, route, keep, expires, length = string.find(envelope, '^!(%S+) (%S+) (%S+) (%S+) (%S+)\n')
   local unique = length ~= '-' and string.sub(envelope, newline + 1, newline + length)
   return route, due, keep, expires ~= '-' and expires, unique
 end
@@ -164,26 +170,56 @@ local function add_record(list, id, envelope)
   list[n + 1], list[n + 2], list[n + 3], list[n + 4], list[n + 5] = id, envelope, letter, ripe, claim
 end
 
--- script put: base
--- ARGV: route, n, n times (due, id), n envelopes: runs without an expires or a unique key.
--- Gives 1 if the queue was empty.
+-- part pages
 
-local RUN, IDS, RIPE, MARK = base .. ':run', base .. ':ids', base .. ':ripe:' .. ARGV[1], base .. ':mark:' .. ARGV[1]
-local n, zeros, runs = tonumber(ARGV[2]), {}, {}
-local last = 2 + 2 * n
-for i = 1, n do
-  local id = ARGV[2 + 2 * i]
-  zeros[2 * i - 1], zeros[2 * i] = '0', id
-  runs[2 * i - 1], runs[2 * i] = id, ARGV[last + i]
+local PAGES, PAGE, SIZES, FULL = base .. ':pages', base .. ':page:', base .. ':sizes', 500
+
+local function largest(page)
+  local top = ''
+  for id in string.gmatch(call('GET', PAGE .. page), '[^\n]+') do
+    if id > top then top = id end
+  end
+  return top
 end
-if call('ZADD', IDS, unpack(zeros)) == n then
-  call('HSET', RUN, unpack(runs))
+
+-- Write n ids, as text, on a page. When the last page is full, the next one begins behind all of its ids.
+local function write(page, text, n, is_last)
+  call('APPEND', PAGE .. page, text)
+  if call('HINCRBY', SIZES, page, n) >= FULL and is_last then call('ZADD', PAGES, 0, largest(page) .. '!') end
+end
+
+local function write_one(id)
+  local page = call('ZREVRANGEBYLEX', PAGES, '[' .. id, '-', 'LIMIT', 0, 1)[1]
+  if not page then
+    page = id
+    call('ZADD', PAGES, 0, page)
+  end
+  write(page, id .. '\n', 1, call('ZREVRANGE', PAGES, 0, 0)[1] == page)
+end
+
+-- script put: base pages
+-- ARGV: route, n, n times (due, id), n envelopes, the ids as they go on a page, the smallest of them. These are runs
+-- without an expires or a unique key. Gives 1 if the queue was empty.
+
+local RUN, RIPE, MARK = base .. ':run', base .. ':ripe:' .. ARGV[1], base .. ':mark:' .. ARGV[1]
+local n, runs = tonumber(ARGV[2]), {}
+local last = 2 + 2 * n
+for i = 1, n do runs[2 * i - 1], runs[2 * i] = ARGV[2 + 2 * i], ARGV[last + i] end
+if call('HSET', RUN, unpack(runs)) == n then
   call('ZADD', RIPE, unpack(ARGV, 3, last))
-else -- some are here already, or are named twice
+  local page = call('ZREVRANGE', PAGES, 0, 0)[1]
+  if page and page <= ARGV[#ARGV] then
+    write(page, ARGV[#ARGV - 1], n, true)
+  else
+    for i = 1, n do write_one(ARGV[2 + 2 * i]) end
+  end
+else -- some were here already, or are named twice: written again as they were
   local put = 0
   for i = 1, n do
-    if call('HSETNX', RUN, runs[2 * i - 1], runs[2 * i]) == 1 then
-      call('ZADD', RIPE, ARGV[1 + 2 * i], runs[2 * i - 1])
+    local id = ARGV[2 + 2 * i]
+    if not call('ZSCORE', RIPE, id) and call('HEXISTS', base .. ':done', id) == 0 then
+      call('ZADD', RIPE, ARGV[1 + 2 * i], id)
+      write_one(id)
       put = put + 1
     end
   end
@@ -194,7 +230,7 @@ local queued = call('HINCRBY', base .. ':count', 'q' .. ARGV[1], n)
 if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
 return queued == n and call('HLEN', RUN) == n and 1 or 0
 
--- script put_each: base head count knock
+-- script put_each: base head count knock pages
 -- ARGV: n times (id, envelope). Gives 1 if the queue was empty, then the ids as put or found.
 
 local RUN = base .. ':run'
@@ -208,7 +244,7 @@ local function put_one(id, envelope)
     if holder then return holder end
   end
   call('HSET', RUN, id, envelope)
-  call('ZADD', base .. ':ids', 0, id)
+  write_one(id)
   call('ZADD', base .. ':ripe:' .. route, due, id)
   if unique then call('HSET', base .. ':unique', route .. '\0' .. unique, id) end
   if expires then call('ZADD', base .. ':expires', expires, id) end
@@ -570,33 +606,36 @@ local records = {}
 for i = 1, #ARGV do add_record(records, ARGV[i]) end
 return records
 
--- script page: base head claim record
--- ARGV: after or "", how many, how many to look at, now, base route or "", state letter ("l" later) or "".
--- Gives the id it stopped at ("" at the end), and the records found by then, newest first.
+-- script page: base
+-- ARGV: an id or "". Gives the page that holds the ids before it: its name and its ids.
 
-local ids = call('ZREVRANGEBYLEX', base .. ':ids', ARGV[1] == '' and '+' or '(' .. ARGV[1], '-', 'LIMIT', 0, ARGV[3])
-local limit, now, route, letter = tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local page = call('ZREVRANGEBYLEX', base .. ':pages', ARGV[1] == '' and '+' or '(' .. ARGV[1], '-', 'LIMIT', 0, 1)[1]
+return page and {page, call('GET', base .. ':page:' .. page) or ''}
+
+-- script among: base head claim record
+-- ARGV: how many, now, base route or "", state letter ("l" is queued for later) or "", ids.
+-- Gives the records of the first ones that fit.
+
+local limit, now, route, letter = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local records = {}
-if #ids == 0 then return {'', records} end
-local envelopes = call('HMGET', base .. ':run', unpack(ids))
-local done = call('HMGET', base .. ':done', unpack(ids))
-local held = call('HMGET', base .. ':held', unpack(ids))
+local envelopes = call('HMGET', base .. ':run', unpack(ARGV, 5))
+local done = call('HMGET', base .. ':done', unpack(ARGV, 5))
+local held = call('HMGET', base .. ':held', unpack(ARGV, 5))
 
-local function fits(i)
+local function fits(i, id)
+  if not envelopes[i] then return false end
   local state = done[i] and string.sub(done[i], 1, 1) or held[i] and 'r' or 'q'
   if letter ~= '' and state ~= (letter == 'l' and 'q' or letter) then return false end
   local own = (route ~= '' or letter == 'l') and head(envelopes[i])
   if route ~= '' and string.match(own, '^[^^]*') ~= route then return false end
-  return letter ~= 'l' or tonumber(call('ZSCORE', base .. ':ripe:' .. own, ids[i])) > now
+  return letter ~= 'l' or tonumber(call('ZSCORE', base .. ':ripe:' .. own, id)) > now
 end
 
-for i, id in ipairs(ids) do
-  if fits(i) then
-    add_record(records, id, envelopes[i])
-    if #records == 5 * limit then return {id, records} end
-  end
+for i = 1, #ARGV - 4 do
+  if #records == 5 * limit then break end
+  if fits(i, ARGV[i + 4]) then add_record(records, ARGV[i + 4], envelopes[i]) end
 end
-return {#ids < tonumber(ARGV[3]) and '' or ids[#ids], records}
+return records
 
 -- script few: base
 -- ARGV: most, base route or "", state letter. Gives all ids that may be in that state if they are few, else false.
@@ -619,9 +658,9 @@ for _, name in ipairs(call('HKEYS', base .. ':count')) do
 end
 return ids
 
--- script purge: base fields head count ring claim cancel
--- ARGV: now, limit. Gives how many it did, whether the queue is empty now, and the ids of unleased runs addressed to
--- workers, as worker, id.
+-- script purge: base fields head count ring claim cancel pages
+-- ARGV: now, limit. Gives how many it did, whether the queue is empty now, and the workers that open runs are addressed
+-- to.
 
 local now, limit = ARGV[1], tonumber(ARGV[2])
 local RUN, DONE = base .. ':run', base .. ':done'
@@ -636,6 +675,35 @@ local function kept_until_now()
   return list
 end
 
+-- Take ids off a page: it goes with the last of them, and is written anew when most of it is gone.
+local function rewrite(page, gone)
+  local left = call('HINCRBY', SIZES, page, -gone)
+  if left == 0 then
+    call('DEL', PAGE .. page)
+    call('HDEL', SIZES, page)
+    call('ZREM', PAGES, page)
+  elseif call('STRLEN', PAGE .. page) > 100 * left then
+    local texts = {}
+    for id in string.gmatch(call('GET', PAGE .. page), '[^\n]+') do
+      if call('HEXISTS', RUN, id) == 1 then texts[#texts + 1] = id .. '\n' end
+    end
+    call('SET', PAGE .. page, table.concat(texts))
+  end
+end
+
+local function unwrite(ids)
+  table.sort(ids)
+  local at = 1
+  while at <= #ids do
+    local page = call('ZREVRANGEBYLEX', PAGES, '[' .. ids[at], '-', 'LIMIT', 0, 1)[1]
+    local behind = call('ZRANGEBYLEX', PAGES, '(' .. ids[at], '+', 'LIMIT', 0, 1)[1]
+    local first = at
+    while at <= #ids and (not behind or ids[at] < behind) do at = at + 1 end
+    rewrite(page, at - first)
+  end
+  if call('EXISTS', SIZES) == 0 then call('DEL', PAGES) end -- the last page may not have been begun
+end
+
 local function forget(over, n)
   local ids, ended = {}, {s = {}, f = {}, c = {}}
   for i = 1, n do
@@ -648,7 +716,7 @@ local function forget(over, n)
   end
   call('HDEL', RUN, unpack(ids))
   call('HDEL', DONE, unpack(ids))
-  call('ZREM', base .. ':ids', unpack(ids))
+  unwrite(ids)
 end
 
 local function is_leased(id, envelope)
@@ -674,16 +742,14 @@ local function expire(most)
   return #ids
 end
 
-local function addressed(most)
-  local list = {}
+local function addressees()
+  local workers = {}
   for _, name in ipairs(call('HKEYS', base .. ':count')) do
-    local route = string.sub(name, 2)
-    if string.sub(route, 1, 1) == '@' and string.find(name, '^[qr]') then
-      for _, id in ipairs(call('ZRANGE', base .. ':ripe:' .. route, 0, most - 1)) do
-        list[#list + 1], list[#list + 2] = string.match(route, '^@([^^]*)'), id
-      end
-    end
+    local worker = string.match(name, '^[qr]@([^^]*)')
+    if worker then workers[worker] = true end
   end
+  local list = {}
+  for worker in pairs(workers) do list[#list + 1] = worker end
   return list
 end
 
@@ -697,7 +763,30 @@ keep_count()
 for route in pairs(routes) do
   if call('EXISTS', base .. ':ripe:' .. route) == 0 then call('DEL', base .. ':mark:' .. route) end
 end
-return {n + expired, 1 - call('EXISTS', RUN), addressed(math.max(limit - n - expired, 1))}
+return {n + expired, 1 - call('EXISTS', RUN), addressees()}
+
+-- script addressed: base
+-- ARGV: now, how many, workers. Gives unleased runs addressed to them, as worker, id.
+
+local list, most = {}, 2 * tonumber(ARGV[2])
+local gone = {}
+for i = 3, #ARGV do gone[ARGV[i]] = true end
+
+local function add(worker, route)
+  local ids = call('ZRANGE', base .. ':ripe:' .. route, 0, -1, 'WITHSCORES')
+  for i = 1, #ids, 2 do
+    if #list == most then return end
+    if tonumber(ids[i + 1]) <= tonumber(ARGV[1]) or call('HEXISTS', base .. ':held', ids[i]) == 0 then
+      list[#list + 1], list[#list + 2] = worker, ids[i]
+    end
+  end
+end
+
+for _, name in ipairs(call('HKEYS', base .. ':count')) do
+  local worker = string.match(name, '^[qr]@([^^]*)')
+  if worker and gone[worker] then add(worker, string.sub(name, 2)) end
+end
+return list
 
 -- script listen: base
 -- ARGV: the name of a bell, ids. Gives 1 if one of them has ended already (or is not here), else rings it then.

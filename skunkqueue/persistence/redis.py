@@ -59,7 +59,7 @@ SOON = 5.0
 PUT_RETRY = 2.5
 """Seconds for which ``put`` tries again when the server is away: putting twice is putting once."""
 
-_HARMLESS = frozenset({"get", "few", "page", "extend", "workers", "beat", "listen", "knock"})
+_HARMLESS = frozenset({"get", "few", "page", "among", "extend", "workers", "beat", "listen", "knock"})
 """Scripts that are tried once more when a connection was cut: nobody can tell, and no answer is lost."""
 
 _FEW = 20_000
@@ -273,37 +273,26 @@ class RedisPersister(Persister):
 
     def _find(self, queue: str, which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
         letter = _LETTER_OF[which.state] if which.state else ""
+        filters = [repr(now), which.route or "", letter]
         few = self._run("few", base_key(queue), [_FEW, which.route or "", letter.replace("l", "q")]) if letter else None
-        if few is not None:
-            return self._find_among(queue, sorted((id.decode() for id in few), reverse=True), which, now, after, limit)
-        return self._find_by_page(queue, [which.route or "", letter], now, after, limit)
-
-    def _find_among(
-        self, queue: str, ids: Sequence[str], which: Filter, now: float, after: str | None, limit: int
-    ) -> list[Record]:
-        older = [id for id in ids if after is None or id < after]
+        pages = iter([few]) if few is not None else self._pages(queue, after)
         found: list[Record] = []
-        for at in range(0, len(older), CHUNK):
-            records = read_records(queue, self._run("get", base_key(queue), older[at : at + CHUNK]))
-            found += [record for record in records if which.fits(record, now)]
-            if len(found) >= limit:
-                break
-        return found[:limit]
-
-    def _find_by_page(
-        self, queue: str, filters: Sequence[str], now: float, after: str | None, limit: int
-    ) -> list[Record]:
-        """Look at so many at a time that nobody else waits for it."""
-        found: list[Record] = []
-        at = after or ""
-        while len(found) < limit:
-            args = [at, min(limit - len(found), CHUNK), BUNCH, repr(now), *filters]
-            stopped, reply = self._run("page", base_key(queue), args)
-            found += read_records(queue, reply)
-            at = stopped.decode()
-            if not at:
-                break
+        for page in pages:
+            every = {data.decode() for data in page}
+            ids = sorted((id for id in every if after is None or id < after), reverse=True)
+            for at in range(0, len(ids), CHUNK):
+                args = [limit - len(found), *filters, *ids[at : at + CHUNK]]
+                found += read_records(queue, self._run("among", base_key(queue), args))
+                if len(found) >= limit:
+                    return found
         return found
+
+    def _pages(self, queue: str, after: str | None) -> Iterator[list[bytes]]:
+        """All ids of a queue before one, newest first by pages; a page's ids are in no order."""
+        at: str | bytes = after or ""
+        while (page := self._run("page", base_key(queue), [at])) is not None:
+            at, ids = page
+            yield ids.split()
 
     def count(self) -> dict[tuple[str, str, str], int]:
         counts: dict[tuple[str, str, str], int] = {}
@@ -332,35 +321,42 @@ class RedisPersister(Persister):
 
     def purge(self, *, now: float, limit: int = 1000) -> int:
         done = 0
-        lost: dict[str, list[tuple[str, str]]] = {}
+        addressees: dict[str, list[str]] = {}
         for queue in self._queues():
-            did, is_empty, lost[queue] = self._purge_queue(queue, now, limit - done)
+            did, is_empty, addressees[queue] = self._purge_queue(queue, now, limit - done)
             done += did
             if is_empty:
                 self._forget(queue)
         done += int(self._run("dismiss", HOUSE, [repr(now), limit - done])[0])
-        for queue, theirs in lost.items():
-            if theirs:
-                done += self._purge_addressed(queue, theirs, now, limit - done)
+        for queue, workers in addressees.items():
+            if workers:
+                done += self._purge_addressed(queue, workers, now, limit - done)
         return done
 
-    def _purge_queue(self, queue: str, now: float, limit: int) -> tuple[int, bool, list[tuple[str, str]]]:
-        """How many things it did, whether the queue is empty, and the runs addressed to workers, as (worker, id)."""
+    def _purge_queue(self, queue: str, now: float, limit: int) -> tuple[int, bool, list[str]]:
+        """How many things it did, whether the queue is empty, and the workers that open runs are addressed to."""
         done = 0
         while True:
             step = min(limit - done, BUNCH)
-            did, is_empty, addressed = self._run("purge", base_key(queue), [repr(now), step])
+            did, is_empty, workers = self._run("purge", base_key(queue), [repr(now), step])
             done += did
             if did < step or done >= limit:
-                return done, bool(is_empty), pairs(addressed)
+                return done, bool(is_empty), [worker.decode() for worker in workers]
 
-    def _purge_addressed(self, queue: str, theirs: Sequence[tuple[str, str]], now: float, limit: int) -> int:
-        """The ids were read before the workers: a worker that came later has none of them."""
-        alive = self.workers(now=now)
-        ids = sorted(id for worker, id in theirs if worker not in alive)[:limit]
-        if not ids:
-            return 0
-        return len(self._run("cancel", base_key(queue), [repr(now), WORKER_GONE, repr(now), *ids])) // 5
+    def _purge_addressed(self, queue: str, workers: Sequence[str], now: float, limit: int) -> int:
+        """End what is addressed to workers that are gone."""
+        done = 0
+        gone = set(workers).difference(self.workers(now=now))
+        while gone and done < limit:
+            step = min(limit - done, BUNCH)
+            found = pairs(self._run("addressed", base_key(queue), [repr(now), step, *gone]))
+            gone.difference_update(self.workers(now=now))  # once more: who came by now has none of those ids
+            ids = [id for worker, id in found if worker in gone]
+            did = len(self._run("cancel", base_key(queue), [repr(now), WORKER_GONE, repr(now), *ids])) // 5
+            done += did
+            if did < step:
+                break
+        return done
 
     def wait(self, keys: Sequence[str], timeout: float) -> None:
         self._ears.wait(keys, timeout)

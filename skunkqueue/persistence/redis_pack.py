@@ -47,7 +47,7 @@ def field(value: str | bytes | None) -> bytes:
 def _pack_envelope(envelope: Envelope) -> bytes:
     _, _, route, due, body, expires, unique, keep = envelope
     if expires is None and unique is None:
-        return b"=%b %b %b - -\n%b" % (repr(due).encode(), route.encode(), repr(keep).encode(), body)
+        return b"=%b %b %b\n%b" % (repr(due).encode(), route.encode(), repr(keep).encode(), body)
     key = b"" if unique is None else unique.encode()
     length = "-" if unique is None else len(key)
     head = f"!{due!r} {route} {keep!r} {'-' if expires is None else repr(expires)} {length}\n"
@@ -76,15 +76,16 @@ def _open_envelope(queue: str, id: bytes, data: bytes) -> Envelope:
 
 def _read_envelope(queue: str, id: bytes, data: bytes) -> Envelope:
     head, _, body = data.partition(b"\n")
-    due, route, keep, expires, length = head.split(b" ")
-    size = 0 if length == b"-" else int(length)
-    unique = None if length == b"-" else body[:size].decode()
-    ends = None if expires == b"-" else float(expires)
-    if ends is None and unique is None:
+    due, route, keep, *more = head.split(b" ")
+    if not more:
         if len(_plain) > 1000:
             _plain.clear()
         _plain[head[len(due) :]] = route.decode(), float(keep)
-    return Envelope(id.decode(), queue, route.decode(), float(due[1:]), body[size:], ends, unique, float(keep))
+        return Envelope(id.decode(), queue, route.decode(), float(due[1:]), body, None, None, float(keep))
+    size = 0 if more[1] == b"-" else int(more[1])
+    expires = None if more[0] == b"-" else float(more[0])
+    unique = None if more[1] == b"-" else body[:size].decode()
+    return Envelope(id.decode(), queue, route.decode(), float(due[1:]), body[size:], expires, unique, float(keep))
 
 
 def chunks(envelopes: Sequence[Envelope], places: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -137,10 +138,11 @@ def _put_alike(route: str, envelopes: Sequence[Envelope], places: Sequence[int])
         if envelope[3] != last_due or envelope[7] != last_keep:  # runs of one call often have the same
             last_due, last_keep = envelope[3], envelope[7]
             due = repr(last_due).encode()
-            head = b"=%b %b %b - -\n" % (due, route.encode(), repr(last_keep).encode())
+            head = b"=%b %b %b\n" % (due, route.encode(), repr(last_keep).encode())
         times += (due, envelope[0])
         packed.append(head + envelope[4])
-    return times + packed
+    ids: list[str] = times[3::2]
+    return [*times, *packed, "".join([f"{id}\n" for id in ids]), min(ids)]
 
 
 class Given:
