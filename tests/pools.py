@@ -49,9 +49,9 @@ def children(pid):
 class PoolProcess:
     """A WorkerPool in a process of its own."""
 
-    def __init__(self, folder, url, *routes, marks=None, **options):
+    def __init__(self, folder, url, *routes, marks=None, prelude="", **options):
         self.log_file = Path(folder) / f"pool-{time.monotonic_ns()}.log"
-        code = (
+        code = prelude + (
             "from skunkqueue.worker import WorkerPool\n"
             f"WorkerPool('demo', {list(routes)!r}, {url!r}, **{options!r}).listen()\n"
         )
@@ -94,6 +94,11 @@ class PoolProcess:
     def ends(self, limit=LIMIT):
         """Wait for its end; gives the exit code."""
         return self.process.wait(limit)
+
+    def cpu(self):
+        """Seconds of processor that the pool itself has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self, number=signal.SIGTERM):
         self.send(number)

@@ -87,6 +87,10 @@ class Source:
         """Clean up to ``limit`` things; gives how many it did."""
         return 0
 
+    def warnings(self) -> Sequence[str]:
+        """What an operator should know of how the source is set up, each with its consequence; said once, in the log."""
+        return ()
+
     def close(self) -> None:
         """Let go of connections. A closed source may be used again: it opens anew."""
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from skunkqueue.clock import Clock
 from skunkqueue.envelope import Claim, Exchange, Outcome, Want
-from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Source
 
 FIRST_PAUSE = 0.05
@@ -50,7 +49,7 @@ class Courier:
         self._busy = False
         self._closing = False
         self._done = threading.Event()
-        self.away: StoreError | None = None
+        self.away: Exception | None = None
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -109,7 +108,7 @@ class Courier:
         return True
 
     def run(self, errand: Callable[[], None]) -> None:
-        """Have something else done with the source, before the next exchange. A StoreError from it is let go."""
+        """Have something else done with the source, before the next exchange. What it raises is let go."""
         with self._state:
             self._errands.append(errand)
             self._state.notify()
@@ -177,18 +176,18 @@ class Courier:
         try:
             errand()
             self._reached()
-        except StoreError as error:
+        except Exception as error:
             self._missed(error)
 
     def _deliver(self, outcomes: Outcomes, reports: list[str], wants: list[Want]) -> None:
         """Exchange, and again until it succeeds; what gathers in the meantime joins in."""
         pause = FIRST_PAUSE
         while True:
-            now = self._clock.now()
             try:
+                now = self._clock.now()
                 result = self._source.exchange(outcomes, wants, now=now, until=now + self._lease)
                 break
-            except StoreError as error:
+            except Exception as error:  # a fault of a driver that nobody foresaw must not end the thread either
                 self._missed(error)
                 if self._given_up(pause):
                     return
@@ -208,7 +207,7 @@ class Courier:
                 self._state.wait(left)
             return self._closing
 
-    def _missed(self, error: StoreError) -> None:
+    def _missed(self, error: Exception) -> None:
         if self.away is None:
             self.away = error
             self._poke()
@@ -249,7 +248,7 @@ class Lookout:
         while (timeout := self._next()) is not None:
             try:
                 self._source.wait(self._keys, timeout)
-            except StoreError:
+            except Exception:
                 # The courier meets the same trouble and deals with it; here it is enough not to spin.
                 self._pause(1.0)
             if self._closing:

@@ -15,7 +15,7 @@ import msgpack
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim, Outcome, Seal, Want, peek_head
-from skunkqueue.errors import Corrupt
+from skunkqueue.errors import Corrupt, StoreError
 from skunkqueue.job import Carried
 from skunkqueue.persistence import Source, work_key, worker_key
 from skunkqueue.policy import (
@@ -139,8 +139,6 @@ class Engine:
         settings = self.settings
         routes = ", ".join(settings.routes)
         self._say(f"pool {settings.name} of queue {settings.queue} on {self._source.url} serves {routes}")
-        for warning in getattr(self._source, "warnings", list)():
-            self._say(f"warning: {warning}")
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._guard = None if settings.in_process else Guard()
@@ -176,7 +174,9 @@ class Engine:
         """Ticks when there is something to do though nothing happens."""
         if self._outcomes or self._is_idle_burst():
             return 0.0
-        until = min(self._beat_at, self._rough_at, self._give_up_at, *(w.next_deadline() for w in self._workers))
+        until = min(self._rough_at, self._give_up_at, *(w.next_deadline() for w in self._workers))
+        if not self._pulse.under_way:
+            until = min(until, self._beat_at)
         if self._courier.free and not self._level and any(w.want(self._most(w)) for w in self._workers):
             until = min(until, self._look_at)  # else the lookout is on it
         if any(w.body is not None and w.body.death < 0 for w in self._workers):
@@ -413,6 +413,8 @@ class Engine:
             self._orders.watch(30.0)
 
     def _beaten(self, beaten: Beaten) -> None:
+        for warning in beaten.warnings:
+            self._say(f"warning: {warning}")
         if beaten.until is not None:
             lost = {(claim.id, claim.token) for claim in beaten.asked if claim.id not in beaten.held}
             if lost:
@@ -658,7 +660,8 @@ class Engine:
     def _tell_of_trouble(self) -> None:
         away = self._courier.away
         if away is not None and not self._was_away:
-            self._say(f"the store is away, trying again until it is back: {away}")
+            what = str(away) if isinstance(away, StoreError) else f"{type(away).__name__}: {away}"
+            self._say(f"the store is away, trying again until it is back: {what}")
         elif away is None and self._was_away:
             self._say("the store is back")
             self._beat_at = 0.0

@@ -15,7 +15,8 @@ CLEAN_AT_ONCE = 500
 
 
 class Beaten(NamedTuple):
-    """What a pulse brought: of the claims asked about those still held, until when (ticks), and orders by worker.
+    """What a pulse brought: of the claims asked about those still held, until when (ticks), and orders by worker;
+    the first time also what an operator should know of the source.
 
     ``until`` of None: the source could not be asked.
     """
@@ -24,6 +25,7 @@ class Beaten(NamedTuple):
     held: set[str]
     until: float | None
     orders: dict[str, list[Order]]
+    warnings: Sequence[str]
 
 
 class Pulse:
@@ -37,12 +39,14 @@ class Pulse:
         self._seen: dict[str, list[str]] = {worker: [] for worker in about}
         self._lock = threading.Lock()
         self._beaten: list[Beaten] = []
+        self._warned = False
         self.under_way = False
 
     def beat(self, claims: Sequence[Claim]) -> None:
         """Do it. Raises StoreError where the source cannot be asked; what was done by then is told all the same."""
         held: set[str] = set()
         until = None
+        warnings: Sequence[str] = ()
         orders: dict[str, list[Order]] = {}
         try:
             began = ticks()
@@ -51,10 +55,13 @@ class Pulse:
             until = began + self._lease
             for worker, about in self._about.items():
                 orders[worker] = self._new_orders(worker, about())
+            if not self._warned:
+                warnings = self._source.warnings()
+                self._warned = True
             self._source.purge(now=self._clock.now(), limit=CLEAN_AT_ONCE)
         finally:
             with self._lock:
-                self._beaten.append(Beaten(claims, held, until, orders))
+                self._beaten.append(Beaten(claims, held, until, orders, warnings))
                 self.under_way = False
 
     def _new_orders(self, worker: str, about: str) -> list[Order]:

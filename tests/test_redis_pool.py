@@ -1,0 +1,168 @@
+"""Pools and a Redis that goes away, restarts, forgets its scripts, drops connections, is full or has another clock."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import threading
+import time
+
+import pytest
+
+from pools import LIMIT, PoolProcess, marks, until
+from skunkqueue import StoreAway, StoreError, StoreRefused
+
+pytest.importorskip("redis")
+
+from redis_server import RedisServer  # noqa: E402 - needs the driver
+
+
+def load(url, folder, monkeypatch):
+    monkeypatch.setenv("SKUNKQUEUE_URL", url)
+    monkeypatch.setenv("MARKS", str(folder))
+    if "robust_jobs" in sys.modules:
+        return importlib.reload(sys.modules["robust_jobs"])
+    return importlib.import_module("robust_jobs")
+
+
+@pytest.fixture
+def server():
+    with RedisServer("--appendonly", "yes", "--appendfsync", "always") as started:
+        yield started
+
+
+@pytest.fixture
+def jobs(server, tmp_path, monkeypatch):
+    module = load(server.url, tmp_path, monkeypatch)
+    yield module
+    module.queue.close()
+
+
+def test_a_pool_outlives_an_outage_commits_what_it_finished_and_does_not_spin(server, jobs, tmp_path):
+    with PoolProcess(tmp_path, server.url, "foo") as pool:
+        run = jobs.marked.fire("long", 1.0, "kept")
+        until(lambda: marks(tmp_path, "long"))
+        server.kill()
+        before = pool.cpu()
+        pool.said("the store is away")
+        until(lambda: marks(tmp_path, "long.done"))
+        time.sleep(3)
+
+        assert pool.process.poll() is None
+        assert pool.cpu() - before < 0.6  # of more than three seconds
+        server.start()
+
+        assert run.wait(LIMIT) == "kept"
+        assert marks(tmp_path, "long") == 1
+        pool.said("the store is back")
+        assert jobs.add.fire(1, 2).wait(LIMIT) == 3
+
+
+def test_a_pool_started_before_its_server_waits_for_it(server, tmp_path, monkeypatch):
+    server.kill()
+    with PoolProcess(tmp_path, server.url, "foo") as pool:
+        pool.said("the store is away")
+        server.start()
+        jobs = load(server.url, tmp_path, monkeypatch)
+        assert jobs.add.fire(1, 2).wait(LIMIT) == 3
+        jobs.queue.close()
+
+
+def test_a_pool_whose_server_is_away_still_answers_sigterm(server, jobs, tmp_path):
+    with PoolProcess(tmp_path, server.url, "foo", lease=2) as pool:
+        jobs.add.fire(1, 2).wait(LIMIT)
+        server.kill()
+        pool.said("the store is away")
+
+        assert pool.stop() == 0
+
+
+def produce(jobs, accepted, doubtful, stop):
+    """Fire until told to stop; what could not be settled is fired again, which is harmless."""
+    number = 0
+    while not stop.is_set():
+        try:
+            accepted.append(jobs.marked.fire(f"n{number}"))
+        except StoreAway as error:
+            doubtful.extend(error.runs)
+            time.sleep(0.05)
+        number += 1
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(("how", "fsync"), [("stop", "everysec"), ("kill", "always")])
+def test_a_restart_under_load_loses_no_accepted_run(tmp_path, monkeypatch, how, fsync):
+    with RedisServer("--appendonly", "yes", "--appendfsync", fsync) as server:
+        jobs = load(server.url, tmp_path, monkeypatch)
+        accepted, doubtful, stop = [], [], threading.Event()
+        producer = threading.Thread(target=produce, args=(jobs, accepted, doubtful, stop))
+        with PoolProcess(tmp_path, server.url, "foo", "foo", lease=3):
+            producer.start()
+            for _ in range(2):
+                until(lambda seen=len(accepted): len(accepted) > seen + 100)
+                getattr(server, how)()
+                time.sleep(0.3)
+                server.start()
+            until(lambda seen=len(accepted): len(accepted) > seen + 50)
+            stop.set()
+            producer.join(LIMIT)
+            for run in accepted:
+                run.wait(LIMIT)
+        jobs.queue.close()
+
+    assert len(accepted) > 200
+
+
+def test_connections_killed_and_scripts_flushed_under_load_cost_nothing(server, jobs, tmp_path):
+    with PoolProcess(tmp_path, server.url, "foo", "foo", lease=3):
+        runs = [jobs.marked.fire(f"k{i}") for i in range(400)]
+        with server.client() as client:
+            for _ in range(20):
+                with contextlib.suppress(Exception):
+                    client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                client.script_flush()
+                time.sleep(0.02)
+        for run in runs:
+            run.wait(LIMIT)
+
+    assert all(marks(tmp_path, f"k{i}") == 1 for i in range(400))
+
+
+@pytest.mark.parametrize("wrong", [300, -300])
+def test_a_pool_whose_clock_is_five_minutes_off_steals_no_lease_and_starts_in_time(server, jobs, tmp_path, wrong):
+    prelude = f"import time; real = time.time; time.time = lambda: real() + {wrong}\n"
+    with PoolProcess(tmp_path, server.url, "foo", lease=2) as right:
+        held = jobs.marked.fire("held", 2.5)
+        until(lambda: marks(tmp_path, "held"))
+        with PoolProcess(tmp_path, server.url, "foo", lease=2, prelude=prelude) as skewed:
+            skewed.up()
+            soon = jobs.marked.fire_at(1.0, "soon")
+            asked = time.monotonic()
+            soon.wait(LIMIT)
+            assert time.monotonic() - asked >= 0.9
+            held.wait(LIMIT)
+
+    assert marks(tmp_path, "held") == 1
+    assert held.attempts == 1
+    assert "refused" not in right.log()
+
+
+def test_a_full_server_refuses_clearly_and_loses_nothing(server, jobs, tmp_path):
+    accepted = []
+    with server.client() as client:
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 2_000_000)
+        client.config_set("maxmemory-policy", "noeviction")
+        with pytest.raises(StoreRefused) as refusal:
+            for number in range(100_000):
+                accepted.append(jobs.marked.fire(f"m{number}", 0.0, "x" * 1000))
+        with PoolProcess(tmp_path, server.url, "foo") as pool:
+            pool.up()
+            time.sleep(1)
+            assert pool.process.poll() is None
+            client.config_set("maxmemory", 0)
+            for run in accepted:
+                assert run.wait(LIMIT) == "x" * 1000
+
+    assert "memory" in str(refusal.value)
+    assert isinstance(refusal.value, StoreError)
