@@ -209,8 +209,8 @@ class RedisPersister(Persister):
         queues = given.queues().union(want.queue for want in wants)
         for queue in queues:
             asked = [want for want in wants if want.queue == queue]
-            args = [repr(now), repr(until), repr(now + SOON), *given.arguments(queue), *want_arguments(asked)]
-            refused, next_ripe, bunches = self._run("exchange", base_key(queue), args)
+            args = [repr(now), repr(until), repr(now + SOON), *given.arguments(queue)]
+            refused, next_ripe, bunches = self._exchange(base_key(queue), args, asked)
             taken.difference_update(id.decode() for id in refused)
             claims += read_claims(asked, bunches, until)
             if next_ripe:
@@ -219,6 +219,16 @@ class RedisPersister(Persister):
             order = {want.token: n for n, want in enumerate(wants)}
             claims.sort(key=lambda claim: order[claim.token])
         return Exchange(taken, claims, min(ripe, default=None))
+
+    def _exchange(self, key: str, args: Sequence[Any], wants: Sequence[Want]) -> Any:
+        """Where a connection was cut, once more, and then said to be repeated: so nothing is claimed in vain."""
+        try:
+            return self._run("exchange", key, [*args, *want_arguments(wants)])
+        except StoreAway as error:
+            if not _was_cut(error):
+                raise
+        again = [want._replace(repeated=True) for want in wants]
+        return self._run("exchange", key, [*args, *want_arguments(again)])
 
     # the desk
 
@@ -397,7 +407,7 @@ class RedisPersister(Persister):
         try:
             return self._evaluate(SCRIPTS[name], key, args)
         except StoreAway as error:
-            if name not in _HARMLESS or isinstance(error.__cause__, redis.TimeoutError):
+            if name not in _HARMLESS or not _was_cut(error):
                 raise
         return self._evaluate(SCRIPTS[name], key, args)
 
@@ -443,6 +453,11 @@ class RedisPersister(Persister):
         if len(self._queue_of) > _REMEMBERED_IDS:
             self._queue_of.clear()
         self._queue_of.update((id, queue) for id in ids)
+
+
+def _was_cut(error: StoreAway) -> bool:
+    """Whether a connection broke; a server that hangs is not asked twice."""
+    return isinstance(error.__cause__, redis.ConnectionError) and not isinstance(error.__cause__, redis.TimeoutError)
 
 
 def _by_queue(envelopes: Sequence[Envelope]) -> dict[str, Sequence[int]]:

@@ -229,8 +229,10 @@ class Node:
         except ResponseError:
             self._give(connection)
             raise
-        except BaseException:
+        except BaseException as error:
             connection.disconnect()  # whatever it would say next is not the answer to our next question
+            if isinstance(error, redis.ConnectionError):
+                self.close()  # the others are cut as well
             raise
         self._give(connection)
         return reply
@@ -258,10 +260,12 @@ class Node:
         self._pid = os.getpid()
 
     def close(self) -> None:
+        """Let go of the connections that are free."""
         if self._pid != os.getpid():
             self._after_fork()
-        while self._free:
-            self._free.pop()[0].disconnect()
+        free, self._free = self._free, deque()
+        for connection, _ in free:
+            connection.disconnect()
 
 
 _inherited: list[deque[tuple[Any, float]]] = []
