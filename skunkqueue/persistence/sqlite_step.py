@@ -321,8 +321,11 @@ WRITINGS: Final[Mapping[str, _Writing]] = {
 }
 
 
-def _by_kind(outcomes: Sequence[Pair]) -> list[tuple[str, list[Pair]]]:
+def _by_kind(outcomes: Sequence[Pair]) -> Sequence[tuple[str, Sequence[Pair]]]:
     """Outcomes in groups of one kind; where one run has several, in the order given."""
+    kinds = {outcome.kind for _, outcome in outcomes}
+    if len(kinds) == 1:
+        return [(kinds.pop(), outcomes)]
     groups: list[tuple[str, list[Pair]]] = []
     latest: dict[str, list[Pair]] = {}
     mixed = len({claim.envelope.id for claim, _ in outcomes}) < len(outcomes)
