@@ -131,9 +131,8 @@ def _report(verb: str, taken: set[str], refused: Mapping[str, str], as_json: boo
 @click.command(short_help="Clear away what nobody needs any more.")
 @desk_options
 def purge(url: str | None, queue: str | None, as_json: bool) -> None:
-    """Clear away what nobody needs any more, of the whole store: ended runs that need not be kept longer, runs that
-    have expired, and runs for workers that are gone. Pools do the same as they work. With -q the count of what is left
-    is of that queue.
+    """Clear away what nobody needs any more: ended runs past the time they are kept, expired runs, and runs for workers
+    that are gone. It is done on the whole store, as pools do while they work; -q says whose runs are counted after it.
 
     \b
     skunq purge

@@ -63,7 +63,7 @@ def _cells(record: Record, now: float) -> Iterator[str]:
     yield record.envelope.queue
     yield record.envelope.route
     yield str(rows.attempts(record))
-    yield rows.local(record.envelope.due)
+    yield rows.short(record.envelope.due, now)
     yield cut(rows.outcome(record))
 
 

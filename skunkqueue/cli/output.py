@@ -20,6 +20,10 @@ STYLES: Final[Mapping[str, str]] = {
     "cancelled": "dim",
 }
 
+LONG: Final = ("JOB", "RESULT", "RUNNING")
+SPARE: Final = ("ATTEMPTS", "QUEUE", "HOST")
+NARROW: Final = 100
+
 ENDLESS: Final = 100_000
 """The width of what is piped: nothing in it is cut or wrapped."""
 
@@ -39,16 +43,17 @@ def print_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table: the first column is never cut, the others only by the width of a terminal."""
+    """A table. What is piped is whole; on a narrow terminal some columns are left out, and those that may be long cut."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for position, name in enumerate(columns):
-        table.add_column(name, no_wrap=position == 0)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
     console = Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False)
+    shown = [place for place, name in enumerate(columns) if console.width >= NARROW or name not in SPARE]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place in shown:
+        table.add_column(columns[place], no_wrap=columns[place] not in LONG)
+    for row in rows:
+        table.add_row(*(_cell(row[place]) for place in shown))
     console.print(table)
 
 

@@ -164,6 +164,12 @@ def local(time: float | None) -> str:
     return "" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def short(time: float, now: float) -> str:
+    """A time for people, beside many others: without the day where that is today."""
+    told, today = local(time), local(now)
+    return told[11:] if told[:10] == today[:10] else told[:16]
+
+
 def _moment(time: float | None) -> datetime | None:
     try:
         return None if time is None else datetime.fromtimestamp(time, UTC)
