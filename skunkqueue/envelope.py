@@ -71,7 +71,7 @@ class Want(NamedTuple):
     """What a claimer asks for: up to ``limit`` runs of ``routes``, in that order, to be held under ``token``.
 
     ``repeated`` says that this very want was sent before and its reply was lost: what the token already holds is
-    given first, and counts towards the limit.
+    given first, leased anew (never shorter) with no lapse, and counts towards the limit.
     """
 
     queue: str

@@ -1,4 +1,4 @@
-"""What lets anyone check a store of their own: the contract suite and the random walk.
+"""What lets anyone check a store of their own: the contract suite and the random walk. And ``drain``, for your tests.
 
 A store is finished when both are green. With pytest, in a file of tests::
 
@@ -33,9 +33,10 @@ from skunkqueue.testing.desk import CancelPromises, CountPromises, GetPromises, 
 from skunkqueue.testing.housekeeping import HandlePromises, PurgePromises, WaitPromises, WorkerPromises
 from skunkqueue.testing.outcomes import CommitPromises, ExchangePromises
 from skunkqueue.testing.path import ClaimPromises, ExtendPromises, PutPromises
+from skunkqueue.testing.pools import drain
 from skunkqueue.testing.walk import random_walk
 
-__all__ = ["StoreContract", "check_store", "promises", "random_walk"]
+__all__ = ["StoreContract", "check_store", "drain", "promises", "random_walk"]
 
 
 class StoreContract(
