@@ -43,7 +43,7 @@ def print_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table. What is piped is whole; on a narrow terminal some columns are left out, and those that may be long cut."""
+    """A table. What is piped is whole; on a narrow terminal some columns are left out, and long ones are cut."""
     from rich.console import Console
     from rich.table import Table
 
