@@ -60,7 +60,8 @@ class Hermes:
         )
         self._in_process = not _whole(workers, "workers", 0)
         self._journal = Lines(log, verbose=verbose)
-        self._bodies: dict[str, Callable[[str, Content], bytes]] = {}
+        self._heads: dict[str, tuple[bytes, bytes]] = {}  # by type: the head of a body, and the processor's code
+        self._bodies: dict[str, bytes] = {}
         size = _whole(max_size, "max_size", 1)
         self._source = SpoolSource(self.path, self._pack, max_size=size, say=self._journal.say, **options)
         self._journal.names = self._source.names
@@ -89,7 +90,7 @@ class Hermes:
             raise WrongCall(f"register is given a dictionary of processors by type, got {processors!r}")
         for type, target in processors.items():
             old = self.processors.register(type, target)
-            self._bodies.pop(type, None)
+            self._heads.pop(type, None)
             if old is not None:
                 self._journal.say(f"{type} is now processed by {_name(target)}, no longer by {_name(old)}")
         self._journal.flush()
@@ -186,38 +187,25 @@ class Hermes:
 
     # what a worker is given
 
-    def _pack(self, id: str, content: Content) -> bytes:
-        return self._body(content.type)(id, content)
-
-    def _body(self, type: str) -> Callable[[str, Content], bytes]:
-        found = self._bodies.get(type)
-        if found is None:
-            processor = self.processors.processor(type)
-            if processor is None:
-                raise Unreadable(f"there is no processor for {type!r}; there are {_listed(self.processors)}")
-            head = pack_head(type, "", self._seal)
-            code = b"" if self._in_process else pickle_function(Carried(processor, type))
-            found = self._bodies[type] = _by_value(head, code) if code else _by_id(head)
-        return found
-
-
-def _by_id(head: bytes) -> Callable[[str, Content], bytes]:
-    """For a worker in this process: the id alone, by which it finds the data."""
-
-    def body(id: str, content: Content) -> bytes:
-        return pack_body(head, b"", encode_call((id,), {}))
-
-    return body
-
-
-def _by_value(head: bytes, code: bytes) -> Callable[[str, Content], bytes]:
-    """For a worker process: the processor, signed, and the data."""
-
-    def body(id: str, content: Content) -> bytes:
+    def _pack(self, content: Content) -> bytes:
+        """The body of a run. Raises Unreadable for a type that nobody processes."""
+        if self._in_process:  # a worker here finds the data by itself
+            return self._bodies.get(content.type) or self._remember(content.type)
+        head, code = self._heads.get(content.type) or self._head(content.type)
         call = encode_call((content.data,), {})
         return pack_body(head, code, call, default_keys().sign(CALL, signed_part(head, code, call)))
 
-    return body
+    def _remember(self, type: str) -> bytes:
+        self._bodies[type] = body = pack_body(self._head(type)[0], b"", encode_call((), {}))
+        return body
+
+    def _head(self, type: str) -> tuple[bytes, bytes]:
+        processor = self.processors.processor(type)
+        if processor is None:
+            raise Unreadable(f"there is no processor for {type!r}; there are {_listed(self.processors)}")
+        code = b"" if self._in_process else pickle_function(Carried(processor, type))
+        found = self._heads[type] = pack_head(type, "", self._seal), code
+        return found
 
 
 def _is_within_job() -> bool:

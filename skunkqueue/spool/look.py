@@ -38,10 +38,9 @@ class Looker:
         """What is in it; None where it is to be looked at again. Raises Unreadable where it never will be a job."""
         free = lease(fd) if self._can_lease else None
         status = os.fstat(fd)
-        if free is False or (free is None and not self.is_quiet(name, status, now)):
-            self._inbox.postpone(name, looks_of(status))
-            return None
-        data = self.read(fd, status)
+        data = None
+        if free or (free is None and self.is_quiet(name, status, now)):
+            data = self.read(fd, status)
         if data is None:
             self._inbox.postpone(name, looks_of(status))
             return None

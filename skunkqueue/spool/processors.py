@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from skunkqueue.errors import WrongCall
 from skunkqueue.job import Carried
+from skunkqueue.run import current_run
 from skunkqueue.spool.contents import MOST_TYPE
 
 LONGEST_SHOWN: Final = 1000
@@ -42,7 +43,7 @@ def _shown(value: Any) -> Any:
 class Processors(Mapping[str, Carried]):
     """The processors by type, as workers in this process look for them. May change at any time.
 
-    Of a job they are given the id alone; ``data_of`` gives the dictionary, so that it need not be written and read.
+    ``data_of`` gives the dictionary of a run by its id, so that within a process it need not be written and read.
     """
 
     def __init__(self, data_of: Callable[[str], Any]) -> None:
@@ -74,8 +75,8 @@ class Processors(Mapping[str, Carried]):
     def __bool__(self) -> bool:
         return True
 
-    def _process(self, type: str, id: str) -> Any:
-        return self._by_type[type](self._data_of(id))
+    def _process(self, type: str) -> Any:
+        return self._by_type[type](self._data_of(current_run().id))
 
 
 def _check(type: str, target: Any) -> None:

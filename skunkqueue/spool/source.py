@@ -31,8 +31,8 @@ RESCAN: Final = 1.0
 MOST_HELD: Final = 64 << 20
 """Bytes of files that are held at a time; a claim takes no more beyond that."""
 
-Make = Callable[[str, Content], bytes]
-"""What makes an envelope's body of a run's id and the content of its file. Raises SkunkError where nobody wants it."""
+Make = Callable[[Content], bytes]
+"""What makes an envelope's body of the content of a file. Raises SkunkError where nobody wants it."""
 
 
 class SpoolSource(Source):
@@ -132,21 +132,17 @@ class SpoolSource(Source):
             if seen is None:
                 return None
             kind = seen.content.type
-            id = new_id(now)
-            body = self._make(id, seen.content)
-        except SkunkError as error:
-            self._refuse(name, error, now, kind)
-            return None
+            body = self._make(seen.content)
         except Exception as error:  # whatever a stranger has thought of
             self._refuse(name, error, now, kind)
             return None
-        held = self._seize(id, name, token, until)
+        held = self._seize(new_id(now), name, token, until)
         if held is None:
             return None
-        if self._looker.was_replaced(fd, seen, self._room.path(held)):
+        if self._looker.was_replaced(fd, seen, self._room.folder + held.file):
             self._put_back(held, now)
             return None
-        self.names[id] = name
+        self.names[held.ticket.id] = name
         self._room.fill(held, body, seen.content, seen.size)
         return held
 
@@ -205,7 +201,7 @@ class SpoolSource(Source):
                 data = self._reread(held)
                 content = parse(data)
                 kind = content.type
-                body = self._make(held.ticket.id, content)
+                body = self._make(content)
             except FileNotFoundError:
                 self._room.done(held)
             except Exception as error:
@@ -242,10 +238,11 @@ class SpoolSource(Source):
             # What was taken before an error broke off is remembered for the repetition: its file is gone.
             taken = self._taken
             for claim, outcome in outcomes:
-                if claim.id not in taken and self._commit(claim, outcome, now):
-                    taken.add(claim.id)
+                id = claim.envelope.id
+                if id not in taken and self._commit(claim, outcome, now):
+                    taken.add(id)
             self._taken = set()
-            return {claim.id for claim, _ in outcomes if claim.id in taken}
+            return {claim.envelope.id for claim, _ in outcomes} & taken
 
     def _commit(self, claim: Claim, outcome: Outcome, now: float) -> bool:
         held = self._room.find(claim)

@@ -37,11 +37,16 @@ class Ticket(NamedTuple):
 
     def __str__(self) -> str:
         id, ripe, token, lapses, slip, name = self
-        return f"{id}.{int(ripe * 1000000):x}.{token}.{lapses:x}.{slip}.{name}"
+        return f"{id}{between(ripe, token, lapses, slip)}{name}"
 
     @property
     def slip_file(self) -> str:
         return f".{self.id}.{self.slip}"
+
+
+def between(ripe: float, token: str, lapses: int = 0, slip: str = "") -> str:
+    """What stands between the id and the name."""
+    return f".{int(ripe * 1000000):x}.{token}.{lapses:x}.{slip}."
 
 
 def parse(file: str) -> Ticket | None:

@@ -12,7 +12,7 @@ from skunkqueue.envelope import Claim
 from skunkqueue.spool import ticket as tickets
 from skunkqueue.spool.contents import Content
 from skunkqueue.spool.kept import move
-from skunkqueue.spool.ticket import MOST_NAME, Slip, Ticket, cut, new_slip, size_of
+from skunkqueue.spool.ticket import MOST_NAME, Slip, Ticket, between, cut, new_slip, size_of
 
 _NOTHING: Final[dict[Any, Any]] = {}
 
@@ -45,6 +45,7 @@ class Workroom:
         self._rescan = rescan
         self._waiting: list[tuple[float, str]] = []  # all tickets as of the last listing, and ours that wait, by ripe
         self._list_at = 0.0
+        self._last_between: tuple[tuple[float, str, str], str] = ((0.0, "", ""), "")
 
     def path(self, held: Held) -> str:
         return self.folder + held.file
@@ -53,11 +54,11 @@ class Workroom:
 
     def seize(self, path: str, id: str, name: str, token: str, until: float) -> Held:
         """Take a file from outside. Raises OSError, FileNotFoundError where somebody else was faster."""
-        short = size_of(name) <= MOST_NAME
-        ticket = Ticket(id, until, token, 0, "" if short else new_slip(), name if short else cut(name, MOST_NAME))
-        if not short:
+        ticket = Ticket(id, until, token, 0, "", name)
+        if size_of(name) > MOST_NAME:
+            ticket = ticket._replace(slip=new_slip(), name=cut(name, MOST_NAME))
             self._write_slip(ticket, name, b"")
-        held = Held(ticket, str(ticket), name, b"")
+        held = Held(ticket, f"{id}{self._between(until, token, ticket.slip)}{ticket.name}", name, b"")
         try:
             os.rename(path, self.folder + held.file)
         except OSError:
@@ -65,6 +66,13 @@ class Workroom:
             raise
         self.held[id] = held
         return held
+
+    def _between(self, until: float, token: str, slip: str) -> str:
+        """What most files of a claim have in their name, made once."""
+        key = (until, token, slip)
+        if self._last_between[0] != key:
+            self._last_between = key, between(until, token, 0, slip)
+        return self._last_between[1]
 
     def fill(self, held: Held, body: bytes, content: Content, size: int) -> None:
         """Say what is in it."""
@@ -138,7 +146,10 @@ class Workroom:
             os.unlink(self.folder + held.file)
         except FileNotFoundError:
             return self._lost(held)
-        self.done(held)
+        if held.ticket.slip:
+            self._drop_slip(held.ticket)
+        if self.held.pop(held.ticket.id, None) is not None:
+            self.size -= held.size
         return True
 
     def release(self, held: Held, due: float, notes: bytes) -> bool:
