@@ -166,3 +166,18 @@ def test_a_full_server_refuses_clearly_and_loses_nothing(server, jobs, tmp_path)
 
     assert "memory" in str(refusal.value)
     assert isinstance(refusal.value, StoreError)
+
+
+def test_firing_through_a_pipeline_is_one_with_the_users_own_writes(server, jobs, tmp_path):
+    with server.client() as client, client.pipeline(transaction=True) as pipe, PoolProcess(tmp_path, server.url, "foo"):
+        pipe.set("order:7", "paid")
+        run = jobs.add.options(via=pipe).fire(3, 4)
+        assert run.state == "queued"
+        assert client.get("order:7") is None
+        assert jobs.queue.store.get([run.id]) == {}
+        client.script_flush()
+
+        pipe.execute()
+
+        assert run.wait(LIMIT) == 7
+        assert client.get("order:7") == b"paid"
