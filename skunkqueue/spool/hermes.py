@@ -59,6 +59,8 @@ class Hermes:
             retries=_whole(retries, "retries", 0), timeout=None if timeout is None else seconds(timeout, "timeout")
         )
         self._in_process = not _whole(workers, "workers", 0)
+        if not self._in_process:
+            default_keys()  # a missing key is said now, not by every job
         self._journal = Lines(log, verbose=verbose)
         self._heads: dict[str, tuple[bytes, bytes]] = {}  # by type: the head of a body, and the processor's code
         self._bodies: dict[str, bytes] = {}

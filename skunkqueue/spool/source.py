@@ -311,6 +311,10 @@ class SpoolSource(Source):
             return 0.0
         return there - (began + here) / 2
 
+    def wake(self) -> None:
+        """End ``wait`` before its time, until ``close``. May be called by a signal's handler."""
+        self._watcher.wake()
+
     def close(self) -> None:
         self._closed.set()
         self._watcher.close()

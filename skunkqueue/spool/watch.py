@@ -78,6 +78,10 @@ class Watcher:
             with contextlib.suppress(Exception):
                 notify.close()
 
+    def wake(self) -> None:
+        """End what waits, and what would wait until it is closed. May be called by a signal's handler."""
+        self._stop.set()
+
     def close(self) -> None:
         """End what waits, and let go of the folder. A closed watcher may be used again."""
         self._stop.set()

@@ -1,0 +1,148 @@
+"""Feeding a queue from a spool folder: each file is fired as a job, whose name is its type."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final, TextIO
+
+from skunkqueue.clock import Clock
+from skunkqueue.codec import CALL, default_keys, encode_call, is_pickled
+from skunkqueue.durations import seconds
+from skunkqueue.envelope import Claim, Envelope, Outcome, Want, check_name, new_token, pack_body, pack_head, signed_part
+from skunkqueue.errors import StoreError, TooLarge
+from skunkqueue.options import Options
+from skunkqueue.persistence import work_key
+from skunkqueue.queue import SkunkQueue
+from skunkqueue.spool.contents import Content
+from skunkqueue.spool.lines import Lines
+from skunkqueue.spool.look import MOST_SIZE
+from skunkqueue.spool.source import SpoolSource
+from skunkqueue.worker.pool import GENTLE_SIGNALS, ROUGH_SIGNALS, pool_name
+
+BATCH: Final = 256
+"""Files that are put on the queue in one call."""
+LONGEST_PAUSE: Final = 5.0
+
+
+class Feeder:
+    """Fires the jobs that are dropped into ``path``/in on a route of ``queue``; workers there find them by name.
+
+    The run's id is the one that stands in the claimed file's name: a crash between firing and removing the file, or a
+    reply of the store that was lost, repeats the id, and putting twice is putting once.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        queue: SkunkQueue,
+        route: str = "default",
+        *,
+        max_size: int = MOST_SIZE,
+        lease: float = 15,
+        log: TextIO | None = None,
+        verbose: bool = False,
+        **options: Any,
+    ) -> None:
+        self._queue = queue
+        self._route = check_name(route, "route")
+        self._lease = seconds(lease, "lease")
+        self._journal = Lines(log, verbose=verbose)
+        self._source = SpoolSource(path, self._pack, max_size=max_size, say=self._journal.say, **options)
+        self._clock = Clock(self._source.offset)
+        self._stopping = threading.Event()
+        self._name = pool_name()
+        self._seal = Options().seal()
+
+    def run(self, *, burst: bool = False) -> None:
+        """Feed until a signal or ``stop``; with ``burst`` until there is no file left to take."""
+        previous = self._catch_signals()
+        self._journal.say(f"feeding {self._queue.name}/{self._route} on {self._queue.url} from {self._source.url}")
+        self._journal.flush()
+        try:
+            while not self._stopping.is_set():
+                if not self._feed() and burst:
+                    break
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._source.close()
+            self._journal.say("feeding stopped")
+            self._journal.flush()
+
+    def stop(self) -> None:
+        """Stop after the files in hand."""
+        self._stopping.set()
+        self._source.wake()
+
+    def _feed(self) -> bool:
+        """One turn: take what is there, put it on the queue, remove it. Says whether there was anything."""
+        now = self._clock.now()
+        want = Want(self._queue.name, (self._route,), self._name, new_token(), BATCH)
+        try:
+            result = self._source.exchange([], [want], now=now, until=now + self._lease)
+            if result.claims:
+                self._put(result.claims)
+            elif not self._stopping.is_set():
+                left = (result.next_ripe or now) - self._clock.now()
+                self._source.wait([work_key(self._queue.name, self._route)], max(0.005, left))
+        except StoreError as error:
+            self._journal.say(f"trying again: {error}")
+            self._stopping.wait(1.0)
+            return True
+        finally:
+            self._journal.flush()
+        return bool(result.claims)
+
+    def _put(self, claims: Sequence[Claim]) -> None:
+        """On the queue with it, however often that takes; what cannot be put now goes back under its id."""
+        pause = 0.1
+        while True:
+            try:
+                self._queue.store.put([self._envelope(claim) for claim in claims])
+                break
+            except StoreError as error:
+                self._journal.say(f"the store is away, trying again until it is back: {error}")
+                self._journal.flush()
+            if self._stopping.wait(pause):
+                # Not as untouched: the store may have accepted it all the same, and the id must stay.
+                self._commit(claims, Outcome.again())
+                return
+            pause = min(2 * pause, LONGEST_PAUSE)
+            held = self._source.extend(claims, until=self._clock.now() + self._lease)
+            claims = [claim for claim in claims if claim.id in held]
+        names = [self._source.names.pop(claim.id, "?") for claim in claims]
+        self._commit(claims, Outcome.complete(None))
+        for name, claim in zip(names, claims, strict=True):
+            self._journal.say(f"fired in/{name} as {claim.id} on {self._queue.name}/{self._route}")
+
+    def _commit(self, claims: Sequence[Claim], outcome: Outcome) -> None:
+        with suppress(StoreError):  # the files are taken up again when their leases end, with the same ids
+            self._source.commit([(claim, outcome) for claim in claims], now=self._clock.now())
+
+    def _envelope(self, claim: Claim) -> Envelope:
+        return claim.envelope._replace(queue=self._queue.name, route=self._route, due=self._queue.clock.now())
+
+    def _pack(self, content: Content) -> bytes:
+        head = pack_head(content.type, "", self._seal)
+        call = encode_call((content.data,), {})
+        signature = default_keys().sign(CALL, signed_part(head, b"", call)) if is_pickled(call) else b""
+        body = pack_body(head, b"", call, signature)
+        if len(body) > self._queue.max_payload:
+            raise TooLarge(f"it takes {len(body):,} bytes where at most {self._queue.max_payload:,} are sent")
+        return body
+
+    def _catch_signals(self) -> dict[int, Any]:
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        numbers = [getattr(signal, name) for name in (*GENTLE_SIGNALS, *ROUGH_SIGNALS)]
+        return {number: signal.signal(number, self._on_signal) for number in numbers}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # Only a flag: the thread it interrupts may hold what closing the source would wait for.
+        self._stopping.set()
+        self._source.wake()
