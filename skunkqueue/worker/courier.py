@@ -70,8 +70,13 @@ class Courier:
 
     @property
     def free(self) -> bool:
-        """Whether the next exchange would start at once."""
-        return not self._busy and self._wants is None and self._standing is None
+        """Whether the next exchange would start at once, and what came of the last one is known."""
+        return not self._busy and self._wants is None and self._standing is None and not self._deliveries
+
+    @property
+    def standing(self) -> bool:
+        """Whether something stands by to be fetched."""
+        return self._standing is not None
 
     def carry(self, outcomes: Outcomes, reports: Sequence[str], wants: list[Want]) -> None:
         """Have these carried, and give the reports back with them.

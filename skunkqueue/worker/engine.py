@@ -45,6 +45,8 @@ KILL: Final = 3
 LINGER: Final = 0.02
 LOOK_ANYWAY: Final = 10.0
 """Seconds after which an idle pool looks although nobody told it to: a wait is only a hint."""
+LATE: Final = 1.0
+"""Seconds after which the engine looks where the lookout ought to have: it may hang in its wait."""
 FOREVER: Final = float("inf")
 
 HOST: Final = socket.gethostname()
@@ -91,7 +93,7 @@ class Engine:
         self._wanted: dict[str, Worker] = {}
         self._limits: dict[str, int] = {}
         self._look_at = 0.0
-        self._called = False  # by the lookout, since the last look began
+        self._called = False  # to look, since the last look began
         self._looked = False  # whether the last look found nothing left, for every worker
         self._beat_at = 0.0
         self._horizon = 0.0
@@ -177,11 +179,19 @@ class Engine:
         until = min(self._rough_at, self._give_up_at, *(w.next_deadline() for w in self._workers))
         if not self._pulse.under_way:
             until = min(until, self._beat_at)
-        if self._courier.free and not self._level and any(w.want(self._most(w)) for w in self._workers):
-            until = min(until, self._look_at)  # else the lookout is on it
+        if not self._level and not self._overslept:
+            until = min(until, self._claim_at())
         if any(w.body is not None and w.body.death < 0 for w in self._workers):
             until = min(until, ticks() + 0.05)  # no word of deaths from this kernel: ask
         return until
+
+    def _claim_at(self) -> float:
+        """Ticks when to claim, as far as nobody else sees to it."""
+        if not any(worker.want(self._most(worker)) for worker in self._workers):
+            return FOREVER
+        if self._courier.free:
+            return 0.0 if self._called else self._look_at
+        return self._look_at + LATE if self._courier.standing else FOREVER  # the lookout is on it; a courier pokes
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -258,7 +268,7 @@ class Engine:
     def _ready(self, worker: Worker, number: int, rest: bytes) -> None:
         worker.ready = True
         worker.failed_starts = 0
-        self._look_at = 0.0
+        self._called = True
 
     def _broken(self, worker: Worker, number: int, rest: bytes) -> None:
         self.failure = rest.decode("utf-8", "replace")
@@ -274,6 +284,7 @@ class Engine:
         label, claim = worker.label, held.claim
         if held.cause in ("cancel", "lost"):
             self._say(f"{label} stopped {claim.id} {held.name} after {took * 1000:.2f} ms: its lease was taken away")
+            self._called = True  # with no outcome to carry, nothing else would have the engine look
             return
         now = self._clock.now()
         outcome = judge(what, held.seal, held.notes, now=now, patience=self.settings.patience)
@@ -438,6 +449,7 @@ class Engine:
             worker.recalled.extend(worker.recall())
             for held in worker.drop(lost):
                 self._say(f"{worker.label} let go of {held.claim.id} {held.name}: its lease was taken away")
+                self._called = True
             for held in list(worker.held.values()):
                 if (held.claim.id, held.claim.token) in lost:
                     worker.interrupt(held, "lost", self.settings.kill_after)
@@ -536,10 +548,9 @@ class Engine:
         if not self._outcomes and not self._called and ticks() < self._look_at:
             return False
         self._courier.withdraw()  # what it would have fetched is now asked for here
-        if not self._courier.free:
-            return False
-        self._called = False
-        return True
+        # Not free: what is under way may not ask for all who want by now, so this look is owed, whatever it brings.
+        self._called = not self._courier.free
+        return not self._called
 
     def _wants(self) -> list[Want]:
         idle_first = sorted(self._workers, key=lambda worker: len(worker.held))
@@ -596,6 +607,8 @@ class Engine:
                     self._hand(worker, [held])
                 elif taken:
                     self._hand_back(worker, [held])
+                else:
+                    self._called = True
 
     def _received(self, claims: Sequence[Claim]) -> None:
         """New claims: admit each, hand them out by worker, in order."""
@@ -670,7 +683,7 @@ class Engine:
     # 7. end
 
     def _is_idle_burst(self) -> bool:
-        return self.burst and not self._level and self._looked and self._is_idle()
+        return self.burst and not self._level and self._looked and not self._called and self._is_idle()
 
     def _is_idle(self) -> bool:
         """Nothing ripe as far as the last look tells, and nothing running."""

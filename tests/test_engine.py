@@ -1,0 +1,102 @@
+"""The engine, the courier and the workers where things happen at an unlucky moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from pools import LIMIT, until
+from troubled import Troubled, make_pool
+
+from skunkqueue import SkunkQueue
+from skunkqueue.clock import Clock
+from skunkqueue.envelope import Want, new_token
+from skunkqueue.worker.courier import Courier
+
+queue = SkunkQueue("demo", "memory://engine")
+ran = []
+
+
+@queue.event(routes=["foo"])
+def note(name, seconds=0.0):
+    ran.append(name)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.005)
+    return name
+
+
+@pytest.fixture
+def store():
+    """An empty store that can be told to misbehave."""
+    ran.clear()
+    queue.store.__init__("engine")
+    yield Troubled(queue.store)
+    queue.close()
+
+
+def states(runs):
+    return [str(run.state) for run in runs]
+
+
+# -- the courier -----------------------------------------------------------------------------------------------------
+
+
+def test_a_courier_is_not_free_before_what_it_brought_has_been_collected(store):
+    poked = threading.Event()
+    courier = Courier(store, Clock(store.offset), 5.0, poked.set)
+    courier.start()
+    courier.carry([], [], [Want("demo", ("foo",), "w", new_token(), 1)])
+    assert poked.wait(LIMIT)
+
+    assert not courier.free
+    assert len(courier.collect()) == 1
+    assert courier.free
+    courier.close(1.0)
+
+
+# -- claims ----------------------------------------------------------------------------------------------------------
+
+
+def slow(verb, *_):
+    if verb == "exchange":
+        time.sleep(0.06)  # longer than the engine lingers, so that things happen meanwhile
+
+
+def test_a_worker_that_becomes_free_while_another_look_is_under_way_gets_its_backlog_at_once(store):
+    store.before = slow
+    runs = [note.options(routes=["bar"]).fire(i, 0.03) for i in range(10)]
+    began = time.monotonic()
+
+    make_pool(store, "foo", "bar", in_process=True).run_until_idle()
+
+    assert states(runs) == ["succeeded"] * len(runs)  # burst did not end too early
+    assert time.monotonic() - began < 9  # nor did it wait until it looked anyway
+
+
+def test_behind_a_cancelled_run_the_next_one_starts_and_burst_does_not_end(store):
+    first, second = note.fire("first", 60), note.fire("second")
+    pool = make_pool(store, in_process=True)
+    thread = threading.Thread(target=pool.run_until_idle)
+    thread.start()
+    until(lambda: "first" in ran)
+
+    assert first.cancel()
+    thread.join(9)  # sooner than a pool looks anyway
+
+    assert not thread.is_alive()
+    assert states([first, second]) == ["cancelled", "succeeded"]
+
+
+def test_a_lookout_that_hangs_does_not_keep_the_pool_from_looking(store, monkeypatch):
+    monkeypatch.setattr("skunkqueue.worker.engine.LOOK_ANYWAY", 0.5)
+    let_go = threading.Event()
+    store.before = lambda verb, *_: verb == "wait" and let_go.wait(LIMIT)
+
+    with make_pool(store, in_process=True):
+        until(lambda: store.count_of("wait") >= 2)
+        time.sleep(0.2)
+        run = note.fire("found")
+        until(lambda: run.state == "succeeded", 10)
+        let_go.set()
