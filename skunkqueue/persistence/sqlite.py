@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import parse_qsl, quote
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want, base_route
+from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want, base_route, with_priorities
 from skunkqueue.errors import WrongCall
 from skunkqueue.persistence import Persister, url_path, work_key, worker_key
 from skunkqueue.persistence import sqlite_sql as sql
@@ -172,13 +172,27 @@ class SQLitePersister(Persister):
         if self._news_at_first(ear, ids, only_runs):
             return
         wanted = frozenset(key.encode("utf-8", "replace") for key in keys)
-        version = self._version()
+        version, signs = self._version(), self._signs(keys)
         while (left := end - time.monotonic()) > 0:
             if _heard(ear, wanted, min(left, LOOK)):
                 return
             version, before = self._version(), version
-            if version != before and (not only_runs or self._ended(ids)):
+            # Every commit changes the version, a pool's own beat too; only what concerns the keys is news.
+            if version != before and (self._ended(ids) or self._signs(keys) != signs):
                 return
+
+    def _signs(self, keys: Sequence[str]) -> list[object]:
+        """What changes when something happens to a work or worker key: how many are queued, the last order."""
+        found: list[object] = []
+        with self._file.reading() as db:
+            for key in keys:
+                kind, _, name = key.partition(":")
+                if kind == "work":
+                    queue, _, route = name.partition("/")
+                    found += db.execute(sql.QUEUED_ON, (queue, *with_priorities(route))).fetchone()
+                elif kind == "worker":
+                    found += db.execute(sql.LAST_TOLD, (name,)).fetchone()
+        return found
 
     def _news_at_first(self, ear: Ear | None, ids: Sequence[str], only_runs: bool) -> bool:
         """What may have happened since the caller looked, and before anybody could ring."""

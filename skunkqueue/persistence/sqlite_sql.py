@@ -69,6 +69,8 @@ LEASE = f"""
 NEXT_RIPE = f"SELECT ripe FROM run WHERE shelf = {LANE} ORDER BY ripe LIMIT 1"
 HELD = f"SELECT id FROM run WHERE token = ? AND state = {RUNNING} ORDER BY id LIMIT ?"
 
+QUEUED_ON = "SELECT sum(queued) FROM lane WHERE queue = ? AND route IN (?, ?, ?)"
+LAST_TOLD = "SELECT max(n) FROM told WHERE worker = ?"
 IS_OPEN = f"SELECT 1 FROM run WHERE id = ? AND state <= {RUNNING}"
 
 MINE = f"WHERE id = ? AND token = ? AND state = {RUNNING}"
