@@ -20,7 +20,8 @@ from contextlib import contextmanager
 
 import redis
 
-from skunkqueue.envelope import Envelope, Outcome, Want, new_id
+from skunkqueue.envelope import Claim, Envelope, Outcome, Want, new_id, with_priorities
+from skunkqueue.persistence import work_key
 from skunkqueue.persistence.redis import RedisPersister, open_url
 
 BODY = b"x" * 120
@@ -158,18 +159,54 @@ def our_drain(url: str, count: int = 100_000, batch: int = BATCH) -> float:
     """As ``raw_drain``, by our store's ``exchange``."""
     our_put_many(url, count)
     store = open_url(url)
-    routes = ("foo^high", "foo", "foo^low")
-    done: list[tuple[object, Outcome]] = []
+    routes = with_priorities("foo")
+    done: list[tuple[Claim, Outcome]] = []
     drained = turn = 0
     began = time.perf_counter()
     while drained < count or done:
         turn += 1
         now = time.time()
         want = Want("bench", routes, "worker-1", f"{turn:024x}", batch)
-        claims = store.exchange(done, [want], now=now, until=now + 15).claims  # type: ignore[arg-type]
+        claims = store.exchange(done, [want], now=now, until=now + 15).claims
         done = [(claim, Outcome.complete(b"result")) for claim in claims]
         drained += len(claims)
     return count / (time.perf_counter() - began)
+
+
+def our_wakeup(url: str, count: int = 2_000) -> tuple[float, float]:
+    """Seconds from ``put`` in this process to the claim in another that waited: the median and the 99th percentile."""
+    store = _our_store(url)
+    client = redis.Redis.from_url(url, socket_timeout=None)
+    there = multiprocessing.get_context("spawn").Process(target=_claimer, args=(url, count))
+    there.start()
+    client.brpop("ready", 60)
+    took = []
+    for _ in range(count):
+        time.sleep(0.001)  # the other side is blocking again
+        now = time.time()
+        store.put([Envelope(new_id(now), "bench", "foo", now, repr(time.perf_counter()).encode())])
+        answer = client.brpop("pong", 60)
+        took.append(float(answer[1]))  # type: ignore[index]
+    there.join(60)
+    return statistics.median(took), statistics.quantiles(took, n=100)[98]
+
+
+def _claimer(url: str, count: int) -> None:
+    store, client = open_url(url), redis.Redis.from_url(url, socket_timeout=None)
+    store.wait([work_key("bench", "foo")], 0.01)
+    client.lpush("ready", 1)
+    done: list[tuple[Claim, Outcome]] = []
+    turn = 0
+    while turn < count or done:
+        if not done:
+            store.wait([work_key("bench", "foo")], 10)
+        now = time.time()
+        want = Want("bench", with_priorities("foo"), "worker-1", f"{turn:024x}", 1)
+        claims = store.exchange(done, [want], now=now, until=now + 15).claims
+        done = [(claim, Outcome.complete(b"")) for claim in claims]
+        for claim in claims:
+            client.lpush("pong", repr(time.perf_counter() - float(claim.envelope.body)))
+            turn += 1
 
 
 def _envelope(now: float) -> Envelope:
@@ -220,8 +257,10 @@ def compare(url: str, rounds: int = 3) -> None:
         figures = [(raw(url), ours(url)) for _ in range(rounds)]
         limit, reached = max(f[0] for f in figures), max(f[1] for f in figures)
         print(f"{name:20} raw {limit:9,.0f}/s   ours {reached:9,.0f}/s   ratio {reached / limit:.2f}")
-    median, late = raw_pingpong(url)
-    print(f"{'LPUSH to BRPOP':20} median {median * 1e6:.0f} us   99 % {late * 1e6:.0f} us")
+    (raw_median, raw_late), (our_median, our_late) = raw_pingpong(url), our_wakeup(url)
+    print(f"{'LPUSH to BRPOP':20} median {raw_median * 1e6:7.0f} us   99 % {raw_late * 1e6:7.0f} us")
+    print(f"{'put to claim':20} median {our_median * 1e6:7.0f} us   99 % {our_late * 1e6:7.0f} us", end="")
+    print(f"   ratio {our_median / raw_median:.2f} and {our_late / raw_late:.2f}")
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
 -- The Redis store's scripts. One script is one transaction, and one round trip.
 --
--- A line "-- script NAME: PARTS" starts a script, in front of which go the parts it names; a line "-- part NAME" starts
--- one of those: what a script does not need it need not make at every call. KEYS[1] is the base key of a queue,
--- skunk:{queue}; all keys of a queue are made from it, so they share its hash slot:
+-- A line "-- script NAME" starts a script, "-- part NAME" a part of several, and "-- with NAMES" is where such parts go.
+-- To make a function costs as much as to call Redis, at every call; so what is met often stands in a row, and a script
+-- makes only what it needs. KEYS[1] is the base key of a queue, skunk:{queue}; all keys of a queue are made from it, so
+-- they share its hash slot:
 --
 --   :run           hash  id -> envelope: "=due route keep\n" and the body; or, where it has an expires or a unique key,
 --                        "!due route keep expires length\n", the unique key, the body; absent is "-"
---   :held          hash  id -> claim of a running run: token worker lapses notes error progress note
---   :past          hash  id -> the same of a queued run that has been claimed before; its token proves a repetition
---   :done          hash  id -> state letter, then the same, then value error ended
+--   :claims        hash  id -> "r" and token worker lapses notes error progress note, of a run that is running; or "q"
+--                        and the same of a queued run that has been claimed before: its token proves a repetition
+--   :done          hash  id -> state letter, the same, value error ended
 --   :pages         zset  names of pages, score 0; a page holds the ids from its name up to the next one's
 --   :page:NAME     string  ids, each with a newline, in any order, some of them gone: a tenth of a zset of all ids
 --   :sizes         hash  page -> how many of its ids are here
@@ -59,12 +60,6 @@ local function joined(list)
   local texts = {}
   for i = 1, #list do texts[i] = field(list[i]) end
   return table.concat(texts)
-end
-
--- part bears
-
-local function bears(claim, prefix, at)
-  return claim and string.sub(claim, at, at + #prefix - 1) == prefix
 end
 
 -- part head
@@ -121,11 +116,10 @@ end
 
 -- part claim
 
--- The claim of an open run, and its state letter.
+-- What there is of an open run's claim, and its state letter.
 local function claim_of(id)
-  local held = call('HGET', base .. ':held', id)
-  if held then return held, 'r' end
-  return call('HGET', base .. ':past', id) or '-:-:1:00:-:-:-:', 'q'
+  local claim = call('HGET', base .. ':claims', id) or 'q-:-:1:00:-:-:-:'
+  return string.sub(claim, 2), string.sub(claim, 1, 1)
 end
 
 -- part cancel
@@ -142,7 +136,7 @@ local function cancel(id, envelope, now, err)
   local kept = string.format('%.17g', tonumber(now) + math.max(tonumber(keep), 60))
   local list = fields(claim, 1)
   list[1] = false
-  call('HDEL', base .. (was == 'r' and ':held' or ':past'), id)
+  call('HDEL', base .. ':claims', id)
   call('ZREM', base .. ':ripe:' .. route, id)
   call('ZADD', base .. ':ended:c', kept, id)
   call('HSET', base .. ':done', id, 'c' .. joined(list) .. '-:' .. field(err) .. field(now))
@@ -172,66 +166,78 @@ end
 
 -- part pages
 
-local PAGES, PAGE, SIZES, FULL = base .. ':pages', base .. ':page:', base .. ':sizes', 500
+local PAGES, PAGE, SIZES = base .. ':pages', base .. ':page:', base .. ':sizes'
 
-local function largest(page)
+-- The last page is full: the next one begins behind all of its ids.
+local function turn(page)
   local top = ''
   for id in string.gmatch(call('GET', PAGE .. page), '[^\n]+') do
     if id > top then top = id end
   end
-  return top
+  call('ZADD', PAGES, 0, top .. '!')
 end
 
--- Write n ids, as text, on a page. When the last page is full, the next one begins behind all of its ids.
-local function write(page, text, n, is_last)
-  call('APPEND', PAGE .. page, text)
-  if call('HINCRBY', SIZES, page, n) >= FULL and is_last then call('ZADD', PAGES, 0, largest(page) .. '!') end
-end
-
-local function write_one(id)
-  local page = call('ZREVRANGEBYLEX', PAGES, '[' .. id, '-', 'LIMIT', 0, 1)[1]
-  if not page then
-    page = id
-    call('ZADD', PAGES, 0, page)
+local function write(ids)
+  table.sort(ids)
+  local at = 1
+  while at <= #ids do
+    local first, texts = ids[at], {}
+    local page = call('ZREVRANGEBYLEX', PAGES, '[' .. first, '-', 'LIMIT', 0, 1)[1]
+    local behind = call('ZRANGEBYLEX', PAGES, '(' .. first, '+', 'LIMIT', 0, 1)[1]
+    if not page then
+      page = first
+      call('ZADD', PAGES, 0, page)
+    end
+    while at <= #ids and (not behind or ids[at] < behind) do
+      texts[#texts + 1] = ids[at] .. '\n'
+      at = at + 1
+    end
+    call('APPEND', PAGE .. page, table.concat(texts))
+    if call('HINCRBY', SIZES, page, #texts) >= 500 and not behind then turn(page) end
   end
-  write(page, id .. '\n', 1, call('ZREVRANGE', PAGES, 0, 0)[1] == page)
 end
 
--- script put: base pages
+-- script put
 -- ARGV: route, n, n times (due, id), n envelopes, the ids as they go on a page, the smallest of them. These are runs
 -- without an expires or a unique key. Gives 1 if the queue was empty.
 
+-- with base
 local RUN, RIPE, MARK = base .. ':run', base .. ':ripe:' .. ARGV[1], base .. ':mark:' .. ARGV[1]
-local n, runs = tonumber(ARGV[2]), {}
+local n, runs, page, size = tonumber(ARGV[2]), {}
 local last = 2 + 2 * n
 for i = 1, n do runs[2 * i - 1], runs[2 * i] = ARGV[2 + 2 * i], ARGV[last + i] end
-if call('HSET', RUN, unpack(runs)) == n then
+local all_new = call('HSET', RUN, unpack(runs)) == n
+if all_new then
   call('ZADD', RIPE, unpack(ARGV, 3, last))
-  local page = call('ZREVRANGE', PAGES, 0, 0)[1]
+  page = call('ZREVRANGE', base .. ':pages', 0, 0)[1]
   if page and page <= ARGV[#ARGV] then
-    write(page, ARGV[#ARGV - 1], n, true)
-  else
-    for i = 1, n do write_one(ARGV[2 + 2 * i]) end
+    call('APPEND', base .. ':page:' .. page, ARGV[#ARGV - 1])
+    size = call('HINCRBY', base .. ':sizes', page, n)
   end
-else -- some were here already, or are named twice: written again as they were
-  local put = 0
+end
+if not size or size >= 500 then
+  -- with pages
+  local new = {}
   for i = 1, n do
     local id = ARGV[2 + 2 * i]
-    if not call('ZSCORE', RIPE, id) and call('HEXISTS', base .. ':done', id) == 0 then
-      call('ZADD', RIPE, ARGV[1 + 2 * i], id)
-      write_one(id)
-      put = put + 1
+    -- Where some were here already, or are named twice, they were written again as they were.
+    if all_new or not call('ZSCORE', RIPE, id) and call('HEXISTS', base .. ':done', id) == 0 then
+      new[#new + 1] = id
+      if not all_new then call('ZADD', RIPE, ARGV[1 + 2 * i], id) end
     end
   end
-  n = put
+  n = #new
+  if size then turn(page) else write(new) end
 end
 if n == 0 then return 0 end
 local queued = call('HINCRBY', base .. ':count', 'q' .. ARGV[1], n)
 if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
 return queued == n and call('HLEN', RUN) == n and 1 or 0
 
--- script put_each: base head count knock pages
+-- script put_each
 -- ARGV: n times (id, envelope). Gives 1 if the queue was empty, then the ids as put or found.
+
+-- with base head count knock pages
 
 local RUN = base .. ':run'
 local marks, answer, put = {}, {0}, 0
@@ -244,7 +250,7 @@ local function put_one(id, envelope)
     if holder then return holder end
   end
   call('HSET', RUN, id, envelope)
-  write_one(id)
+  write({id})
   call('ZADD', base .. ':ripe:' .. route, due, id)
   if unique then call('HSET', base .. ':unique', route .. '\0' .. unique, id) end
   if expires then call('ZADD', base .. ':expires', expires, id) end
@@ -260,293 +266,297 @@ for route in pairs(marks) do mark(route) end
 if put > 0 and call('HLEN', RUN) == put then answer[1] = 1 end
 return answer
 
--- script exchange: base fields bears head count knock ring claim cancel
+-- script exchange
 -- ARGV: now, until, soon, number of groups of outcomes, the groups, then the wants.
--- A group is "e", letter, token, route, kept, n, n ids, n tails (value error ended): runs that simply ended;
--- or "o", kind, token, route, id, expires, unique, time, notes, first, second: one that needs more care, where kind
--- is a letter (first is the tail), "q" (first is the error or "=") or "k" (first is the progress or "=", second the note).
--- A want is fresh claim, token, worker, limit, repeated, n, n routes.
+-- A group is "e", letter, claim, route, kept, n, n ids, n tails (value error ended): runs that simply ended; claim is
+-- what theirs begin with. Or it is "o", kind, claim, route, id, expires, unique, time, notes, first, second: one that
+-- needs care, where kind is a letter (first is the tail), "q" (first is the error or "=") or "k" (first is the progress
+-- or "=", second the note).
+-- A want is a fresh claim, its token as a claim begins with it, token, worker, limit, repeated, n, n routes.
 -- Gives the ids refused, the next time something ripens, and per bunch of claims: want, ids, envelopes, claims, untils.
 
-local now, till, soon = ARGV[1], ARGV[2], ARGV[3]
-local RUN, HELD, PAST, DONE, RIPE = base .. ':run', base .. ':held', base .. ':past', base .. ':done', base .. ':ripe:'
-local refused, ended, bunches, to_mark, looked = {}, {}, {}, {}, {}
+-- with base count
+local now, till = ARGV[1], ARGV[2]
+local RUN, CLAIMS, DONE, RIPE = base .. ':run', base .. ':claims', base .. ':done', base .. ':ripe:'
+local refused, bunches, ripes, short, to_mark = {}, {}, {}, {}, {}
+local NONE, moment = {}, tonumber(now)
+local has_written = false
 
--- A first write that no maxmemory refuses lets the rest pass: a full server must still be drained.
-call('DEL', base .. ':none')
+-- What is not met often is made when it is first met.
+local made
 
-local function known(id, token)
-  local done = call('HGET', DONE, id)
-  if done then return bears(done, token, 2) end
-  return bears(call('HGET', PAST, id), token, 1)
-end
+local function rare()
+  if made then return made end
+  made = {}
+  -- with fields head ring claim cancel
 
-local function end_each(letter, token, route, kept, ids, tails, claims)
-  for i, id in ipairs(ids) do
-    local claim = claims[i]
-    if bears(claim, token, 1) then
-      call('HDEL', HELD, id)
-      call('ZREM', RIPE .. route, id)
-      call('HSET', DONE, id, letter .. claim .. tails[i])
-      call('ZADD', base .. ':ended:' .. letter, kept, id)
-      count('r', route, -1)
-      count(letter, route, 1)
-      ended[#ended + 1] = id
-    elseif claim or not known(id, token) then
-      refused[#refused + 1] = id
+  local function known(id, token)
+    local claim = call('HGET', DONE, id) or call('HGET', CLAIMS, id)
+    return claim and string.sub(claim, 2, #token) == string.sub(token, 2)
+  end
+
+  local function end_one(kind, route, id, kept, done)
+    call('HDEL', CLAIMS, id)
+    call('ZREM', RIPE .. route, id)
+    call('HSET', DONE, id, done)
+    call('ZADD', base .. ':ended:' .. kind, kept, id)
+    count('r', route, -1)
+    count(kind, route, 1)
+    ring({id})
+  end
+
+  local function queue_one(route, id, due, claim, err)
+    claim[2] = false
+    if err ~= '=' then claim[5] = fields(err, 1)[1] end
+    call('HSET', CLAIMS, id, 'q' .. joined(claim))
+    call('ZADD', RIPE .. route, due, id)
+    count('r', route, -1)
+    count('q', route, 1)
+    to_mark[route] = true
+  end
+
+  local function keep_one(id, claim, progress, note)
+    if progress ~= '=' then claim[6], claim[7] = fields(progress, 1)[1], fields(note, 1)[1] end
+    call('HSET', CLAIMS, id, 'r' .. joined(claim))
+  end
+
+  -- An outcome that is more than an end.
+  function made.care(kind, token, route, id, expires, unique, time, notes, first, second)
+    local text = call('HGET', CLAIMS, id)
+    if not text or string.sub(text, 1, #token) ~= token then
+      if not known(id, token) then refused[#refused + 1] = id end
+      return
+    end
+    local claim = fields(text, 2)
+    if notes ~= '-:' then claim[4] = fields(notes, 1)[1] end
+    if kind == 'q' then return queue_one(route, id, time, claim, first) end
+    if kind == 'k' then return keep_one(id, claim, first, second) end
+    end_one(kind, route, id, time, kind .. joined(claim) .. first)
+    let_go(id, route, expires ~= '', unique ~= '' and unique)
+  end
+
+  -- Runs of which some are not held.
+  function made.end_each(letter, token, route, kept, ids, tails, claims)
+    for i, id in ipairs(ids) do
+      local claim = claims[i]
+      if claim and string.sub(claim, 1, #token) == token then
+        end_one(letter, route, id, kept, letter .. string.sub(claim, 2) .. tails[i])
+      elseif not known(id, token) then
+        refused[#refused + 1] = id
+      end
     end
   end
+
+  local function new_bunch(want)
+    local bunch = {want.number, {}, {}, {}, {}}
+    bunches[#bunches + 1] = bunch
+    return bunch
+  end
+
+  local function hold(bunch, want, id, envelope, route)
+    local claim, was = claim_of(id)
+    local list = fields(claim, 1)
+    if was == 'r' then list[3] = tostring(list[3] + 1) end
+    list[1], list[2] = want.token, want.worker
+    local text = 'r' .. joined(list)
+    call('HSET', CLAIMS, id, text)
+    count(was, route, -1)
+    count('r', route, 1)
+    local n = #bunch[2] + 1
+    bunch[2][n], bunch[3][n], bunch[4][n], bunch[5][n] = id, envelope, text, till
+  end
+
+  -- Runs of which some lapsed, were claimed before, or may have expired. Gives the ids claimed.
+  function made.hold_each(want, route, ids, envelopes)
+    local bunch = new_bunch(want)
+    for i, id in ipairs(ids) do
+      local envelope = envelopes[i]
+      local expires = string.byte(envelope) == 33 and select(4, head(envelope))
+      if expires and tonumber(expires) <= moment then
+        cancel(id, envelope, now, 'expired')
+        ring({id})
+      else
+        hold(bunch, want, id, envelope, route)
+      end
+    end
+    return bunch[2]
+  end
+
+  -- What the token holds already, for a want whose reply was lost; leased anew, so that it is not given twice.
+  function made.hold_again(want, left)
+    local mine, bunch = {}, new_bunch(want)
+    local all = call('HGETALL', CLAIMS)
+    for i = 1, #all, 2 do
+      if string.sub(all[i + 1], 1, #want.prefix) == want.prefix then mine[#mine + 1] = all[i] end
+    end
+    table.sort(mine)
+    for n = 1, math.min(#mine, left) do
+      local id = mine[n]
+      local envelope = call('HGET', RUN, id)
+      local route = head(envelope)
+      call('ZADD', RIPE .. route, 'GT', till, id)
+      bunch[2][n], bunch[3][n], bunch[4][n] = id, envelope, call('HGET', CLAIMS, id)
+      bunch[5][n] = call('ZSCORE', RIPE .. route, id)
+    end
+    ripes = {}
+    return left - #bunch[2]
+  end
+
+  function made.both(first, second)
+    local list = {}
+    for i, id in ipairs(first) do list[i] = id end
+    for _, id in ipairs(second) do list[#list + 1] = id end
+    return list
+  end
+
+  made.ring = ring
+  return made
 end
 
-local function end_all(letter, token, route, kept, n, at)
+-- Runs that simply ended, all under one claim's token.
+local function end_all(letter, token, route, kept, n, at, waited)
   local last = at + n - 1
-  local claims = call('HMGET', HELD, unpack(ARGV, at, last))
-  local results, keeps, good = {}, {}, nil
+  local claims = call('HMGET', CLAIMS, unpack(ARGV, at, last))
+  local results, keeps, good, done = {}, {}
   for i = 1, n do
     local claim = claims[i]
     if claim ~= good then
-      if not bears(claim, token, 1) then
-        return end_each(letter, token, route, kept, {unpack(ARGV, at, last)}, {unpack(ARGV, last + 1, last + n)}, claims)
+      if not claim or string.sub(claim, 1, #token) ~= token then
+        return rare().end_each(letter, token, route, kept, {unpack(ARGV, at, last)}, {unpack(ARGV, last + 1, last + n)}, claims)
       end
-      good = claim
+      good, done = claim, letter .. string.sub(claim, 2)
     end
     local id = ARGV[at + i - 1]
-    results[2 * i - 1], results[2 * i] = id, letter .. claim .. ARGV[last + i]
+    results[2 * i - 1], results[2 * i] = id, done .. ARGV[last + i]
     keeps[2 * i - 1], keeps[2 * i] = kept, id
-    ended[#ended + 1] = id
   end
-  call('HDEL', HELD, unpack(ARGV, at, last))
+  call('HDEL', CLAIMS, unpack(ARGV, at, last))
   call('ZREM', RIPE .. route, unpack(ARGV, at, last))
   call('HSET', DONE, unpack(results))
   call('ZADD', base .. ':ended:' .. letter, unpack(keeps))
   count('r', route, -n)
   count(letter, route, n)
-end
-
-local function end_one(kind, route, id, expires, unique, kept, claim, tail)
-  call('HDEL', HELD, id)
-  call('ZREM', RIPE .. route, id)
-  call('HSET', DONE, id, kind .. joined(claim) .. tail)
-  call('ZADD', base .. ':ended:' .. kind, kept, id)
-  let_go(id, route, expires ~= '', unique ~= '' and unique)
-  count('r', route, -1)
-  count(kind, route, 1)
-  ended[#ended + 1] = id
-end
-
-local function queue_one(route, id, due, claim, err)
-  claim[2] = false
-  if err ~= '=' then claim[5] = fields(err, 1)[1] end
-  call('HDEL', HELD, id)
-  call('HSET', PAST, id, joined(claim))
-  call('ZADD', RIPE .. route, due, id)
-  count('r', route, -1)
-  count('q', route, 1)
-  to_mark[route] = true
-end
-
-local function keep_one(id, claim, progress, note)
-  if progress ~= '=' then
-    claim[6], claim[7] = fields(progress, 1)[1], fields(note, 1)[1]
-  end
-  call('HSET', HELD, id, joined(claim))
-end
-
-local function care(kind, token, route, id, expires, unique, moment, notes, first, second)
-  local text = call('HGET', HELD, id)
-  if not bears(text, token, 1) then
-    if text or not known(id, token) then refused[#refused + 1] = id end
-    return
-  end
-  local claim = fields(text, 1)
-  if notes ~= '-:' then claim[4] = fields(notes, 1)[1] end
-  if kind == 'q' then
-    queue_one(route, id, moment, claim, first)
-  elseif kind == 'k' then
-    keep_one(id, claim, first, second)
-  else
-    end_one(kind, route, id, expires, unique, moment, claim, first)
-  end
-end
-
-local function hold(bunch, want, id, envelope, claim, was, route)
-  local list = fields(claim, 1)
-  if was == 'r' then
-    list[3] = tostring(list[3] + 1)
-  else
-    call('HDEL', PAST, id)
-  end
-  list[1], list[2] = want.token, want.worker
-  local text = joined(list)
-  call('HSET', HELD, id, text)
-  count(was, route, -1)
-  count('r', route, 1)
-  local n = #bunch.ids + 1
-  bunch.ids[n], bunch.envelopes[n], bunch.claims[n], bunch.untils[n] = id, envelope, text, till
-end
-
-local function lease(ids, route)
-  local times = {}
-  for i, id in ipairs(ids) do times[2 * i - 1], times[2 * i] = till, id end
-  if #ids > 0 then call('ZADD', RIPE .. route, unpack(times)) end
-end
-
-local function new_bunch(want)
-  local bunch = {number = want.number, ids = {}, envelopes = {}, claims = {}, untils = {}}
-  bunches[#bunches + 1] = bunch
-  return bunch
-end
-
--- Runs of which some lapsed, were claimed before, or may have expired. Gives how many were claimed, and their ids.
-local function hold_each(want, route, ids, envelopes)
-  local bunch = new_bunch(want)
-  for i, id in ipairs(ids) do
-    local envelope = envelopes[i]
-    local expires = string.byte(envelope) == 33 and select(4, head(envelope))
-    if expires and tonumber(expires) <= tonumber(now) then
-      cancel(id, envelope, now, 'expired')
-      ended[#ended + 1] = id
-    else
-      local claim, was = claim_of(id)
-      hold(bunch, want, id, envelope, claim, was, route)
-    end
-  end
-  return bunch.ids
+  if waited then rare().ring({unpack(ARGV, at, last)}) end
 end
 
 local function hold_all(want, route, ids)
   local envelopes = call('HMGET', RUN, unpack(ids))
-  local held = call('HMGET', HELD, unpack(ids))
-  local past = want.any_past and call('HMGET', PAST, unpack(ids)) or {}
-  local claims = {}
+  local claims = call('HMGET', CLAIMS, unpack(ids))
+  local fresh = {}
   for i, id in ipairs(ids) do
-    if held[i] or past[i] or string.byte(envelopes[i]) == 33 then return hold_each(want, route, ids, envelopes) end
-    claims[2 * i - 1], claims[2 * i] = id, want.fresh
+    if claims[i] or string.byte(envelopes[i]) == 33 then return rare().hold_each(want, route, ids, envelopes) end
+    fresh[2 * i - 1], fresh[2 * i] = id, want.fresh
   end
-  call('HSET', HELD, unpack(claims))
+  call('HSET', CLAIMS, unpack(fresh))
   count('q', route, -#ids)
   count('r', route, #ids)
-  bunches[#bunches + 1] = {number = want.number, ids = ids, envelopes = envelopes}
+  bunches[#bunches + 1] = {want.number, ids, envelopes, NONE, NONE}
   return ids
 end
 
-local function both(first, second)
-  local list = {}
-  for i, id in ipairs(first) do list[i] = id end
-  for _, id in ipairs(second) do list[#list + 1] = id end
-  return list
-end
-
 local function claim_route(want, route, left)
-  local mine = {}
-  while left > 0 do
-    local asked = math.min(left, 1000)
+  local mine, asked, ids = NONE
+  repeat
+    asked = math.min(left, 1000)
     -- What this call has claimed here keeps its place until the end of it, so it is passed over by number.
-    local ids = call('ZRANGEBYSCORE', RIPE .. route, '-inf', now, 'LIMIT', #mine, asked)
-    local got = #ids > 0 and hold_all(want, route, ids) or ids
+    ids = call('ZRANGEBYSCORE', RIPE .. route, '-inf', now, 'LIMIT', #mine, asked)
+    local got = #ids > 0 and hold_all(want, route, ids) or NONE
     left = left - #got
-    mine = #mine == 0 and got or both(mine, got)
-    if #ids < asked then break end
+    mine = mine == NONE and got or rare().both(mine, got)
+  until left == 0 or #ids < asked
+  for first = 1, #mine, 1000 do
+    local times = {}
+    for i = first, math.min(first + 999, #mine) do times[#times + 1], times[#times + 2] = till, mine[i] end
+    call('ZADD', RIPE .. route, unpack(times))
   end
-  for at = 1, #mine, 1000 do lease({unpack(mine, at, math.min(at + 999, #mine))}, route) end
   return left
 end
 
--- What the token holds already, for a want whose reply was lost; leased anew, so that it is not given twice.
-local function hold_again(want, left)
-  local mine, bunch = {}, new_bunch(want)
-  local all = call('HGETALL', HELD)
-  for i = 1, #all, 2 do
-    if bears(all[i + 1], want.prefix, 1) then mine[#mine + 1] = all[i] end
-  end
-  table.sort(mine)
-  for n = 1, math.min(#mine, left) do
-    local id = mine[n]
-    local envelope = call('HGET', RUN, id)
-    bunch.ids[n], bunch.envelopes[n], bunch.claims[n] = id, envelope, call('HGET', HELD, id)
-    call('ZADD', RIPE .. head(envelope), 'GT', till, id)
-    bunch.untils[n] = call('ZSCORE', RIPE .. head(envelope), id)
-  end
-  return left - #bunch.ids
+local at, groups = 5, tonumber(ARGV[4])
+local waited = groups > 0 and call('EXISTS', base .. ':waiting') == 1
+-- A first write that no maxmemory refuses lets the others pass: a full server must still be drained.
+local function begin()
+  if not has_written then call('DEL', base .. ':none') end
+  has_written = true
 end
 
-local function serve(want, at, routes)
-  local left = want.limit
-  if want.repeated == '1' then left = hold_again(want, left) end
-  for i = at, at + routes - 1 do
-    local route = ARGV[i]
-    if left > 0 then left = claim_route(want, route, left) end
-    if left > 0 then looked[route] = 'short' elseif not looked[route] then looked[route] = 'filled' end
-  end
-end
-
-local at = 5
-for _ = 1, tonumber(ARGV[4]) do
+if groups > 0 then begin() end
+for _ = 1, groups do
   if ARGV[at] == 'e' then
     local n = tonumber(ARGV[at + 5])
-    end_all(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], n, at + 6)
+    end_all(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], n, at + 6, waited)
     at = at + 6 + 2 * n
   else
-    care(unpack(ARGV, at + 1, at + 10))
+    rare().care(unpack(ARGV, at + 1, at + 10))
     at = at + 11
   end
 end
 
 local number = 0
-local any_past = at <= #ARGV and call('EXISTS', PAST) == 1
 while at <= #ARGV do
-  local routes = tonumber(ARGV[at + 5])
-  local want = {
-    number = number, fresh = ARGV[at], token = ARGV[at + 1], worker = ARGV[at + 2], limit = tonumber(ARGV[at + 3]),
-    repeated = ARGV[at + 4], any_past = any_past,
-  }
-  want.prefix = field(want.token)
-  serve(want, at + 6, routes)
+  local left, routes = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 6])
+  local want = {number = number, fresh = ARGV[at], prefix = ARGV[at + 1], token = ARGV[at + 2], worker = ARGV[at + 3]}
+  if ARGV[at + 5] == '1' then
+    begin()
+    left = rare().hold_again(want, left)
+  end
+  for i = at + 7, at + 6 + routes do
+    local route = ARGV[i]
+    local ripe = ripes[route]
+    if ripe == nil then ripe = call('ZRANGE', RIPE .. route, 0, 0, 'WITHSCORES')[2] or false end
+    if left > 0 and ripe and tonumber(ripe) <= moment then
+      begin()
+      left = claim_route(want, route, left)
+      ripe = call('ZRANGE', RIPE .. route, 0, 0, 'WITHSCORES')[2] or false
+    end
+    ripes[route] = ripe
+    short[route] = short[route] or left > 0
+  end
   number = number + 1
-  at = at + 6 + routes
+  at = at + 7 + routes
 end
 
 -- Who came short knows all there is on a route, so nobody else need look; who was filled and leaves something behind
 -- that is ripe soon wakes the next.
-local next_ripe, first, settled = '', nil, {}
-for route, how in pairs(looked) do
-  local lowest = call('ZRANGE', RIPE .. route, 0, 0, 'WITHSCORES')
-  local ripe = tonumber(lowest[2])
-  if ripe and (not first or ripe < first) then next_ripe, first = lowest[2], ripe end
-  if how == 'short' then
+local next_ripe, first, settled = '', math.huge, {}
+for route, ripe in pairs(ripes) do
+  local time = tonumber(ripe or math.huge)
+  if time < first then next_ripe, first = ripe, time end
+  if short[route] then
     settled[#settled + 1] = base .. ':mark:' .. route
     to_mark[route] = nil
-  elseif ripe and ripe <= tonumber(soon) then
+  elseif time <= tonumber(ARGV[3]) then
     to_mark[route] = true
   end
 end
 if #settled > 0 then call('DEL', unpack(settled)) end
-for route in pairs(to_mark) do mark(route) end
-keep_count()
-ring(ended)
-
-local reply = {}
-for i, bunch in ipairs(bunches) do
-  reply[i] = {bunch.number, bunch.ids, bunch.envelopes, bunch.claims or {}, bunch.untils or {}}
+for route in pairs(to_mark) do
+  local mark = base .. ':mark:' .. route
+  if call('ZADD', mark, 0, '1') == 1 then call('PEXPIRE', mark, 30000) end
 end
-return {refused, next_ripe, reply}
+keep_count()
+return {refused, next_ripe, bunches}
 
--- script extend: base bears
--- ARGV: until, then times (id, token, route). Gives the ids still held.
+-- script extend
+-- ARGV: until, then times (id, what its claim begins with, route). Gives the ids still held.
+
+-- with base
 
 local held = {}
 for at = 2, #ARGV, 3 do
-  local id = ARGV[at]
-  if bears(call('HGET', base .. ':held', id), ARGV[at + 1], 1) then
+  local id, claim = ARGV[at], call('HGET', base .. ':claims', ARGV[at])
+  if claim and string.sub(claim, 1, #ARGV[at + 1]) == ARGV[at + 1] then
     held[#held + 1] = id
     call('ZADD', base .. ':ripe:' .. ARGV[at + 2], 'XX', 'GT', ARGV[1], id)
   end
 end
 return held
 
--- script cancel: base fields head count ring claim cancel record
+-- script cancel
 -- ARGV: now, error or "", a latest ripe or "" (then only what is unleased by then is taken), ids.
 -- Gives the records of those it took.
+
+-- with base fields head count ring claim cancel record
 
 local records, ids = {}, {}
 call('DEL', base .. ':none')
@@ -568,8 +578,10 @@ keep_count()
 ring(ids)
 return records
 
--- script reopen: base head count knock
+-- script reopen
 -- ARGV: now, ids. Gives the ids it took.
+
+-- with base head count knock
 
 local taken = {}
 
@@ -599,32 +611,38 @@ for i = 2, #ARGV do reopen(ARGV[i]) end
 keep_count()
 return taken
 
--- script get: base head claim record
+-- script get
 -- ARGV: ids. Gives their records.
+
+-- with base head claim record
 
 local records = {}
 for i = 1, #ARGV do add_record(records, ARGV[i]) end
 return records
 
--- script page: base
+-- script page
 -- ARGV: an id or "". Gives the page that holds the ids before it: its name and its ids.
+
+-- with base
 
 local page = call('ZREVRANGEBYLEX', base .. ':pages', ARGV[1] == '' and '+' or '(' .. ARGV[1], '-', 'LIMIT', 0, 1)[1]
 return page and {page, call('GET', base .. ':page:' .. page) or ''}
 
--- script among: base head claim record
+-- script among
 -- ARGV: how many, now, base route or "", state letter ("l" is queued for later) or "", ids.
 -- Gives the records of the first ones that fit.
+
+-- with base head claim record
 
 local limit, now, route, letter = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local records = {}
 local envelopes = call('HMGET', base .. ':run', unpack(ARGV, 5))
 local done = call('HMGET', base .. ':done', unpack(ARGV, 5))
-local held = call('HMGET', base .. ':held', unpack(ARGV, 5))
+local claims = call('HMGET', base .. ':claims', unpack(ARGV, 5))
 
 local function fits(i, id)
   if not envelopes[i] then return false end
-  local state = done[i] and string.sub(done[i], 1, 1) or held[i] and 'r' or 'q'
+  local state = string.sub(done[i] or claims[i] or 'q', 1, 1)
   if letter ~= '' and state ~= (letter == 'l' and 'q' or letter) then return false end
   local own = (route ~= '' or letter == 'l') and head(envelopes[i])
   if route ~= '' and string.match(own, '^[^^]*') ~= route then return false end
@@ -637,30 +655,38 @@ for i = 1, #ARGV - 4 do
 end
 return records
 
--- script few: base
--- ARGV: most, base route or "", state letter. Gives all ids that may be in that state if they are few, else false.
+-- script sources
+-- ARGV: base route or "", state letter or "". Gives the keys that hold the ids of such runs, among others, with how
+-- many each holds; counts say where there are none.
 
-local most, route, letter = tonumber(ARGV[1]), ARGV[2], ARGV[3]
-local ids = {}
-if letter == 'r' then
-  if call('HLEN', base .. ':held') > most then return false end
-  return call('HKEYS', base .. ':held')
-elseif letter ~= 'q' then
-  if call('ZCARD', base .. ':ended:' .. letter) > most then return false end
-  return call('ZRANGE', base .. ':ended:' .. letter, 0, -1)
+-- with base
+
+local list, seen = {}, {}
+
+local function add(key, how_many)
+  if seen[key] then return end
+  seen[key] = true
+  list[#list + 1], list[#list + 2] = key, call(how_many, key)
 end
+
 for _, name in ipairs(call('HKEYS', base .. ':count')) do
-  local own = string.sub(name, 2)
-  if string.sub(name, 1, 1) == 'q' and (route == '' or string.match(own, '^[^^]*') == route) then
-    if #ids + call('ZCARD', base .. ':ripe:' .. own) > most then return false end
-    for _, id in ipairs(call('ZRANGE', base .. ':ripe:' .. own, 0, -1)) do ids[#ids + 1] = id end
+  local letter, route = string.sub(name, 1, 1), string.sub(name, 2)
+  local fits = (ARGV[1] == '' or string.match(route, '^[^^]*') == ARGV[1]) and (ARGV[2] == '' or ARGV[2] == letter)
+  if fits and letter == 'q' then
+    add(base .. ':ripe:' .. route, 'ZCARD')
+  elseif fits and letter == 'r' then
+    add(base .. ':claims', 'HLEN')
+  elseif fits then
+    add(base .. ':ended:' .. letter, 'ZCARD')
   end
 end
-return ids
+return list
 
--- script purge: base fields head count ring claim cancel pages
+-- script purge
 -- ARGV: now, limit. Gives how many it did, whether the queue is empty now, and the workers that open runs are addressed
 -- to.
+
+-- with base fields head count ring claim cancel pages
 
 local now, limit = ARGV[1], tonumber(ARGV[2])
 local RUN, DONE = base .. ':run', base .. ':done'
@@ -720,7 +746,7 @@ local function forget(over, n)
 end
 
 local function is_leased(id, envelope)
-  return call('HEXISTS', base .. ':held', id) == 1
+  return string.sub(call('HGET', base .. ':claims', id) or 'q', 1, 1) == 'r'
     and tonumber(call('ZSCORE', base .. ':ripe:' .. head(envelope), id)) > tonumber(now)
 end
 
@@ -765,8 +791,10 @@ for route in pairs(routes) do
 end
 return {n + expired, 1 - call('EXISTS', RUN), addressees()}
 
--- script addressed: base
+-- script addressed
 -- ARGV: now, how many, workers. Gives unleased runs addressed to them, as worker, id.
+
+-- with base
 
 local list, most = {}, 2 * tonumber(ARGV[2])
 local gone = {}
@@ -776,7 +804,7 @@ local function add(worker, route)
   local ids = call('ZRANGE', base .. ':ripe:' .. route, 0, -1, 'WITHSCORES')
   for i = 1, #ids, 2 do
     if #list == most then return end
-    if tonumber(ids[i + 1]) <= tonumber(ARGV[1]) or call('HEXISTS', base .. ':held', ids[i]) == 0 then
+    if tonumber(ids[i + 1]) <= tonumber(ARGV[1]) or string.sub(call('HGET', base .. ':claims', ids[i]) or 'q', 1, 1) == 'q' then
       list[#list + 1], list[#list + 2] = worker, ids[i]
     end
   end
@@ -788,8 +816,10 @@ for _, name in ipairs(call('HKEYS', base .. ':count')) do
 end
 return list
 
--- script listen: base
+-- script listen
 -- ARGV: the name of a bell, ids. Gives 1 if one of them has ended already (or is not here), else rings it then.
+
+-- with base
 
 local WAITING = base .. ':waiting'
 for i = 2, #ARGV do
@@ -801,14 +831,18 @@ for i = 2, #ARGV do
 end
 return 0
 
--- script knock: base knock
+-- script knock
 -- ARGV: worker. Wakes the pool that waits for its orders.
+
+-- with base knock
 
 knock(base .. ':call:' .. ARGV[1])
 return 1
 
--- script beat: base
+-- script beat
 -- ARGV: worker, until, about, queue it listens in or "", ids of orders seen. Gives the orders left.
+
+-- with base
 
 local worker, left = ARGV[1], {}
 local ORDERS = base .. ':orders:' .. worker
@@ -822,15 +856,19 @@ for _, order in ipairs(call('LRANGE', ORDERS, 0, -1)) do
 end
 return left
 
--- script tell: base
+-- script tell
 -- ARGV: worker, order. Gives the queue that the worker listens in, or "".
+
+-- with base
 
 call('RPUSH', base .. ':orders:' .. ARGV[1], ARGV[2])
 call('ZADD', base .. ':until', 'NX', '-inf', ARGV[1])
 return call('HGET', base .. ':ears', ARGV[1]) or ''
 
--- script workers: base
+-- script workers
 -- ARGV: now. Gives the workers alive, each with what it said about itself.
+
+-- with base
 
 local list = {}
 for i, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '(' .. ARGV[1], '+inf')) do
@@ -838,8 +876,10 @@ for i, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '(' .. ARGV[1], 
 end
 return list
 
--- script dismiss: base
+-- script dismiss
 -- ARGV: now, limit. Unregisters workers whose beat has ended; gives how many, and the queues with their versions.
+
+-- with base
 
 local n = 0
 

@@ -39,7 +39,7 @@ from skunkqueue.persistence.redis_pack import (
     Given,
     base_key,
     chunks,
-    field,
+    held,
     pairs,
     put_arguments,
     read_claims,
@@ -59,10 +59,13 @@ SOON = 5.0
 PUT_RETRY = 2.5
 """Seconds for which ``put`` tries again when the server is away: putting twice is putting once."""
 
-_HARMLESS = frozenset({"get", "few", "page", "among", "extend", "workers", "beat", "listen", "knock"})
+_HARMLESS = frozenset({"get", "sources", "page", "among", "extend", "workers", "beat", "listen", "knock"})
 """Scripts that are tried once more when a connection was cut: nobody can tell, and no answer is lost."""
 
-_FEW = 20_000
+_FEW = 200_000
+"""So many ids are fetched and sorted here; of more, pages of all ids are looked through for those that fit."""
+
+_SLICE = 5000
 _REMEMBERED_IDS = 50_000
 _LETTER_OF = {**{state: letter for letter, state in LETTERS.items()}, State.SCHEDULED: "l"}
 
@@ -76,12 +79,16 @@ class Script(NamedTuple):
 
 def _load_scripts() -> dict[str, Script]:
     text = files(__package__).joinpath("redis.lua").read_text()
-    _, *pieces = re.split(r"^-- (part|script) (\w+):?(.*)\n", text, flags=re.MULTILINE)
-    found = list(zip(*(pieces[n::4] for n in range(4)), strict=True))
-    parts = {name: body for kind, name, _, body in found if kind == "part"}
+    _, *pieces = re.split(r"^-- (part|script) (\w+)\n", text, flags=re.MULTILINE)
+    found = list(zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True))
+    parts = {name: body for kind, name, body in found if kind == "part"}
+
+    def join(named: re.Match[str]) -> str:
+        return "".join(parts[name] for name in named[1].split())
+
     return {
-        name: _script("".join(parts[part] for part in needs.split()) + body)
-        for kind, name, needs, body in found
+        name: _script(re.sub(r"^ *-- with (.*)\n", join, body, flags=re.MULTILINE))
+        for kind, name, body in found
         if kind == "script"
     }
 
@@ -183,16 +190,16 @@ class RedisPersister(Persister):
         return self.exchange((), wants, now=now, until=until).claims
 
     def extend(self, claims: Sequence[Claim], *, until: float) -> set[str]:
-        held: set[str] = set()
+        still: set[str] = set()
         by_queue: dict[str, list[Any]] = {}
         for claim in claims:
             args = by_queue.setdefault(claim.envelope.queue, [])
-            args += (claim.id, field(claim.token), claim.envelope.route)
+            args += (claim.id, held(claim.token), claim.envelope.route)
         for queue, args in by_queue.items():
             for at in range(0, len(args), 3 * CHUNK):
                 chunk = [repr(until), *args[at : at + 3 * CHUNK]]
-                held.update(id.decode() for id in self._run("extend", base_key(queue), chunk))
-        return held
+                still.update(id.decode() for id in self._run("extend", base_key(queue), chunk))
+        return still
 
     def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
         return self.exchange(outcomes, (), now=now, until=now).taken
@@ -282,12 +289,9 @@ class RedisPersister(Persister):
         return sorted(found, key=lambda record: record.id, reverse=True)[:limit]
 
     def _find(self, queue: str, which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
-        letter = _LETTER_OF[which.state] if which.state else ""
-        filters = [repr(now), which.route or "", letter]
-        few = self._run("few", base_key(queue), [_FEW, which.route or "", letter.replace("l", "q")]) if letter else None
-        pages = iter([few]) if few is not None else self._pages(queue, after)
+        filters = [repr(now), which.route or "", _LETTER_OF[which.state] if which.state else ""]
         found: list[Record] = []
-        for page in pages:
+        for page in self._candidates(queue, filters[1], filters[2], after):
             every = {data.decode() for data in page}
             ids = sorted((id for id in every if after is None or id < after), reverse=True)
             for at in range(0, len(ids), CHUNK):
@@ -296,6 +300,24 @@ class RedisPersister(Persister):
                 if len(found) >= limit:
                     return found
         return found
+
+    def _candidates(self, queue: str, route: str, letter: str, after: str | None) -> Iterator[list[bytes]]:
+        """Ids that may fit, newest first by pages: of all runs, or, where they are few, of those in such a state."""
+        if not route and not letter:
+            return self._pages(queue, after)
+        reply = self._run("sources", base_key(queue), [route, letter.replace("l", "q")])
+        sources = [(key.decode(), size) for key, size in zip(reply[::2], reply[1::2], strict=True)]
+        if sum(size for _, size in sources) > _FEW:
+            return self._pages(queue, after)
+        return iter([[id for key, size in sources for id in self._members(key, size)]])
+
+    def _members(self, key: str, size: int) -> Iterator[bytes]:
+        """What is in a key of ids, so many at a time that nobody else waits for it."""
+        if key.endswith(":claims"):
+            yield from self._ask(key, ("HKEYS", key))
+            return
+        for at in range(0, size, _SLICE):
+            yield from self._ask(key, ("ZRANGE", key, at, at + _SLICE - 1))
 
     def _pages(self, queue: str, after: str | None) -> Iterator[list[bytes]]:
         """All ids of a queue before one, newest first by pages; a page's ids are in no order."""

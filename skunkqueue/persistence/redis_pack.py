@@ -44,6 +44,11 @@ def field(value: str | bytes | None) -> bytes:
     return b"%d:%b" % (len(data), data)
 
 
+def held(token: str) -> bytes:
+    """What a claim begins with while it is held."""
+    return b"r" + field(token)
+
+
 def _pack_envelope(envelope: Envelope) -> bytes:
     _, _, route, due, body, expires, unique, keep = envelope
     if expires is None and unique is None:
@@ -192,7 +197,7 @@ class Given:
             until = repr(self._now + max(keep if kept is None else kept, REMEMBERED))
             for at in range(0, len(ids), BUNCH):
                 some = ids[at : at + BUNCH]
-                args += ("e", _ENDS[kind], field(token), route, until, len(some), *some, *tails[at : at + BUNCH])
+                args += ("e", _ENDS[kind], held(token), route, until, len(some), *some, *tails[at : at + BUNCH])
                 args[0] += 1
         for one in self._each.get(queue, ()):
             args += one
@@ -210,7 +215,7 @@ def _careful(claim: Claim, outcome: Outcome, now: float, ended: bytes) -> tuple[
         first = field(outcome.value) + field(outcome.error) + ended
     expires = "" if envelope.expires is None else repr(envelope.expires)
     return (
-        "o", kind, field(claim.token), envelope.route, envelope.id, expires, envelope.unique or "", moment,
+        "o", kind, held(claim.token), envelope.route, envelope.id, expires, envelope.unique or "", moment,
         field(outcome.notes), first, second,
     )  # fmt: skip
 
@@ -253,8 +258,9 @@ _TURNS: Mapping[str, Callable[[Envelope, Outcome, float], _Turn]] = {
 def want_arguments(wants: Sequence[Want]) -> list[Any]:
     args: list[Any] = []
     for want in wants:
-        fresh = field(want.token) + field(want.worker) + b"1:00:-:-:-:"
-        args += (fresh, want.token, want.worker, want.limit, int(want.repeated), len(want.routes), *want.routes)
+        claim = held(want.token)
+        fresh = claim + field(want.worker) + b"1:00:-:-:-:"
+        args += (fresh, claim, want.token, want.worker, want.limit, int(want.repeated), len(want.routes), *want.routes)
     return args
 
 
@@ -264,10 +270,10 @@ def want_arguments(wants: Sequence[Want]) -> list[Any]:
 def read_claims(wants: Sequence[Want], bunches: Any, until: float) -> list[Claim]:
     """The claims in an exchange's reply."""
     claims: list[Claim] = []
-    for number, ids, envelopes, held, untils in bunches:
+    for number, ids, envelopes, held_as, untils in bunches:
         queue, _, worker, token, *_ = wants[number]
-        if held:
-            each = zip(ids, envelopes, held, untils, strict=True)
+        if held_as:
+            each = zip(ids, envelopes, held_as, untils, strict=True)
             claims += [_read_claim(queue, *one) for one in each]
         else:
             claims += [
@@ -277,8 +283,8 @@ def read_claims(wants: Sequence[Want], bunches: Any, until: float) -> list[Claim
     return claims
 
 
-def _read_claim(queue: str, id: bytes, envelope: bytes, held: bytes, till: bytes) -> Claim:
-    token, worker, lapses, notes, *_ = _read_fields(held)
+def _read_claim(queue: str, id: bytes, envelope: bytes, claim: bytes, till: bytes) -> Claim:
+    token, worker, lapses, notes, *_ = _read_fields(claim[1:])
     return Claim(
         _open_envelope(queue, id, envelope), _text(token) or "", _text(worker) or "", float(till), int(lapses or 0),
         notes or b"",
