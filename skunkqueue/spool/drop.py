@@ -24,8 +24,8 @@ def drop(path: str | os.PathLike[str], job: Mapping[str, Any]) -> str:
     returned for survives a power cut. ``path`` may also name the file itself: ``/tmp/jobs/in/email``. Raises WrongCall
     for what could not be read again: no ``type``, or more than plain data, datetime, Decimal and UUID.
     """
-    folder, name = _place(os.fspath(path), job)
     data = _written(job)
+    folder, name = _place(os.fspath(path), job)
     os.makedirs(folder, exist_ok=True)
     target = os.path.join(folder, name)
     draft = os.path.join(folder, f".{new_id(time.time())}.tmp")

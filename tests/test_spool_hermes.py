@@ -1,0 +1,456 @@
+"""Hermes as people use it: the script of its README, processors of all kinds, threads and processes, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import spool_tasks
+from pools import LIMIT, until
+
+from skunkqueue import WrongCall
+from skunkqueue.spool import Hermes, drop, retry
+
+HERE = Path(__file__).parent
+
+SCRIPT = """\
+class Download:
+    def run(self, task):
+        print("Downloading page: {0}".format(task['url']))
+        return True
+
+def send_email(task):
+    print("Email for: {0}".format(task['rcpt']))
+    return True
+
+if __name__ == '__main__':
+    hermes = hermes.Hermes('/tmp/jobs')
+    hermes.register({'email':    send_email})
+    hermes.register({'download': Download})
+    hermes.start(daemon=True)
+"""
+
+SENDER = """\
+import pickle as cPickle
+
+email = {'type':    'email',
+         'from':    'no@mail.com',
+         'rcpt':    'test@example.com',
+         'subject': 'Test email',
+         'body':    'Hi there!'}
+
+download = {'type': 'download',
+            'url':  'http://www.miljan.org/',
+            'file': '/tmp/miljan.org.html'}
+
+cPickle.dump(email, open("/tmp/jobs/in/email", "wb"))
+cPickle.dump(download, open("/tmp/jobs/in/download", "wb"))
+"""
+
+
+class Program:
+    """A program of ours in a process of its own, with what it says."""
+
+    def __init__(self, folder, *words, **env):
+        self.out_file, self.log_file = folder / f"out-{time.monotonic_ns()}", folder / f"log-{time.monotonic_ns()}"
+        env = {**os.environ, "PYTHONPATH": str(HERE), "PYTHONUNBUFFERED": "1", "MARKS": str(folder), **env}
+        with self.out_file.open("wb") as out, self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                env=env,
+                cwd=folder,
+                start_new_session=True,
+            )
+
+    def out(self):
+        return self.out_file.read_text()
+
+    def log(self):
+        return self.log_file.read_text()
+
+    def said(self, text):
+        until(lambda: text in self.log() + self.out(), message=f"{text!r} was not said:\n{self.log()}")
+        return self
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.process.wait(LIMIT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(LIMIT)
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARKS", str(tmp_path))
+    return tmp_path / "jobs"
+
+
+def marks(jobs, name):
+    with contextlib.suppress(FileNotFoundError):
+        return (jobs.parent / name).read_text().splitlines()
+    return []
+
+
+def names(jobs, folder):
+    return sorted(os.listdir(jobs / folder))
+
+
+@contextlib.contextmanager
+def working(jobs, **options):
+    log = io.StringIO()
+    with Hermes(jobs, log=log, **options) as hermes:
+        hermes.register(spool_tasks.processors)
+        hermes.log = log.getvalue
+        yield hermes
+
+
+def until_said(hermes, text):
+    until(lambda: text in hermes.log(), message=f"{text!r} was not said:\n{hermes.log()}")
+
+
+def until_empty(jobs):
+    until(lambda: not names(jobs, "in") and not names(jobs, "work"))
+
+
+# the README
+
+
+@pytest.mark.parametrize(
+    ("head", "made"),
+    [
+        ("import skunkqueue.spool as hermes\n\n", "hermes.Hermes("),
+        ("from skunkqueue.spool import Hermes\n\n", "Hermes("),
+    ],
+)
+def test_the_script_of_the_readme_works_on_after_its_last_line_until_a_signal(tmp_path, head, made):
+    here = lambda text: text.replace("/tmp/jobs", str(tmp_path / "jobs"))  # noqa: E731
+    (tmp_path / "service.py").write_text(here(head + SCRIPT.replace("hermes.Hermes(", made)))
+    (tmp_path / "send.py").write_text(here(SENDER))
+
+    with Program(tmp_path, "service.py") as service:
+        service.said("spool.1 started")
+        for _ in range(3):
+            subprocess.run([sys.executable, "send.py"], cwd=tmp_path, check=True, timeout=60)
+            until_empty(tmp_path / "jobs")
+        until(lambda: service.out().count("\n") == 6)
+        assert service.stop() == 0
+
+    assert service.out().count("Email for: test@example.com\n") == 3
+    assert service.out().count("Downloading page: http://www.miljan.org/\n") == 3
+    assert names(tmp_path / "jobs", "err") == []
+    assert "made the folder" in service.log() and "finished in/email email in" in service.log()
+    assert "Traceback" not in service.log()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_a_daemon_ends_by_any_signal_while_its_script_goes_on(tmp_path, number):
+    (tmp_path / "service.py").write_text(
+        "import time\nfrom skunkqueue.spool import Hermes\n"
+        "h = Hermes('jobs')\nh.start(daemon=True)\nprint('going on')\ntime.sleep(60)\nprint('not reached')\n"
+    )
+
+    with Program(tmp_path, "service.py") as service:
+        service.said("going on").said("spool.1 started")
+        code = service.stop(number)
+
+    assert code == (-number if number != signal.SIGINT else -signal.SIGINT) and "not reached" not in service.out()
+    assert "stopped" in service.log()
+
+
+def test_stop_ends_a_daemon_and_the_script_with_it(tmp_path):
+    (tmp_path / "service.py").write_text(
+        "from skunkqueue.spool import Hermes, drop\nimport signal\n"
+        "h = Hermes('jobs')\n"
+        "def last(task):\n    print('done'); h.stop()\n"
+        "h.register({'last': last})\nh.start(daemon=True)\ndrop('jobs', {'type': 'last'})\n"
+    )
+
+    with Program(tmp_path, "service.py") as service:
+        assert service.process.wait(LIMIT) == 0
+
+    assert service.out() == "done\n"
+
+
+def test_in_the_foreground_there_is_a_readable_line_per_job_until_ctrl_c(tmp_path):
+    (tmp_path / "service.py").write_text(
+        "import spool_tasks\nfrom skunkqueue.spool import Hermes\n"
+        "h = Hermes('jobs')\nh.register(spool_tasks.processors)\nh.start()\nprint('over')\n"
+    )
+
+    with Program(tmp_path, "service.py") as service:
+        service.said("spool.4 started")
+        drop(tmp_path / "jobs" / "in" / "one", {"type": "note", "name": "m"})
+        drop(tmp_path / "jobs" / "in" / "two", {"type": "fail", "name": "m"})
+        service.said("finished in/one note in ").said("failed in/two fail after ")
+        drop(tmp_path / "jobs" / "in" / "three", {"type": "slow", "name": "s"})
+        until(lambda: marks(tmp_path / "jobs", "s"))
+        assert service.stop(signal.SIGINT) == 0
+
+    assert service.out() == "over\n"
+    assert names(tmp_path / "jobs", "work") + names(tmp_path / "jobs", "in") != []  # what ran was not lost
+    assert marks(tmp_path / "jobs", "s.end") == []
+
+
+# processors
+
+
+@pytest.mark.parametrize("options", [{}, {"threads": 1}, {"workers": 2}])
+def test_functions_classes_and_async_functions_process_their_type(jobs, options):
+    with working(jobs, **options):
+        for number in range(3):
+            drop(jobs, {"type": "note", "name": "note"})
+            drop(jobs, {"type": "later", "name": "later"})
+            drop(jobs, {"type": "download", "name": "download", "url": f"u{number}"})
+        until(lambda: [len(marks(jobs, n)) for n in ("note", "later", "download")] == [3, 3, 3])
+        until_empty(jobs)
+
+    assert sorted(marks(jobs, "download")) == ["1 u0", "1 u1", "1 u2"]  # an instance for each job
+    assert names(jobs, "err") == []
+
+
+def test_functions_of_a_script_work_in_processes(tmp_path):
+    (tmp_path / "service.py").write_text(
+        "from skunkqueue.spool import Hermes, drop\n"
+        "greeting = 'hello'\n"
+        "def greet(task): print(greeting, task['name'], flush=True)\n"
+        "with Hermes('jobs', workers=1) as h:\n"
+        "    h.register({'greet': greet})\n"
+        "    drop('jobs', {'type': 'greet', 'name': 'you'})\n"
+        "    h.run_until_idle()\n"
+    )
+
+    with Program(tmp_path, "service.py") as service:
+        assert service.process.wait(LIMIT) == 0, service.log()
+
+    assert service.out() == "hello you\n"
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 1}])
+def test_registering_again_replaces_with_a_line(jobs, options):
+    with working(jobs, **options) as hermes:
+        drop(jobs, {"type": "note", "name": "first", "url": "x"})
+        until(lambda: marks(jobs, "first"))
+        hermes.register({"note": spool_tasks.Download})
+        drop(jobs, {"type": "note", "name": "second", "url": "x"})
+        until(lambda: marks(jobs, "second") == ["1 x"])
+
+        assert "note is now processed by Download, no longer by note" in hermes.log()
+
+
+def test_a_type_may_be_registered_while_it_runs(jobs):
+    with working(jobs) as hermes:
+        hermes.register({"new": spool_tasks.note})
+        drop(jobs, {"type": "new", "name": "m"})
+        until(lambda: marks(jobs, "m"))
+
+
+@pytest.mark.parametrize("target", [5, None, "note", object(), type("NoRun", (), {})])
+def test_what_can_process_nothing_is_refused_at_once(jobs, target):
+    with pytest.raises(WrongCall):
+        Hermes(jobs, log=io.StringIO()).register({"x": target})
+
+
+@pytest.mark.parametrize(
+    "options", [{"threads": 0}, {"workers": -1}, {"retries": -1}, {"max_size": 0}, {"timeout": "x"}, {"threads": True}]
+)
+def test_options_that_cannot_be_right_are_refused_at_once(jobs, options):
+    with pytest.raises(WrongCall):
+        Hermes(jobs, **options)
+
+
+def test_an_unknown_type_goes_to_err(jobs):
+    with working(jobs):
+        drop(jobs / "in" / "x", {"type": "emial"})
+        until(lambda: "x.error" in names(jobs, "err"))
+
+    assert "no processor for 'emial'" in (jobs / "err" / "x.error").read_text()
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 1}])
+def test_what_fails_is_kept_with_its_traceback_and_can_be_put_back(jobs, options):
+    with working(jobs, **options) as hermes:
+        drop(jobs / "in" / "x", {"type": "fail", "name": "m"})
+        until(lambda: names(jobs, "err") == ["x", "x.error"] and names(jobs, "work") == [])
+        report = (jobs / "err" / "x.error").read_text()
+        hermes.register({"fail": spool_tasks.note})
+        retry(jobs / "err" / "x")
+        until(lambda: len(marks(jobs, "m")) == 2)
+
+    assert "ValueError: no such rcpt" in report and "attempts: 1" in report and 'raise ValueError("no such' in report
+    assert names(jobs, "err") == []
+
+
+def test_a_result_of_any_kind_is_nobodys_trouble(jobs):
+    with working(jobs) as hermes:
+        hermes.register({"lock": lambda data: threading.Lock(), "big": lambda data: "x" * 10**7})
+        drop(jobs, {"type": "lock"}), drop(jobs, {"type": "big"})
+        until_empty(jobs)
+
+    assert names(jobs, "err") == []
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 1}])
+def test_a_job_that_fails_is_tried_again(jobs, options):
+    with working(jobs, retries=2, **options):
+        drop(jobs / "in" / "x", {"type": "fail", "name": "m"})
+        until(lambda: names(jobs, "err") == ["x", "x.error"])
+
+    assert len(marks(jobs, "m")) == 3
+    assert "attempts: 3" in (jobs / "err" / "x.error").read_text()
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 1}])
+def test_a_job_that_takes_too_long_is_interrupted(jobs, options):
+    with working(jobs, timeout=0.5, **options):
+        drop(jobs / "in" / "x", {"type": "slow", "name": "m", "seconds": 3 if not options else 60})
+        until(lambda: names(jobs, "err") == ["x", "x.error"])
+
+    assert "did not end within 0.5 s" in (jobs / "err" / "x.error").read_text()
+
+
+def test_in_processes_a_job_that_crashes_hurts_no_other(jobs):
+    with working(jobs, workers=2):
+        drop(jobs / "in" / "bad", {"type": "crash", "name": "bad"})
+        for number in range(20):
+            drop(jobs, {"type": "note", "name": f"good-{number}"})
+        until(lambda: "bad.error" in names(jobs, "err"))
+        until_empty(jobs)
+
+    assert (
+        "poison" in (jobs / "err" / "bad.error").read_text() and "SIGSEGV" in (jobs / "err" / "bad.error").read_text()
+    )
+    assert len(marks(jobs, "bad")) == 3
+    assert [len(marks(jobs, f"good-{number}")) for number in range(20)] == [1] * 20
+    assert names(jobs, "err") == ["bad", "bad.error"]
+
+
+def test_a_gentle_stop_lets_what_runs_finish_and_hands_the_rest_back(jobs):
+    with working(jobs, threads=1) as hermes:
+        drop(jobs, {"type": "slow", "name": "runs", "seconds": 1})
+        until(lambda: marks(jobs, "runs"))
+        for number in range(5):
+            drop(jobs / "in" / f"waits-{number}", {"type": "note", "name": "waits"})
+        hermes.stop()
+        assert not hermes.running
+
+    assert marks(jobs, "runs.end") and not marks(jobs, "waits")
+    assert names(jobs, "in") == [f"waits-{number}" for number in range(5)] and names(jobs, "work") == []
+
+
+def test_it_may_be_started_again(jobs):
+    with working(jobs) as hermes:
+        pass
+    with hermes:
+        drop(jobs, {"type": "note", "name": "m"})
+        until(lambda: marks(jobs, "m"))
+    drop(jobs, {"type": "note", "name": "n"})
+    hermes.run_until_idle()
+    assert marks(jobs, "n")
+
+
+def test_files_in_every_format_are_processed(jobs):
+    import json
+
+    import msgpack
+
+    with working(jobs):
+        (jobs / "in" / "a").write_text(json.dumps({"type": "note", "name": "json"}))
+        (jobs / "in" / "b").write_bytes(msgpack.packb({"type": "note", "name": "msgpack"}))
+        (jobs / "in" / "c").write_bytes(pickle.dumps({"type": "note", "name": "pickle"}, 0))
+        until(lambda: all(marks(jobs, name) for name in ("json", "msgpack", "pickle")))
+        until_empty(jobs)
+
+
+# death
+
+
+SERVICE = """
+import sys, spool_tasks
+from skunkqueue.spool import Hermes
+h = Hermes("jobs", lease=2, **{options!r})
+h.register(spool_tasks.processors)
+h.start()
+"""
+
+
+def drain_with_kills(jobs, count, options, kills, pause):
+    """Two services on one folder, one of them killed again and again; gives the lines each file left, and the kills."""
+    data = [pickle.dumps({"type": "note", "name": f"m{number}"}) for number in range(count)]
+    os.makedirs(jobs / "in")
+    for number, each in enumerate(data):
+        (jobs / "in" / f"job-{number}").write_bytes(each)
+    import random
+
+    chance = random.Random(time.time_ns())
+    killed = set()
+    with contextlib.ExitStack() as stack:
+        start = lambda: stack.enter_context(Program(jobs.parent, "-c", SERVICE.format(options=options)))  # noqa: E731
+        start()
+        for _ in range(kills):
+            victim = start()
+            # From before it is up to the midst of its work.
+            victim_may_live = until(lambda v=victim: "started, process" in v.log()) and chance.random() * pause
+            time.sleep(victim_may_live)
+            victim.process.kill()
+            victim.process.wait(LIMIT)
+            killed.add(victim.process.pid)
+            if not names(jobs, "in"):
+                break
+        until(lambda: not names(jobs, "in") and not names(jobs, "work"), limit=120)
+    return killed
+
+
+def check_drained(jobs, count, killed, options):
+    assert names(jobs, "in") == [] and names(jobs, "err") == [] and names(jobs, "work") == []
+    lines = {number: marks(jobs, f"m{number}") for number in range(count)}
+    assert all(lines.values()), "a file was not processed"
+    twice = {number: pids for number, pids in lines.items() if len(pids) > 1}
+    if not options.get("workers"):
+        for number, pids in twice.items():
+            living = [pid for pid in pids if int(pid) not in killed]
+            assert len(living) <= 1, f"m{number} was processed by {pids}, of whom only {killed} were killed"
+    assert len(twice) <= 600 * len(killed)
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}])
+def test_after_kills_at_random_moments_every_file_has_been_processed(jobs, options):
+    count, kills = (5000, 30) if os.environ.get("SKUNKQUEUE_LONG_TESTS") else (1500, 4)
+
+    killed = drain_with_kills(jobs, count, options, kills, 0.3)
+
+    assert killed
+    check_drained(jobs, count, killed, options)
+
+
+def test_what_a_killed_process_held_is_taken_up_when_its_lease_ends(jobs):
+    with Program(jobs.parent, "-c", SERVICE.format(options={"threads": 1})) as service:
+        service.said("started, process")
+        drop(jobs / "in" / "x", {"type": "slow", "name": "m", "seconds": 60})
+        until(lambda: marks(jobs, "m"))
+        (before,) = names(jobs, "work")
+        service.process.kill()
+        service.process.wait(LIMIT)
+
+    with working(jobs) as hermes:
+        hermes.register({"slow": spool_tasks.note})
+        until(lambda: len(marks(jobs, "m")) == 2)
+        until_empty(jobs)
+    assert before.endswith(".x")
