@@ -1,8 +1,8 @@
 """README and docs, kept true: every example in them is run as a reader would run it, every link and option looked up.
 
 The Python blocks of a document are one program, run from top to bottom beside workers; what they print must be what the
-comments behind each ``print`` say. Shell blocks are typed line by line, beside the files that the document has one save;
-what does not end by itself is stopped with Ctrl-C. A comment before a block says otherwise: ``<!-- file: NAME -->``
+comments behind each ``print`` say. Shell blocks are typed line by line, beside the files that the document has one
+save; what does not end by itself is stopped with Ctrl-C. A comment before a block says otherwise: ``<!-- file: NAME -->``
 saves it, ``<!-- redis -->`` gives it a server, ``<!-- not run: WHY -->`` leaves it out.
 """
 
