@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
 
 from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
 from skunkqueue.errors import WrongCall
@@ -232,11 +231,15 @@ def _from_url(url: str, backend: str | None) -> Address:
 
 def _sqlite_url(conn_url: str, dbname: Any) -> str:
     """``conn_url`` is a folder (the user's data folder when empty), ``dbname`` a file in it."""
+    from urllib.parse import quote  # late, here and below: a worker process opens no store
+
     path = os.path.join(conn_url, str(dbname)) if conn_url and dbname else conn_url or str(dbname or "")
     return f"sqlite:///{quote(path)}" if path else "sqlite://"
 
 
 def _memory_url(conn_url: str, dbname: Any) -> str:
+    from urllib.parse import quote
+
     return f"memory://{quote(str(dbname or conn_url or ''))}"
 
 
@@ -261,4 +264,6 @@ def without_secrets(url: str) -> str:
 
 def url_path(url: str) -> str:
     """What stands between ``scheme://`` and ``?``, unquoted."""
+    from urllib.parse import unquote
+
     return unquote(url.partition("://")[2].partition("?")[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import reprlib
-import traceback
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -149,6 +148,8 @@ def _message(error: BaseException) -> str:
 
 def _trace(error: BaseException) -> str:
     """The traceback as text, from the job's own frame on."""
+    import traceback  # late: jobs that go well need none
+
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in _OURS:
         trace = trace.tb_next

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-logger = logging.getLogger("skunkqueue.worker")
+if TYPE_CHECKING:
+    from logging import Logger
 
 
 class Journal:
@@ -19,7 +19,7 @@ class Journal:
         self._second = -1
         self._stamp = ""
         self.verbose = verbose
-        self.to_logger = stream is None and logger.hasHandlers()
+        self._logger = _logger() if stream is None else None
 
     def stamp(self) -> str:
         """The local time to the millisecond, as every line opens with it."""
@@ -44,9 +44,9 @@ class Journal:
         if not self._lines:
             return
         lines, self._lines = self._lines, []
-        if self.to_logger:
+        if self._logger is not None:
             for line in lines:
-                logger.info("%s", line[24:-1])
+                self._logger.info("%s", line[24:-1])
             return
         stream = self._stream or sys.stderr
         try:
@@ -54,3 +54,10 @@ class Journal:
             stream.flush()
         except (OSError, ValueError):
             pass
+
+
+def _logger() -> Logger | None:
+    """The logger, where the program has set up logging; one that has not even imported it, has not."""
+    logging = sys.modules.get("logging")
+    logger = logging.getLogger("skunkqueue.worker") if logging is not None else None
+    return logger if logger is not None and logger.hasHandlers() else None

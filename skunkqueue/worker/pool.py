@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import signal
 import socket
 import threading
@@ -224,7 +223,7 @@ def _routes(routes: str | Sequence[str]) -> tuple[str, ...]:
 
 def pool_name() -> str:
     host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
-    return f"{host}-{os.getpid()}-{secrets.token_hex(2)}"
+    return f"{host}-{os.getpid()}-{os.urandom(2).hex()}"
 
 
 def _whole(value: int, what: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections import OrderedDict
@@ -111,5 +110,7 @@ def known_jobs() -> list[Job[Any, Any]]:
 
 
 def _did_you_mean(name: str) -> str:
+    import difflib  # late: who knows its jobs needs no guesses
+
     close = difflib.get_close_matches(name, {job.name for job in known_jobs()}, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
