@@ -20,6 +20,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "cancel": "skunkqueue.cli.act",
     "retry": "skunkqueue.cli.act",
     "purge": "skunkqueue.cli.act",
+    "spool": "skunkqueue.cli.spool",
 }
 
 
