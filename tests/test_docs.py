@@ -2,8 +2,8 @@
 
 The Python blocks of a document are one program, run from top to bottom beside workers; what they print must be what the
 comments behind each ``print`` say. Shell blocks are typed line by line, beside the files that the document has one
-save; what does not end by itself is stopped with Ctrl-C. A comment before a block says otherwise: ``<!-- file: NAME -->``
-saves it, ``<!-- redis -->`` gives it a server, ``<!-- not run: WHY -->`` leaves it out.
+save; what does not end by itself is stopped with Ctrl-C. A comment before a block says otherwise:
+``<!-- file: NAME -->`` saves it, ``<!-- redis -->`` gives it a server, ``<!-- not run: WHY -->`` leaves it out.
 """
 
 from __future__ import annotations
