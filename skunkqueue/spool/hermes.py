@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Self, TextIO
 
 from skunkqueue.clock import Clock
@@ -17,6 +15,7 @@ from skunkqueue.envelope import Seal, pack_body, pack_head, signed_part
 from skunkqueue.errors import WrongCall
 from skunkqueue.job import Carried
 from skunkqueue.run import current_run
+from skunkqueue.spool.background import Background
 from skunkqueue.spool.contents import Content
 from skunkqueue.spool.errors import Unreadable
 from skunkqueue.spool.lines import Lines
@@ -24,7 +23,7 @@ from skunkqueue.spool.look import MOST_SIZE
 from skunkqueue.spool.processors import Processors
 from skunkqueue.spool.source import SpoolSource
 from skunkqueue.worker.engine import Settings
-from skunkqueue.worker.pool import GENTLE_SIGNALS, ROUGH_SIGNALS, Pool, pool_name
+from skunkqueue.worker.pool import Pool, pool_name
 
 ROUTE: Final = "spool"
 
@@ -77,8 +76,7 @@ class Hermes:
             jobs=self.processors,
         )
         self._pool = Pool(self._source, Clock(self._source.offset), settings, self._journal)
-        self._keeper: threading.Thread | None = None
-        self._previous: dict[int, Any] = {}
+        self._background = Background(self._pool, self._source.close)
         self._journal.flush()
 
     # people's verbs
@@ -104,8 +102,8 @@ class Hermes:
         signal or ``stop``.
         """
         if daemon:
-            self._start()
-            self._keep()
+            self._pool.start()
+            self._background.start()
             return
         try:
             self._pool.listen()
@@ -123,14 +121,15 @@ class Hermes:
         """Stop: the jobs that run may finish. Waits for them, unless called by one of them."""
         self._pool.shutdown()
         if not _is_within_job():
-            self._end()
+            self._background.wait()
+            self._pool._raise_trouble()
 
     @property
     def running(self) -> bool:
         return self._pool.running
 
     def __enter__(self) -> Self:
-        self._start()
+        self._pool.start()
         return self
 
     def __exit__(
@@ -140,52 +139,7 @@ class Hermes:
             self.stop()
         else:
             self._pool.die()
-            self._end()
-
-    # in the background
-
-    def _start(self) -> None:
-        self._pool.start()
-
-    def _end(self) -> None:
-        self._pool._join()
-        self._source.close()
-        if threading.current_thread() is threading.main_thread():
-            self._restore_signals()
-
-    def _keep(self) -> None:
-        """Have the process live on after its main thread's end, by a thread that is waited for."""
-        if self._keeper is not None and self._keeper.is_alive():
-            return
-        self._keeper = threading.Thread(target=self._work_on, name="skunkqueue-hermes")
-        self._keeper.start()
-        if threading.current_thread() is threading.main_thread():
-            for name in (*GENTLE_SIGNALS, *ROUGH_SIGNALS):
-                number = getattr(signal, name)
-                if number not in self._previous and signal.getsignal(number) != signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._on_signal)
-
-    def _work_on(self) -> None:
-        self._pool._join()
-        self._source.close()
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Stop as any pool does; then what the signal would have done without us, if the script is still at it."""
-        self._pool._on_signal(number, frame)
-        previous = self._previous.get(number)
-        if not threading.main_thread().is_alive():
-            return
-        if callable(previous):
-            previous(number, frame)
-        else:
-            self._end()
-            os.kill(os.getpid(), number)
-
-    def _restore_signals(self) -> None:
-        for number, handler in self._previous.items():
-            if signal.getsignal(number) == self._on_signal:
-                signal.signal(number, handler)
-        self._previous.clear()
+            self._background.wait()
 
     # what a worker is given
 

@@ -1,0 +1,109 @@
+"""Working on after the script's last line: a thread that is waited for, and signals that are answered meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+from skunkqueue.worker.pool import GENTLE_SIGNALS, ROUGH_SIGNALS, Pool
+
+OVERDUE: Final = 0.3
+"""Seconds after which a signal that Python has not answered is sent once more."""
+
+
+class Background:
+    """Keeps the process alive while ``pool`` works, and has signals stop it; ``ended`` is called when it has stopped.
+
+    On the main thread only can signals be caught; started from another, it leaves them alone.
+    """
+
+    def __init__(self, pool: Pool, ended: Callable[[], None]) -> None:
+        self._pool = pool
+        self._ended = ended
+        self._keeper: threading.Thread | None = None
+        self._previous: dict[int, Any] = {}
+        self._answered = 0
+        self._woken = -1
+
+    def start(self) -> None:
+        """Keep it, unless it is kept already."""
+        if self._keeper is not None and self._keeper.is_alive():
+            return
+        if threading.current_thread() is threading.main_thread():
+            self._catch()
+        self._keeper = threading.Thread(target=self._keep, name="skunkqueue-keeper")
+        self._keeper.start()
+
+    def wait(self) -> None:
+        """Wait until it has stopped; on the main thread signals are then as they were before."""
+        self._pool._join()
+        self._ended()
+        if threading.current_thread() is threading.main_thread():
+            self._restore()
+
+    def _keep(self) -> None:
+        # Python answers a signal on the main thread, and not while that waits in a system call which it had just
+        # entered when the signal came: so whatever comes is told to this thread too, which sends it once more.
+        seen = self._answered
+        while self._pool.running:
+            if self._woken < 0:
+                self._pool._join()
+            elif select.select([self._woken], [], [], OVERDUE)[0]:
+                numbers = os.read(self._woken, 512)
+                seen += sum(number in self._previous for number in numbers)
+                self._insist(seen, numbers[-1])
+        self._ended()
+
+    def _insist(self, seen: int, number: int) -> None:
+        pause = threading.Event()
+        while self._answered < seen and self._pool.running and not pause.wait(OVERDUE):
+            if self._answered < seen:  # of two that nobody has answered Python makes one
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+    def _catch(self) -> None:
+        for name in (*GENTLE_SIGNALS, *ROUGH_SIGNALS):
+            number = getattr(signal, name)
+            if number not in self._previous and signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._on_signal)
+        self._woken, end = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(end, False)
+        other = signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+        if other >= 0:  # an event loop runs here, and hears of signals by itself
+            signal.set_wakeup_fd(other)
+            os.close(end)
+            os.close(self._woken)
+            self._woken = -1
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Stop as any pool does; then what the signal would have done without us, if the script is still at it."""
+        self._answered += 1
+        self._pool._on_signal(number, frame)
+        if not threading.main_thread().is_alive():
+            return
+        previous = self._previous.get(number)
+        if callable(previous):
+            previous(number, frame)
+        else:
+            self.wait()
+            os.kill(os.getpid(), number)
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, handler)
+        self._previous.clear()
+        if self._woken >= 0:
+            end = signal.set_wakeup_fd(-1)
+            with contextlib.suppress(OSError):
+                os.close(end)
+            if self._keeper is not None and self._keeper is not threading.current_thread():
+                self._keeper.join()
+            os.close(self._woken)
+            self._woken = -1
