@@ -163,9 +163,11 @@ def mark(claim: Claim, notes: Notes) -> Outcome:
     return Outcome.started(notes=encode_notes(notes._replace(mark=claim.lapses)))
 
 
-def hand_back(notes: Notes) -> Outcome:
-    """A run that was not started goes back with no attempt spent, and without its mark."""
-    return Outcome.untouched() if notes is NONE else Outcome.untouched(notes=encode_notes(notes._replace(mark=None)))
+def hand_back(notes: Notes, *, marked: bool = False) -> Outcome:
+    """A run that was not started goes back with no attempt spent, and without the mark that it may bear."""
+    if notes is NONE and not marked:
+        return Outcome.untouched()
+    return Outcome.untouched(notes=encode_notes(notes._replace(mark=None)))
 
 
 def judge(what: Happening, seal: Seal, notes: Notes, *, now: float, patience: float = 600.0) -> Outcome:

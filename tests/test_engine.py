@@ -9,7 +9,7 @@ import pytest
 from pools import LIMIT, until
 from troubled import Troubled, make_pool
 
-from skunkqueue import SkunkQueue
+from skunkqueue import SkunkQueue, current_run
 from skunkqueue.clock import Clock
 from skunkqueue.envelope import Want, new_token
 from skunkqueue.worker.courier import Courier
@@ -54,6 +54,32 @@ def test_a_courier_is_not_free_before_what_it_brought_has_been_collected(store):
     assert len(courier.collect()) == 1
     assert courier.free
     courier.close(1.0)
+
+
+# -- leases ----------------------------------------------------------------------------------------------------------
+
+
+@queue.event(routes=["foo"])
+def how_long_leased():
+    """Seconds for which this run is leased yet, while it runs."""
+    return queue.store.get([current_run().id])[current_run().id].ripe - queue.clock.now()
+
+
+def test_claims_that_arrive_after_their_lease_has_ended_are_not_started_before_they_are_extended(store):
+    claimed = []
+
+    def late(verb, *_):
+        if verb == "exchange" and not claimed and how_long.state == "running":
+            claimed.append(True)
+            time.sleep(1.2)
+
+    store.after = late
+    how_long = how_long_leased.fire()
+
+    make_pool(store, in_process=True, lease=0.6).run_until_idle()
+
+    assert how_long.result > 0
+    assert claimed
 
 
 # -- claims ----------------------------------------------------------------------------------------------------------

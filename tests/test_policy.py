@@ -203,3 +203,10 @@ def test_notes_survive_and_garbage_counts_as_none():
 def test_backoff_refuses_what_cannot_be_right():
     with pytest.raises(ValueError, match="first of Backoff"):
         Backoff(first=-1)
+
+
+def test_a_run_that_was_marked_and_handed_back_bears_no_mark_any_more():
+    outcome = hand_back(NONE, marked=True)
+
+    assert decode_notes(outcome.notes).mark is None
+    assert outcome.notes is not None  # None would leave the mark in the store

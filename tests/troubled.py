@@ -7,15 +7,15 @@ import threading
 import time
 
 from skunkqueue.clock import Clock
-from skunkqueue.persistence import Persister
+from skunkqueue.persistence import Persister, Source
 from skunkqueue.worker.engine import Settings
 from skunkqueue.worker.journal import Journal
 from skunkqueue.worker.pool import Pool, pool_name
 
-VERBS = frozenset(
-    ("put", "claim", "extend", "commit", "exchange", "cancel", "reopen", "get", "find", "count")
-    + ("beat", "tell", "workers", "purge", "wait", "offset")
-)
+VERBS = frozenset(name for kind in (Source, Persister) for name in vars(kind) if not name.startswith("_")) - {
+    "close",
+    "url",
+}
 
 
 class Troubled(Persister):

@@ -172,6 +172,11 @@ class Worker:
         numbers = self.body.pipes.recall()
         return [self.held.pop(number) for number in sorted(numbers) if number in self.held]
 
+    def start_later(self) -> None:
+        """It could not start: try again, after a pause that grows."""
+        self.failed_starts += 1
+        self.start_at = ticks() + min(5.0, 0.1 * 2.0 ** min(self.failed_starts, 10))
+
     def again(self) -> None:
         """Hand out anew what was recalled."""
         back, self.recalled = self.recalled, []

@@ -45,6 +45,10 @@ KILL: Final = 3
 LINGER: Final = 0.02
 LOOK_ANYWAY: Final = 10.0
 """Seconds after which an idle pool looks although nobody told it to: a wait is only a hint."""
+AGAIN: Final = 1.0
+"""Seconds after which a beat is tried again that failed."""
+QUICK: Final = 2.0
+"""Seconds that a pool told to kill waits for a store that is away."""
 LATE: Final = 1.0
 """Seconds after which the engine looks where the lookout ought to have: it may hang in its wait."""
 FOREVER: Final = float("inf")
@@ -96,7 +100,8 @@ class Engine:
         self._called = False  # to look, since the last look began
         self._looked = False  # whether the last look found nothing left, for every worker
         self._beat_at = 0.0
-        self._horizon = 0.0
+        self._horizon = 0.0  # ticks until when all that is handed out is surely leased
+        self._unasked = FOREVER  # ticks until when those are leased that came after the last beat was put together
         self._overslept = False
         self._was_away = False
         self._wake, self._poke_end = os.pipe()
@@ -146,7 +151,8 @@ class Engine:
         self._guard = None if settings.in_process else Guard()
         self._courier = Courier(self._source, self._clock, settings.lease, self.poke)
         self._courier.start()
-        self._pulse = Pulse(self._source, self._clock, settings.lease, {w.name: self._about(w) for w in self._workers})
+        about = {worker.name: self._about(worker) for worker in self._workers}
+        self._pulse = Pulse(self._source, self._clock, settings.lease, about, self._courier.run)
         work = [work_key(settings.queue, route) for route in dict.fromkeys(settings.routes)]
         orders = [worker_key(worker.name) for worker in self._workers]
         addresses = [work_key(settings.queue, worker.routes[0]) for worker in self._workers]
@@ -201,9 +207,11 @@ class Engine:
 
     def _hear(self, worker: Worker) -> None:
         """Take in what a worker says. The loop of the hot path: one turn of it for each run that ends."""
+        if worker.body is None:
+            return  # buried a moment ago, for something else that the selector told of in the same breath
         said = worker.heard()
         if said is None:
-            self._selector.unregister(worker.body.pipes.from_worker)  # type: ignore[union-attr]
+            self._selector.unregister(worker.body.pipes.from_worker)
             return
         self._take_in(worker, *said)
 
@@ -306,7 +314,7 @@ class Engine:
     def _hand_back(self, worker: Worker, many: Sequence[Held]) -> None:
         """What was not started goes back with no attempt spent."""
         for held in many:
-            self._outcomes.append((held.claim, hand_back(held.notes)))
+            self._outcomes.append((held.claim, hand_back(held.notes, marked=held.careful)))
             self._reports.append(f"{worker.label} handed back {held.claim.id} {held.name}, not started")
 
     def _died(self, worker: Worker) -> None:
@@ -324,8 +332,7 @@ class Engine:
         if self._level:
             worker.done = True
         elif not came_up:
-            worker.failed_starts += 1
-            worker.start_at = ticks() + min(5.0, 0.1 * 2**worker.failed_starts)
+            worker.start_later()
         how = "stopped" if leaving and not running else f"died ({how})"
         self._say(f"{worker.label} {how}")
 
@@ -355,6 +362,8 @@ class Engine:
                 for held in worker.executing():
                     worker.interrupt(held, "stop", self.settings.kill_after)
         if level == KILL:
+            if self._give_up_at < FOREVER:
+                self._give_up_at = min(self._give_up_at, ticks() + QUICK)
             self._kill()
         self._obeyed = level
 
@@ -418,6 +427,7 @@ class Engine:
         if now >= self._beat_at and not self._pulse.under_way:
             self._beat_at = now + self.settings.lease / 3
             self._pulse.under_way = True
+            self._unasked = FOREVER
             claims = [held.claim for worker in self._workers for held in worker.in_hand()]
             self._courier.run(lambda: self._pulse.beat(claims))
         if not self._orders.watching and not self._level:
@@ -430,16 +440,31 @@ class Engine:
             lost = {(claim.id, claim.token) for claim in beaten.asked if claim.id not in beaten.held}
             if lost:
                 self._lose(lost)
-            self._horizon = beaten.until
-            self._overslept = beaten.until <= ticks()
+            self._look_as_far_as(min(beaten.until, self._unasked))
+            self._overslept = self._horizon <= ticks()
+        if self._overslept or beaten.until is None:
+            self._beat_at = min(self._beat_at, ticks() + AGAIN)
+        if not self._overslept:
             for worker in self._workers:
-                if worker.body is not None:
-                    worker.body.pipes.set_horizon(self._horizon)
-                if not self._overslept:
-                    worker.again()
+                worker.again()
         for worker in self._workers:
             for order in beaten.orders.get(worker.name, ()):
                 self._follow(worker, order.text)
+
+    def _look_as_far_as(self, horizon: float) -> None:
+        """What is handed out is surely leased until then (ticks); workers start nothing after it."""
+        self._horizon = horizon
+        for worker in self._workers:
+            if worker.body is not None:
+                worker.body.pipes.set_horizon(horizon)
+
+    def _leased(self, until: float) -> None:
+        """New claims hold until then (ticks): less than usual, where the source took its time to answer."""
+        self._unasked = min(self._unasked, until)
+        if until < self._horizon:
+            self._look_as_far_as(until)
+        if self._horizon <= ticks() and not self._overslept:
+            self._oversleep()
 
     def _lose(self, lost: set[tuple[str, str]]) -> None:
         """Claims that are no longer ours: what runs is interrupted, what does not run yet is let go."""
@@ -500,8 +525,7 @@ class Engine:
             else:
                 body = Process(setup, {"SKUNKQUEUE_POOL_URL": settings.url}, self._guard, self._horizon)
         except OSError as error:
-            worker.failed_starts += 1
-            worker.start_at = ticks() + min(5.0, 0.1 * 2**worker.failed_starts)
+            worker.start_later()
             self._say(f"{worker.label} cannot be started ({error}); trying again")
             return
         worker.body = body
@@ -512,11 +536,13 @@ class Engine:
 
     def _watch_room(self, worker: Worker) -> None:
         """A pipe is full: write on when there is room."""
-        assert worker.body is not None
+        if worker.body is None:
+            return
         fd = worker.body.pipes.to_worker
         if worker.send():
             with contextlib.suppress(KeyError):
-                self._selector.register(fd, selectors.EVENT_WRITE, lambda: None)
+                # Not only _tend calls it: where something else has written all, nothing but this stops the watching.
+                self._selector.register(fd, selectors.EVENT_WRITE, lambda: self._watch_room(worker))
         elif fd in self._selector.get_map():
             self._selector.unregister(fd)
 
@@ -582,7 +608,9 @@ class Engine:
             for claim, outcome in delivery.outcomes:
                 if outcome.kind == "started":
                     self._marked(claim, claim.id in taken)
-        self._received(delivery.result.claims)
+        if delivery.result.claims:
+            self._leased(ticks() + delivery.now + self.settings.lease - self._clock.now())
+            self._received(delivery.result.claims)
         if delivery.wants:
             self._plan(delivery)
 
@@ -630,7 +658,10 @@ class Engine:
             self._hand(self._wanted[token], batch)
 
     def _hand(self, worker: Worker, batch: list[Held]) -> None:
-        worker.hand(batch)
+        if self._overslept:
+            worker.recalled += batch  # to be handed out when it is known that the leases hold
+        else:
+            worker.hand(batch)
         label = worker.label
         self._journal.say_all([f"{label} took {held.claim.envelope.id} {held.name}" for held in batch])
 
@@ -698,7 +729,7 @@ class Engine:
         if self._courier.idle and not self._outcomes:
             return True
         if self._give_up_at == FOREVER:
-            self._give_up_at = ticks() + (2.0 if self._level >= KILL else self.settings.lease)
+            self._give_up_at = ticks() + (QUICK if self._level >= KILL else self.settings.lease)
         return ticks() >= self._give_up_at
 
     def _close(self) -> None:

@@ -75,14 +75,15 @@ class Pipes:
     """What lies between a pool and one worker: two pipes of frames, tickets, a control pipe, the horizon."""
 
     def __init__(self, horizon: float) -> None:
-        self.inbox, self.to_worker = os.pipe()
-        self.from_worker, self.outbox = os.pipe()
-        self.control, self.interrupts = os.pipe()
-        self.tickets, self.ticket_ends = socket.socketpair()
-        with tempfile.TemporaryFile() as file:
-            file.truncate(8)
-            self.horizon = os.dup(file.fileno())
-        self._map = mmap.mmap(self.horizon, 8)
+        with contextlib.ExitStack() as undo:  # there may be no descriptor left for all of it
+            self.inbox, self.to_worker = _pipe(undo)
+            self.from_worker, self.outbox = _pipe(undo)
+            self.control, self.interrupts = _pipe(undo)
+            self.tickets, self.ticket_ends = map(undo.enter_context, socket.socketpair())
+            self.horizon = _shared_bytes(8)
+            undo.callback(os.close, self.horizon)
+            self._map = mmap.mmap(self.horizon, 8)
+            undo.pop_all()
         self.set_horizon(horizon)
         for fd in (self.to_worker, self.from_worker, self.interrupts):
             os.set_blocking(fd, False)
@@ -130,6 +131,24 @@ class Pipes:
             os.close(fd)
 
 
+def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for end in ends:
+        undo.callback(os.close, end)
+    return ends
+
+
+def _shared_bytes(size: int) -> int:
+    """A descriptor of memory to be shared. A file gets its bytes: a mapped hole kills where the disk is full."""
+    with contextlib.suppress(AttributeError, OSError):
+        fd = os.memfd_create("skunkqueue")
+        os.truncate(fd, size)
+        return fd
+    with tempfile.TemporaryFile(buffering=0) as file:
+        file.write(bytes(size))
+        return os.dup(file.fileno())
+
+
 class Process:
     """A worker in its own process, leading its own process group."""
 
@@ -140,16 +159,21 @@ class Process:
         child_env = {
             **os.environ,
             **env,
-            "SKUNKQUEUE_PATH": os.pathsep.join(sys.path),
+            "SKUNKQUEUE_PATH": os.pathsep.join(path for path in sys.path if isinstance(path, str)),
             "SKUNKQUEUE_CHILD": json.dumps({**setup, "ends": ends, "parent": os.getpid()}),
         }
-        self._popen = subprocess.Popen(
-            [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _START],  # type: ignore[attr-defined]
-            pass_fds=ends,
-            stdin=subprocess.DEVNULL,
-            env=child_env,
-            process_group=0,
-        )
+        try:
+            self._popen = subprocess.Popen(
+                [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _START],  # type: ignore[attr-defined]
+                pass_fds=ends,
+                stdin=subprocess.DEVNULL,
+                env=child_env,
+                process_group=0,
+            )
+        except BaseException:
+            self.pipes.close_worker_side()
+            self.pipes.close_pool_side()
+            raise
         self.pid = self._popen.pid
         guard.watch(self.pid)
         self.pipes.close_worker_side()
@@ -168,6 +192,7 @@ class Process:
         """End the worker and what its jobs started, at once."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        self._popen.kill()  # it may have left its group
 
     def bury(self) -> str:
         """Reap it and what its jobs left behind; tells how it died."""

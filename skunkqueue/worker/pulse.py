@@ -12,6 +12,9 @@ from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Source
 
 CLEAN_AT_ONCE = 500
+"""Things that one step of cleaning does at most; exchanges go in between."""
+CLEAN_EVERY = 30.0
+"""Seconds between cleanings that found little to do."""
 
 
 class Beaten(NamedTuple):
@@ -29,13 +32,25 @@ class Beaten(NamedTuple):
 
 
 class Pulse:
-    """Beats for the workers of a pool. ``beat`` runs on the courier's thread, ``collect`` on the engine's."""
+    """Beats for the workers of a pool. ``beat`` runs on the courier's thread, ``collect`` on the engine's.
 
-    def __init__(self, source: Source, clock: Clock, lease: float, about: Mapping[str, Callable[[], str]]) -> None:
+    ``run`` has something done by the courier, between exchanges.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        clock: Clock,
+        lease: float,
+        about: Mapping[str, Callable[[], str]],
+        run: Callable[[Callable[[], None]], None],
+    ) -> None:
         self._source = source
         self._clock = clock
         self._lease = lease
         self._about = about
+        self._run = run
+        self._clean_at = 0.0
         self._seen: dict[str, list[str]] = {worker: [] for worker in about}
         self._lock = threading.Lock()
         self._beaten: list[Beaten] = []
@@ -58,11 +73,18 @@ class Pulse:
             if not self._warned:
                 warnings = self._source.warnings()
                 self._warned = True
-            self._source.purge(now=self._clock.now(), limit=CLEAN_AT_ONCE)
+            if began >= self._clean_at:
+                self._clean_at = began + CLEAN_EVERY
+                self._run(self._clean)
         finally:
             with self._lock:
                 self._beaten.append(Beaten(claims, held, until, orders, warnings))
                 self.under_way = False
+
+    def _clean(self) -> None:
+        """One bounded step; where there is more to do, another one follows after the next exchange."""
+        if self._source.purge(now=self._clock.now(), limit=CLEAN_AT_ONCE) >= CLEAN_AT_ONCE:
+            self._run(self._clean)
 
     def _new_orders(self, worker: str, about: str) -> list[Order]:
         seen = self._seen[worker]
