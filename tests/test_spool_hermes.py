@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgpack
 import pytest
 import spool_tasks
 from pools import LIMIT, until
@@ -171,7 +174,7 @@ def test_a_daemon_ends_by_any_signal_while_its_script_goes_on(tmp_path, number):
         service.said("going on").said("spool.1 started")
         code = service.stop(number)
 
-    assert code == (-number if number != signal.SIGINT else -signal.SIGINT) and "not reached" not in service.out()
+    assert code == -number and "not reached" not in service.out()
     assert "stopped" in service.log()
 
 
@@ -367,10 +370,6 @@ def test_it_may_be_started_again(jobs):
 
 
 def test_files_in_every_format_are_processed(jobs):
-    import json
-
-    import msgpack
-
     with working(jobs):
         (jobs / "in" / "a").write_text(json.dumps({"type": "note", "name": "json"}))
         (jobs / "in" / "b").write_bytes(msgpack.packb({"type": "note", "name": "msgpack"}))
@@ -397,8 +396,6 @@ def drain_with_kills(jobs, count, options, kills, pause):
     os.makedirs(jobs / "in")
     for number, each in enumerate(data):
         (jobs / "in" / f"job-{number}").write_bytes(each)
-    import random
-
     chance = random.Random(time.time_ns())
     killed = set()
     with contextlib.ExitStack() as stack:
@@ -406,9 +403,8 @@ def drain_with_kills(jobs, count, options, kills, pause):
         start()
         for _ in range(kills):
             victim = start()
-            # From before it is up to the midst of its work.
-            victim_may_live = until(lambda v=victim: "started, process" in v.log()) and chance.random() * pause
-            time.sleep(victim_may_live)
+            until(lambda v=victim: "started, process" in v.log())
+            time.sleep(chance.random() * pause)
             victim.process.kill()
             victim.process.wait(LIMIT)
             killed.add(victim.process.pid)
