@@ -16,6 +16,7 @@ def mark(name, text="x"):
 
 def note(data):
     mark(data["name"], os.getpid())
+    time.sleep(data.get("pause", 0))
 
 
 def slow(data):

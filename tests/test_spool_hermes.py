@@ -391,49 +391,42 @@ h.start()
 
 
 def drain_with_kills(jobs, count, options, kills, pause):
-    """Two services on one folder, one of them killed again and again; gives the lines each file left, and the kills."""
-    data = [pickle.dumps({"type": "note", "name": f"m{number}"}) for number in range(count)]
+    """Two services on one folder, one of them killed again and again; gives the pids of what was killed."""
     os.makedirs(jobs / "in")
-    for number, each in enumerate(data):
-        (jobs / "in" / f"job-{number}").write_bytes(each)
+    for number in range(count):
+        data = pickle.dumps({"type": "note", "name": f"m{number}", "pause": pause})
+        (jobs / "in" / f"job-{number}").write_bytes(data)
     chance = random.Random(time.time_ns())
     killed = set()
     with contextlib.ExitStack() as stack:
         start = lambda: stack.enter_context(Program(jobs.parent, "-c", SERVICE.format(options=options)))  # noqa: E731
         start()
-        for _ in range(kills):
+        while len(killed) < kills and (not killed or names(jobs, "in")):
             victim = start()
             until(lambda v=victim: "started, process" in v.log())
-            time.sleep(chance.random() * pause)
+            time.sleep(chance.random() * 0.3)
             victim.process.kill()
             victim.process.wait(LIMIT)
-            killed.add(victim.process.pid)
-            if not names(jobs, "in"):
-                break
+            lines = [line for line in victim.log().splitlines() if "started, process" in line]
+            killed |= {victim.process.pid, *(int(line.split()[-1]) for line in lines)}
         until(lambda: not names(jobs, "in") and not names(jobs, "work"), limit=120)
     return killed
 
 
-def check_drained(jobs, count, killed, options):
-    assert names(jobs, "in") == [] and names(jobs, "err") == [] and names(jobs, "work") == []
-    lines = {number: marks(jobs, f"m{number}") for number in range(count)}
-    assert all(lines.values()), "a file was not processed"
-    twice = {number: pids for number, pids in lines.items() if len(pids) > 1}
-    if not options.get("workers"):
-        for number, pids in twice.items():
-            living = [pid for pid in pids if int(pid) not in killed]
-            assert len(living) <= 1, f"m{number} was processed by {pids}, of whom only {killed} were killed"
-    assert len(twice) <= 600 * len(killed)
-
-
 @pytest.mark.parametrize("options", [{}, {"workers": 2}])
 def test_after_kills_at_random_moments_every_file_has_been_processed(jobs, options):
-    count, kills = (5000, 30) if os.environ.get("SKUNKQUEUE_LONG_TESTS") else (1500, 4)
+    long = os.environ.get("SKUNKQUEUE_LONG_TESTS")
+    count, kills, pause = (5000, 200, 0.01) if long else (1500, 9, 0.003)
 
-    killed = drain_with_kills(jobs, count, options, kills, 0.3)
+    killed = drain_with_kills(jobs, count, options, kills, pause)
 
-    assert killed
-    check_drained(jobs, count, killed, options)
+    assert names(jobs, "in") == names(jobs, "err") == names(jobs, "work") == []
+    done = {number: marks(jobs, f"m{number}") for number in range(count)}
+    assert all(done.values()), "a file was not processed"
+    twice = [pids for pids in done.values() if len(pids) > 1]
+    for pids in twice:  # by one that was killed, and then by another
+        assert sum(int(pid) not in killed for pid in pids) <= 1, f"{pids}, of whom {killed} were killed"
+    print(f"{len(killed)} killed, {len(twice)} of {count} processed twice")
 
 
 def test_what_a_killed_process_held_is_taken_up_when_its_lease_ends(jobs):
