@@ -170,7 +170,7 @@ class Firing(Generic[P, R]):
     def _envelopes(self, bodies: list[bytes], delay: float) -> list[Envelope]:
         plan, options = self._plan, self._plan.options
         queue = plan.job.queue
-        now = queue.clock.now()
+        now = queue.now()
         due = now + delay
         expires = None if options.expires is None else due + options.expires
         routes = _addresses(queue, options.routes) if queue.broadcast and bodies else plan.routes

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 from weakref import WeakSet
 
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import OPEN, Envelope, Filter, Record, State, base_route, check_name
+from skunkqueue.envelope import OPEN, Envelope, Filter, Record, State, address, base_route, check_name
 from skunkqueue.errors import StoreAway, WrongCall
 from skunkqueue.job import Job
 from skunkqueue.options import Given, Options, choice, did_you_mean
@@ -78,6 +79,11 @@ class SkunkQueue:
         return without_secrets(self._address.url)
 
     @property
+    def full_url(self) -> str:
+        """Where the store is, with its secrets: for the pool's own workers, never for a log."""
+        return self._address.url
+
+    @property
     def broadcast(self) -> bool:
         return self.queue_type == "broadcast"
 
@@ -99,6 +105,13 @@ class SkunkQueue:
     def clock(self) -> Clock:
         """The store's time."""
         return self.opened.clock
+
+    def now(self) -> float:
+        """Store time for sealing a run; our own where the store is away, for the put then says so and holds the run."""
+        try:
+            return self.clock.now()
+        except StoreAway:
+            return time.time()
 
     @property
     def watcher(self) -> Watcher:
@@ -142,7 +155,7 @@ class SkunkQueue:
         try:
             ids = self.store.put(envelopes) if via is None else self._put_via(envelopes, via)
         except StoreAway as error:
-            error.runs = [Run(self, envelope.id, envelope) for envelope in envelopes]
+            error.runs = Runs([Run(self, envelope.id, envelope) for envelope in envelopes])
             raise
         return [
             Run(self, id, envelope if id == envelope.id else None) for id, envelope in zip(ids, envelopes, strict=True)
@@ -186,7 +199,9 @@ class SkunkQueue:
         """Cancel what waits on a route, whatever its priority, and interrupt what runs there; gives how many."""
         check_name(route, "route")
         # What runs may go back into the queue while one looks, hence the second look at what is queued.
-        return sum(self._kill(Filter(self.name, route, state)) for state in (*sorted(OPEN), State.QUEUED))
+        routes = [route, *map(address, self.alive_on([route]))]  # what was broadcast lies at the workers' addresses
+        states = (*sorted(OPEN), State.QUEUED)
+        return sum(self._kill(Filter(self.name, each, state)) for state in states for each in routes)
 
     def _kill(self, which: Filter) -> int:
         killed, after = 0, None
@@ -265,6 +280,11 @@ class Opened:
     def __init__(self, address: Address, process: Process) -> None:
         self.address = address
         self.process = process
+        if address.backend == "memory" and os.environ.get(POOL_URL):
+            raise WrongCall(
+                "a job in a worker process cannot use a memory:// store, which lives in one process only: "
+                "give the pool in_process=True, or use sqlite://"
+            )
         self.store = get_backend(address.url, address.backend)
         self.clock = Clock(self.store.offset)
         self.users: WeakSet[SkunkQueue] = WeakSet()

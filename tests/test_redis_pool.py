@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import subprocess
 import sys
 import threading
 import time
@@ -181,3 +182,34 @@ def test_firing_through_a_pipeline_is_one_with_the_users_own_writes(server, jobs
 
         assert run.wait(LIMIT) == 7
         assert client.get("order:7") == b"paid"
+
+
+def test_a_job_that_fires_reaches_a_server_with_a_password(tmp_path, monkeypatch):
+    with RedisServer("--requirepass", "open sesame") as server:
+        url = server.url.replace("redis://", "redis://:open%20sesame@")
+        jobs = load(url, tmp_path, monkeypatch)
+        script = tmp_path / "outer.py"
+        script.write_text(
+            "from skunkqueue import SkunkQueue\n"
+            f"queue = SkunkQueue('demo', {url!r})\n"
+            "@queue.event(routes=['bar'])\n"
+            "def inner(x): return x + 1\n"
+            "@queue.event(routes=['foo'])\n"
+            "def outer(x): return inner.fire(x).wait(20)\n"
+            "print(outer.fire(1).wait(30))\n"
+        )
+        with PoolProcess(tmp_path, url, "foo", "bar") as pool:
+            done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+            assert done.stdout.strip() == "2", done.stderr + pool.log()
+            assert "sesame" not in pool.log()
+        jobs.queue.close()
+
+
+def test_a_first_fire_without_a_server_still_holds_its_run(server, jobs):
+    server.kill()
+    with pytest.raises(StoreAway) as away:
+        jobs.add.fire(1, 2)
+    server.start()
+
+    assert [run.id for run in away.value.runs.fire()] == [run.id for run in away.value.runs]
+    assert jobs.queue.count()["queued"] == 1

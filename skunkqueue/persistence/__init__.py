@@ -87,7 +87,7 @@ class Source:
         return 0
 
     def warnings(self) -> Sequence[str]:
-        """What an operator should know of how the source is set up, each with its consequence; said once, in the log."""
+        """What an operator should know of how the source is set up, with the consequences; said once, in the log."""
         return ()
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class Settings:
     in_process: bool = False
     max_payload: int = 1 << 20
     imports: tuple[str, ...] = ()
-    url: str = ""
+    url: str = field(default="", repr=False)  # with its secrets, for jobs that fire
     jobs: Mapping[str, Carried] = field(default_factory=dict)  # by name, for workers in this process
 
 

@@ -23,6 +23,7 @@ from skunkqueue.worker.resolve import Callee, Resolver
 MOST_TEXT = 20_000
 """Characters kept of a traceback."""
 
+_OF_OURS = (UnknownJob, NotAJob, PayloadError)  # whose sentence says all
 _SHORT = frozenset({int, float, bool, type(None)})
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 80
@@ -90,7 +91,7 @@ class Executor:
         try:
             data = codec.encode_value(value, codec.default_keys)
         except Exception as error:
-            return self._unsendable(task, f"the result of {call.name} cannot be sent: {error}", took)
+            return self._unsendable(task, f"the result of {call.name}: {error}", took)
         if len(data) > self.max_result:
             size = f"{len(data):,} bytes, at most {self.max_result:,} are taken (max_payload of the pool)"
             return self._unsendable(task, f"the result of {call.name} is too large: {size}", took)
@@ -123,7 +124,9 @@ def describe(error: BaseException, call: Call | None, attempt: int) -> Raised:
             after = _after(error, call.job, attempt)
         except Exception as second:  # retry_on, after or the backoff function is itself at fault
             error, final = second, True
-    return Raised(type(error).__name__, _message(error), "" if call is None else _trace(error), final, asked, after)
+    return Raised(
+        type(error).__name__, _message(error), "" if isinstance(error, _OF_OURS) else _trace(error), final, asked, after
+    )
 
 
 def _worth_trying(error: BaseException, job: Callee) -> bool:

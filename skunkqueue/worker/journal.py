@@ -57,7 +57,9 @@ class Journal:
 
 
 def _logger() -> Logger | None:
-    """The logger, where the program has set up logging; one that has not even imported it, has not."""
+    """The logger, where the program has set up logging to take what we say; one that has not imported it, has not."""
     logging = sys.modules.get("logging")
-    logger = logging.getLogger("skunkqueue.worker") if logging is not None else None
-    return logger if logger is not None and logger.hasHandlers() else None
+    if logging is None:
+        return None
+    logger: Logger = logging.getLogger("skunkqueue.worker")
+    return logger if logger.hasHandlers() and logger.isEnabledFor(logging.INFO) else None

@@ -205,7 +205,7 @@ class WorkerPool(Pool):
             in_process=bool(in_process),
             max_payload=self.queue.max_payload if max_payload is None else _whole(max_payload, "max_payload"),
             imports=(imports,) if isinstance(imports, str) else tuple(imports),
-            url=self.queue.url,
+            url=self.queue.full_url,
         )
         super().__init__(self.queue.store, self.queue.clock, settings, Journal(log, verbose=verbose))
 
