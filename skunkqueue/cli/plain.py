@@ -26,6 +26,10 @@ _ONE: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "--concurrency": ("concurrency", checks.whole),
     "--grace": ("grace", checks.duration),
     "--max-runs": ("max_runs", checks.whole),
+    "--lease": ("lease", checks.duration),
+    "--patience": ("patience", checks.duration),
+    "--kill-after": ("kill_after", checks.duration),
+    "--max-payload": ("max_payload", checks.whole),
     "--logfile": ("logfile", str),
     "--pidfile": ("pidfile", str),
 }
@@ -53,7 +57,10 @@ def _defaults() -> dict[str, Any]:
         "routes": (),
         "imports": (),
         "concurrency": 1,
-        **dict.fromkeys(("grace", "max_runs", "logfile", "pidfile")),
+        "lease": 15.0,
+        "patience": 600.0,
+        "kill_after": 5.0,
+        **dict.fromkeys(("grace", "max_runs", "max_payload", "logfile", "pidfile")),
         **dict.fromkeys(_SWITCHES.values(), False),
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from skunkqueue.cli.pidfile import holding
-from skunkqueue.errors import SkunkError
+from skunkqueue.errors import SkunkError, WrongCall
 
 SIGNALS = ("SIGHUP", "SIGABRT", "SIGQUIT", "SIGTERM", "SIGINT")
 
@@ -32,6 +32,8 @@ def serve(
         from skunkqueue.worker import WorkerPool
 
         pool = WorkerPool(queue, routes or ("default",), url, log=log, **options)
+        if pool.queue.url.startswith("memory:"):
+            raise WrongCall("memory:// lives in one process only: nobody could fire anything for these workers")
         with contextlib.closing(pool.queue):
             if burst:
                 pool.run_until_idle()

@@ -55,6 +55,33 @@ class WithRoutes(click.Command):
     help="How long a gentle stop waits for what runs, before it interrupts it. [as long as it takes]",
 )
 @click.option("--max-runs", type=click.IntRange(min=1), metavar="N", help="Renew a worker's process after N runs.")
+@click.option(
+    "--lease",
+    type=click.FloatRange(min=0.1),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long its runs stay with it when it vanishes.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a run of a job that is not known here waits for a worker that knows it.",
+)
+@click.option(
+    "--kill-after",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an interrupted job may take to come back, before its worker is killed.",
+)
+@click.option(
+    "--max-payload", type=click.IntRange(min=1), metavar="BYTES", help="The largest result that is kept. [1 MiB]"
+)
 @click.option("--logfile", type=click.Path(dir_okay=False), metavar="FILE", help="Append the log to it. [stderr]")
 @click.option("--pidfile", type=click.Path(dir_okay=False), metavar="FILE", help="Hold the process ID in it.")
 @click.option("--verbose", is_flag=True, help="Say more in the log.")
