@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pickle
 import subprocess
@@ -377,3 +378,18 @@ def test_importing_the_queue_loads_only_what_firing_needs():
     }
 
     assert loaded_by("import skunkqueue.queue") & heavy == set()
+
+
+def test_killing_a_route_reaches_what_was_broadcast_to_its_workers():
+    queue = SkunkQueue("killed", "memory://killed-broadcast", queue_type="broadcast")
+
+    @queue.event(routes=["news"])
+    def hear():
+        return None
+
+    about = json.dumps({"queue": "killed", "routes": ["news"]})
+    queue.store.beat("host-1.1", about, until=queue.clock.now() + 60)
+    runs = hear.fire()
+
+    assert queue.kill_all_by_route("news") == 1
+    assert runs.state == "cancelled"

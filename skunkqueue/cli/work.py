@@ -84,7 +84,7 @@ class WithRoutes(click.Command):
 )
 @click.option("--logfile", type=click.Path(dir_okay=False), metavar="FILE", help="Append the log to it. [stderr]")
 @click.option("--pidfile", type=click.Path(dir_okay=False), metavar="FILE", help="Hold the process ID in it.")
-@click.option("--verbose", is_flag=True, help="Say more in the log.")
+@click.option("--verbose", is_flag=True, help="Say more in the log: the traceback also of what is tried again.")
 def work(**options: Any) -> None:
     """Start workers on the routes of a queue, one process for each route named.
 

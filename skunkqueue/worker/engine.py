@@ -297,7 +297,7 @@ class Engine:
         now = self._clock.now()
         outcome = judge(what, held.seal, held.notes, now=now, patience=self.settings.patience)
         self._conclude(worker, claim, held.name, outcome, f"after {took * 1000:.2f} ms", now)
-        if isinstance(what, Raised) and what.traceback and outcome.kind == "failed":
+        if isinstance(what, Raised) and what.traceback and (outcome.kind == "failed" or self._journal.verbose):
             self._reports[-1] += "\n" + what.traceback.rstrip()
 
     def _conclude(self, worker: Worker, claim: Claim, name: str, outcome: Outcome, took: str, now: float) -> None:
