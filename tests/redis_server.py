@@ -252,7 +252,10 @@ def sentinel_servers() -> Iterator[tuple[RedisServer, RedisServer, str]]:
 
 
 def _sees_replica(sentinel: redis.Redis) -> bool:
-    return int(dict(_pairs(sentinel.execute_command("SENTINEL", "MASTERS")))["num-slaves"]) > 0
+    try:
+        return int(dict(_pairs(sentinel.execute_command("SENTINEL", "MASTERS")))["num-slaves"]) > 0
+    except redis.ConnectionError:  # it is only starting
+        return False
 
 
 def _pairs(reply: object) -> list[tuple[str, str]]:

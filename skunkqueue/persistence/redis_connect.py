@@ -199,7 +199,7 @@ def _refusal(url: str, error: ResponseError) -> StoreError:
         return StoreRefused(f"Redis at {url} takes no writes: {text}")
     if "NOAUTH" in text or "WRONGPASS" in text or "NOPERM" in text:
         return StoreError(f"Redis at {url} does not let us in: {text}; check user, password and rights")
-    if any(word in text for word in _AWAY_WORDS):
+    if any(word in text for word in _AWAY_WORDS) or _redirection(error)[0]:
         return StoreAway(f"Redis at {url} cannot answer now: {text}")
     return StoreError(f"Redis at {url} refused a command: {text}")
 
@@ -316,6 +316,9 @@ class Server:
         """Keys of one slot can be used together."""
         return 0
 
+    def renew(self) -> None:
+        """Nothing to find out."""
+
     def close(self) -> None:
         self._node.close()
 
@@ -373,10 +376,25 @@ class Sentinels:
     def slot(self, key: str) -> int:
         return 0
 
+    def renew(self) -> None:
+        """Ask the sentinels anew."""
+        self.close()
+
     def close(self) -> None:
         node, self._node = self._node, None
         if node is not None:
             node.close()
+
+
+def _redirection(error: ResponseError) -> tuple[str, str, int]:
+    """MOVED or ASK, host and port, if it is one; redis-py before 6 gives it as plain text."""
+    if isinstance(error, AskError):
+        return "MOVED" if isinstance(error, MovedError) else "ASK", error.host, int(error.port)
+    word, _, rest = str(error).partition(" ")
+    if word not in ("MOVED", "ASK"):
+        return "", "", 0
+    host, _, port = rest.partition(" ")[2].rpartition(":")
+    return word, host, int(port)
 
 
 class Cluster:
@@ -396,11 +414,14 @@ class Cluster:
             for _ in range(5):
                 try:
                     return node.ask(command, patience)
-                except MovedError as error:
+                except ResponseError as error:
+                    word, host, port = _redirection(error)
+                    if word == "ASK":
+                        return self._ask_once(host, port, command)
+                    if word != "MOVED":
+                        raise
                     self._slots = []
-                    node = self._node(error.host, error.port)
-                except AskError as error:
-                    return self._ask_once(error.host, error.port, command)
+                    node = self._node(host, port)
             raise TryAgainError("the slot moves too often")
 
     def _ask_once(self, host: str, port: int, command: tuple[Any, ...]) -> Any:
@@ -420,8 +441,13 @@ class Cluster:
     def _watched(self) -> Iterator[None]:
         try:
             yield
-        except (redis.ConnectionError, redis.TimeoutError, ClusterDownError, OSError):
-            self._slots = []
+        except (RedisError, OSError) as error:
+            if (
+                not isinstance(error, ResponseError)
+                or "CLUSTERDOWN" in str(error)
+                or isinstance(error, ClusterDownError)
+            ):
+                self._slots = []
             raise
 
     def _node_of(self, key: str) -> Node:
@@ -452,6 +478,10 @@ class Cluster:
     def close(self) -> None:
         for node in list(self._nodes.values()):
             node.close()
+
+    def renew(self) -> None:
+        """Ask anew who has what."""
+        self._slots = []
 
 
 Link = Server | Sentinels | Cluster

@@ -77,6 +77,7 @@ class Ears:
         try:
             self._wait(keys, end)
         except StoreAway:
+            self._link.renew()
             time.sleep(max(0.0, min(AWAY, end - time.monotonic())))
 
     def _wait(self, keys: Sequence[str], end: float) -> None:
