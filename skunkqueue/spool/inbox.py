@@ -21,10 +21,12 @@ ASIDE: Final = 15.0
 
 
 class Candidate(NamedTuple):
-    """A name in the folder. ``mode`` says what it is, as far as was seen."""
+    """A name in the folder, and how it looked in the listing; a size of -1: look for yourself."""
 
+    changed: float
     name: str
-    mode: int
+    mode: int = stat.S_IFREG
+    size: int = -1
 
 
 class Later(NamedTuple):
@@ -60,7 +62,7 @@ class Inbox:
             due = [name for name, later in self._later.items() if later.at <= now]
             for name in due:
                 self._later[name] = self._later[name]._replace(at=now + LONGEST_PAUSE)
-            self._names.extendleft(Candidate(name, stat.S_IFREG) for name in reversed(due))
+            self._names.extendleft(Candidate(0.0, name) for name in reversed(due))
 
     def next(self) -> Candidate | None:
         """The next one to look at; None when there is none at the moment."""
@@ -86,22 +88,21 @@ class Inbox:
             now = ticks()
             # Listing never takes more than a tenth of the time, unless there is news.
             self._scan_at = now + min(self._rescan, 10 * (now - self._began))
-        found = [aged for entry in chunk if (aged := self._aged(entry)) is not None]
-        found.sort()
-        self._names.extend([candidate for _, candidate in found])
+        self._names.extend(sorted(self._seen(chunk)))
 
-    def _aged(self, entry: os.DirEntry[str]) -> tuple[int, Candidate] | None:
-        name = entry.name
-        if is_ignored(name) or name in self._later:
-            return None
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        if stat.S_ISDIR(status.st_mode):
-            self.leave(name)
-            return None
-        return status.st_mtime_ns, Candidate(name, status.st_mode)
+    def _seen(self, chunk: list[os.DirEntry[str]]) -> Iterator[Candidate]:
+        for entry in chunk:
+            name = entry.name
+            if is_ignored(name) or name in self._later:
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                self.leave(name)
+            else:
+                yield Candidate(status.st_mtime, name, status.st_mode, status.st_size)
 
     def leave(self, name: str) -> None:
         """It is a folder."""
@@ -113,7 +114,7 @@ class Inbox:
 
     def back(self, name: str) -> None:
         """It is there again."""
-        self._names.append(Candidate(name, stat.S_IFREG))
+        self._names.append(Candidate(0.0, name))
 
     def forget(self, name: str) -> None:
         """It is gone, or taken."""

@@ -8,11 +8,13 @@ from typing import Final, NamedTuple
 
 from skunkqueue.spool.contents import Content, parse
 from skunkqueue.spool.errors import Unfinished, Unreadable
-from skunkqueue.spool.files import CAN_LEASE, can_lease, is_awaited, kind_of, lease
-from skunkqueue.spool.inbox import Inbox
+from skunkqueue.spool.files import CAN_LEASE, OPEN, can_lease, is_awaited, kind_of, lease
+from skunkqueue.spool.inbox import Candidate, Inbox
 
 MOMENT: Final = 1.0
 """Seconds that a file must stay as it is where it breaks off, or where nobody can tell whether it is being written."""
+AGED: Final = 0.25
+"""Seconds after its last change from which a file is taken first and looked at then, which is quicker."""
 MOST_SIZE: Final = 16 << 20
 
 
@@ -32,6 +34,7 @@ class Looker:
         self._inbox = inbox
         self._max_size = max_size
         self._moment = moment
+        self._aged = min(AGED, moment)
         self._can_lease = CAN_LEASE and can_lease(work)
 
     def look(self, fd: int, name: str, now: float) -> Seen | None:
@@ -51,6 +54,34 @@ class Looker:
                 raise
         self._inbox.postpone(name, looks_of(status))
         return None
+
+    def is_aged(self, candidate: Candidate, now: float) -> bool:
+        """Whether it may be taken before it is looked at: it was done long ago, as far as the listing tells."""
+        age = now - candidate.changed
+        return 0 <= candidate.size <= self._max_size and age >= (self._aged if self._can_lease else self._moment)
+
+    def look_at_taken(self, path: str, candidate: Candidate, now: float) -> Content | None:
+        """What is in a file that has been taken; None where it is not done after all, and must go back.
+
+        Nobody finds it by its old name any more, so there is nothing to be found out afterwards.
+        """
+        quiet = now - candidate.changed >= self._moment
+        fd = os.open(path, OPEN)
+        try:
+            free = lease(fd) if self._can_lease else None
+            if free is False or (free is None and not quiet):
+                return None
+            data = os.read(fd, candidate.size + 1)
+        finally:
+            os.close(fd)
+        if len(data) != candidate.size:
+            return None
+        try:
+            return parse(data)
+        except Unfinished:
+            if quiet:
+                raise
+            return None
 
     def read(self, fd: int, status: os.stat_result) -> bytes | None:
         """All of a file; None where it changes at this moment."""

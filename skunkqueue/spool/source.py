@@ -102,49 +102,75 @@ class SpoolSource(Source):
     def _anew(self, token: str, now: float, until: float) -> Held | None:
         """Take the next file of in/ that is a job."""
         while (candidate := self._inbox.next()) is not None:
-            held = self._try(candidate, token, now, until)
+            if not stat.S_ISREG(candidate.mode):
+                self._refuse(candidate.name, _no_file(candidate.mode), now)
+                continue
+            aged = self._looker.is_aged(candidate, now)
+            held = (self._take_first if aged else self._look_first)(candidate, token, now, until)
             if held is not None:
                 return held
         return None
 
-    def _try(self, candidate: Candidate, token: str, now: float, until: float) -> Held | None:
-        name, mode = candidate
-        try:
-            if not stat.S_ISREG(mode):
-                raise Unreadable(f"it is a {kind_of(mode)}; a job is a plain file")
-            fd = os.open(self._in + name, OPEN)
-        except Unreadable as error:
-            self._refuse(name, error, now)
-        except OSError as error:
-            self._cannot_open(name, error, now)
-        else:
-            try:
-                return self._take(fd, name, token, now, until)
-            finally:
-                os.close(fd)
-        return None
-
-    def _take(self, fd: int, name: str, token: str, now: float, until: float) -> Held | None:
-        """Look at it, and if it is a job and done, it is ours."""
-        kind = ""
-        try:
-            seen = self._looker.look(fd, name, now)
-            if seen is None:
-                return None
-            kind = seen.content.type
-            body = self._make(seen.content)
-        except Exception as error:  # whatever a stranger has thought of
-            self._refuse(name, error, now, kind)
-            return None
-        held = self._seize(new_id(now), name, token, until)
+    def _take_first(self, candidate: Candidate, token: str, now: float, until: float) -> Held | None:
+        """Take a file that has lain there for a while, and look at it then: it goes back if it is not done."""
+        held = self._seize(new_id(now), candidate.name, token, until)
         if held is None:
             return None
-        if self._looker.was_replaced(fd, seen, self._room.folder + held.file):
+        kind = ""
+        try:
+            content = self._looker.look_at_taken(self._room.folder + held.file, candidate, now)
+            if content is None:
+                self._put_back(held, now)
+                return None
+            kind = content.type
+            self._fill(held, content, candidate.size)
+        except Exception as error:
+            if _is_passing(error):
+                self._put_back(held, now)
+                raise
+            self._refuse_held(held, error, kind)
+            return None
+        return held
+
+    def _look_first(self, candidate: Candidate, token: str, now: float, until: float) -> Held | None:
+        """Look at a file where it is: its writer may come back to it by its name."""
+        name = candidate.name
+        try:
+            fd = os.open(self._in + name, OPEN)
+        except OSError as error:
+            self._cannot_open(name, error, now)
+            return None
+        try:
+            return self._take(fd, name, token, now, until)
+        finally:
+            os.close(fd)
+
+    def _take(self, fd: int, name: str, token: str, now: float, until: float) -> Held | None:
+        """What is open is ours if it is done, and still what lies there."""
+        try:
+            seen = self._looker.look(fd, name, now)
+        except Exception as error:  # whatever a stranger has thought of
+            if _is_passing(error):
+                raise
+            self._refuse(name, error, now)
+            return None
+        held = None if seen is None else self._seize(new_id(now), name, token, until)
+        if held is None or seen is None:
+            return None
+        if self._looker.was_replaced(fd, seen, self._room.path(held)):
             self._put_back(held, now)
             return None
-        self.names[held.ticket.id] = name
-        self._room.fill(held, body, seen.content, seen.size)
+        try:
+            self._fill(held, seen.content, seen.size)
+        except Exception as error:
+            self._refuse_held(held, error, seen.content.type)
+            return None
         return held
+
+    def _fill(self, held: Held, content: Content, size: int) -> None:
+        """Say what is in it; raises where nobody wants that."""
+        self._room.fill(held, self._make(content), content, size)
+        self.names[held.ticket.id] = held.name
 
     def _seize(self, id: str, name: str, token: str, until: float) -> Held | None:
         """Take a file by its name, whatever it is; None where that cannot be."""
@@ -173,7 +199,7 @@ class SpoolSource(Source):
         if stat.S_ISDIR(status.st_mode):
             self._inbox.leave(name)
         elif not stat.S_ISREG(status.st_mode):
-            self._refuse(name, Unreadable(f"it is a {kind_of(status.st_mode)}; a job is a plain file"), now)
+            self._refuse(name, _no_file(status.st_mode), now)
         elif error.errno not in (errno.EACCES, errno.EPERM):
             raise error
         elif self._looker.is_quiet(name, status, now):
@@ -181,12 +207,16 @@ class SpoolSource(Source):
         else:
             self._inbox.postpone(name, looks_of(status))
 
-    def _refuse(self, name: str, error: Exception, now: float, kind: str = "") -> None:
+    def _refuse(self, name: str, error: Exception, now: float) -> None:
         """What is no job goes to err/."""
         held = self._seize(new_id(now), name, "refused", now + 60)
         if held is not None:
-            self._keep(held, Report(name, _line(error), kind, traceback=_trace(error)))
-            self._say(f"in/{name} goes to err/: {_line(error)}")
+            self._refuse_held(held, error)
+
+    def _refuse_held(self, held: Held, error: Exception, kind: str = "") -> None:
+        attempts = decode_notes(held.notes).starts
+        self._keep(held, Report(held.name, _line(error), kind, held.ticket.id, attempts, _trace(error)))
+        self._say(f"in/{held.name} goes to err/: {_line(error)}")
 
     def _keep(self, held: Held, report: Report) -> bool:
         kept = keep_in_err(self._room.path(held), self._err, report)
@@ -201,18 +231,14 @@ class SpoolSource(Source):
                 data = self._reread(held)
                 content = parse(data)
                 kind = content.type
-                body = self._make(content)
+                self._fill(held, content, len(data))
             except FileNotFoundError:
                 self._room.done(held)
             except Exception as error:
-                if isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.ELOOP, errno.ENXIO):
+                if _is_passing(error):
                     raise
-                attempts = decode_notes(held.notes).starts
-                self._keep(held, Report(held.name, _line(error), kind, held.ticket.id, attempts, _trace(error)))
-                self._say(f"in/{held.name} goes to err/: {_line(error)}")
+                self._refuse_held(held, error, kind)
             else:
-                self.names[held.ticket.id] = held.name
-                self._room.fill(held, body, content, len(data))
                 return held
         return None
 
@@ -319,6 +345,15 @@ class SpoolSource(Source):
         self._closed.set()
         self._watcher.close()
         self._closed.clear()
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether it is the trouble of the file system, not of the file."""
+    return isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
+
+
+def _no_file(mode: int) -> Unreadable:
+    return Unreadable(f"it is a {kind_of(mode)}; a job is a plain file")
 
 
 def _line(error: Exception) -> str:
