@@ -5,8 +5,6 @@ What counts: ``retries`` is spent by failures and timeouts; poison by deaths; ne
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -21,7 +19,6 @@ POISON: Final = 3
 MOST_NOTES: Final = 4096
 
 
-@dataclass(frozen=True)
 class Backoff:
     """How long to wait before trying again: ``first``, then ``factor`` times as long each time, at most ``limit``.
 
@@ -29,15 +26,28 @@ class Backoff:
     ``first`` and ``limit`` are seconds or timedeltas.
     """
 
-    first: float | timedelta = 1.0
-    factor: float = 2.0
-    limit: float | timedelta = 600.0
-    jitter: bool = True
+    __slots__ = ("factor", "first", "jitter", "limit")
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "first", seconds(self.first, "first of Backoff"))
-        object.__setattr__(self, "limit", seconds(self.limit, "limit of Backoff"))
-        object.__setattr__(self, "factor", seconds(self.factor, "factor of Backoff"))
+    # Not a dataclass: a worker process imports this module, and dataclasses cost more than all the rest of it.
+    def __init__(
+        self, first: float | timedelta = 1.0, factor: float = 2.0, limit: float | timedelta = 600.0, jitter: bool = True
+    ) -> None:
+        self.first = seconds(first, "first of Backoff")
+        self.factor = seconds(factor, "factor of Backoff")
+        self.limit = seconds(limit, "limit of Backoff")
+        self.jitter = bool(jitter)
+
+    def _key(self) -> tuple[float, float, float, bool]:
+        return self.first, self.factor, self.limit, self.jitter
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Backoff) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"Backoff(first={self.first:g}, factor={self.factor:g}, limit={self.limit:g}, jitter={self.jitter})"
 
 
 def delay_after(failures: int, seal: Seal) -> float:
@@ -46,7 +56,11 @@ def delay_after(failures: int, seal: Seal) -> float:
         longest = min(seal.limit, seal.first * seal.factor ** (failures - 1))
     except OverflowError:
         longest = seal.limit
-    return random.uniform(0.0, longest) if seal.jitter else longest  # noqa: S311 - jitter is no secret
+    if not seal.jitter:
+        return longest
+    from random import uniform  # late: a worker process never asks
+
+    return uniform(0.0, longest)  # noqa: S311 - jitter is no secret
 
 
 class Notes(NamedTuple):
