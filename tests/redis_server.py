@@ -187,10 +187,11 @@ def fake_redis(monkeypatch: pytest.MonkeyPatch) -> str:
     from fakeredis import FakeRedisConnection, FakeServer
 
     from skunkqueue.persistence import redis_connect
+    from skunkqueue.persistence.redis_url import Target
 
     server = FakeServer(version=7)
 
-    def connection_to(target: redis_connect.Target, host: str, port: int) -> FakeRedisConnection:
+    def connection_to(target: Target, host: str, port: int) -> FakeRedisConnection:
         return FakeRedisConnection(server=server, protocol=2, **target.options)
 
     monkeypatch.setattr(redis_connect, "connection_to", connection_to)

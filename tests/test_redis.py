@@ -18,7 +18,7 @@ from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
 from skunkqueue.persistence import get_backend, run_key, work_key, worker_key
 from skunkqueue.persistence import redis as module
 from skunkqueue.persistence.redis import RedisPersister, default_cfg, open_url
-from skunkqueue.persistence.redis_connect import parse_url
+from skunkqueue.persistence.redis_url import parse_url
 from skunkqueue.testing import StoreContract, random_walk
 from skunkqueue.testing.makers import LATE, NOW, sealed, take, want
 
@@ -72,7 +72,7 @@ def test_a_url_says_where_and_its_public_form_says_no_secret(
 
     assert target.url == public
     assert target.options == options
-    assert "secret" not in repr(open_url(url))
+    assert "secret" not in repr(open_url(url)) + repr(target)
 
 
 @pytest.mark.parametrize(
@@ -581,6 +581,26 @@ def test_a_pipeline_that_is_no_transaction_is_refused(
             store.put([run], via=via)
     watching.reset()
     assert store.count() == {}
+
+
+def test_a_run_goes_with_the_users_own_writes_on_a_cluster(
+    cluster: tuple[list[RedisServer], str], cluster_url: str
+) -> None:
+    if int(driver.__version__.split(".")[0]) < 6:
+        pytest.skip("this version of redis-py has no transactions on a cluster")
+    store = open_url(cluster_url)
+    with driver.RedisCluster(host="127.0.0.1", port=cluster[0][0].port) as client:
+        pipe = client.pipeline(transaction=True)
+        pipe.set("{demo}:order", "paid")
+        store.put([sealed(1), sealed(2, route="bar", expires=LATE)], via=pipe)
+        assert store.count() == {}
+        pipe.execute()
+        with pytest.raises(WrongCall, match="transaction=True"):
+            store.put([sealed(3)], via=client.pipeline(transaction=False))
+
+        assert client.get("{demo}:order") == b"paid"
+    assert sum(store.count().values()) == 2
+    store.close()
 
 
 # what is kept, and for how long

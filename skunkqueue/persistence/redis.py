@@ -30,7 +30,7 @@ from skunkqueue.envelope import (
 )
 from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
 from skunkqueue.persistence import WORKER_GONE, Persister
-from skunkqueue.persistence.redis_connect import Link, Target, connect, parse_url
+from skunkqueue.persistence.redis_connect import Link, connect
 from skunkqueue.persistence.redis_pack import (
     BUNCH,
     CHUNK,
@@ -46,6 +46,8 @@ from skunkqueue.persistence.redis_pack import (
     read_records,
     want_arguments,
 )
+from skunkqueue.persistence.redis_url import Target, parse_url
+from skunkqueue.persistence.redis_via import check_pipeline
 from skunkqueue.persistence.redis_wait import Ears
 
 default_cfg = {"backend": "redis", "conn_url": "localhost:6379", "dbname": 0}
@@ -111,6 +113,7 @@ class RedisPersister(Persister):
         self.target = target
         self._link: Link = connect(target)
         self._known: set[str] = set()
+        self._used: set[str] = set()
         self._queue_of: dict[str, str] = {}
         self._ears = Ears(self._link, self._run, self._places)
         self._checked = False
@@ -129,18 +132,30 @@ class RedisPersister(Persister):
         ids = [envelope.id for envelope in envelopes]
         for queue, places in _by_queue(envelopes).items():
             for chunk in chunks(envelopes, places):
-                self._put_chunk(queue, envelopes, chunk, ids)
+                self._put_patiently(queue, envelopes, chunk, ids)
         return ids
+
+    def _put_patiently(self, queue: str, envelopes: Sequence[Envelope], places: Sequence[int], ids: list[str]) -> None:
+        end = time.monotonic() + PUT_RETRY
+        delay = 0.02
+        while True:
+            try:
+                return self._put_chunk(queue, envelopes, places, ids)
+            except StoreAway:
+                if time.monotonic() + delay >= end:
+                    raise
+                time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+                delay *= 2
 
     def _put_chunk(self, queue: str, envelopes: Sequence[Envelope], places: Sequence[int], ids: list[str]) -> None:
         self._know(queue)
         key, puts = base_key(queue), put_arguments(envelopes, places)
         was_empty = 0
         for args, _ in puts.alike:
-            was_empty += self._patiently("put", key, args)
+            was_empty += self._run("put", key, args)
         args, each = puts.each
         if each:
-            was, *found = self._patiently("put_each", key, args)
+            was, *found = self._run("put_each", key, args)
             was_empty += was
             for i, id in zip(each, found, strict=True):
                 ids[i] = id.decode()
@@ -148,20 +163,8 @@ class RedisPersister(Persister):
             self._know(queue, anew=True)
         self._remember(queue, [ids[i] for i in places])
 
-    def _patiently(self, name: str, key: str, args: Sequence[Any]) -> Any:
-        end = time.monotonic() + PUT_RETRY
-        delay = 0.02
-        while True:
-            try:
-                return self._run(name, key, args)
-            except StoreAway:
-                if time.monotonic() + delay >= end:
-                    raise
-                time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
-                delay *= 2
-
     def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
-        self._check_pipeline(via)
+        check_pipeline(via, self.target)
         if any(envelope.unique is not None for envelope in envelopes):
             raise WrongCall("a run with a unique key cannot be fired through a pipeline: its id is not known before")
         for queue, places in _by_queue(envelopes).items():
@@ -174,17 +177,6 @@ class RedisPersister(Persister):
             if puts.each[1]:
                 via.execute_command("EVAL", SCRIPTS["put_each"].text, 1, base_key(queue), *puts.each[0])
         return [envelope.id for envelope in envelopes]
-
-    def _check_pipeline(self, via: Any) -> None:
-        if not hasattr(via, "execute_command") or not hasattr(via, "command_stack"):
-            raise WrongCall(f"via is a redis.Pipeline; got {type(via).__name__}")
-        if not (getattr(via, "transaction", False) or getattr(via, "explicit_transaction", False)):
-            raise WrongCall("via is a pipeline without a transaction; make it with pipeline(transaction=True)")
-        if getattr(via, "watching", False) and not getattr(via, "explicit_transaction", False):
-            raise WrongCall("via is a pipeline that watches keys and has not begun; call its multi() first")
-        own = getattr(getattr(via, "connection_pool", None), "connection_kwargs", {}).get("db") or 0
-        if own != self.target.options.get("db", 0):
-            raise WrongCall(f"via is a pipeline to database {own}; the queue is in {self.url}")
 
     def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
         return self.exchange((), wants, now=now, until=until).claims
@@ -214,6 +206,7 @@ class RedisPersister(Persister):
             return rest._replace(taken=taken | rest.taken)
         taken, claims, ripe = given.ids, list[Claim](), list[float]()
         queues = given.queues().union(want.queue for want in wants)
+        self._used |= queues
         for queue in queues:
             asked = [want for want in wants if want.queue == queue]
             args = [repr(now), repr(until), repr(now + SOON), *given.arguments(queue)]
@@ -353,12 +346,15 @@ class RedisPersister(Persister):
 
     def purge(self, *, now: float, limit: int = 1000) -> int:
         done = 0
+        named = self._queues()
         addressees: dict[str, list[str]] = {}
-        for queue in self._queues():
+        for queue in {**dict.fromkeys(named), **dict.fromkeys(list(self._used))}:
             did, is_empty, addressees[queue] = self._purge_queue(queue, now, limit - done)
             done += did
             if is_empty:
                 self._forget(queue)
+            elif queue not in named:  # its name was cleaned away while its next run came
+                self._know(queue, anew=True)
         done += int(self._run("dismiss", HOUSE, [repr(now), limit - done])[0])
         for queue, workers in addressees.items():
             if workers:
@@ -469,7 +465,10 @@ class RedisPersister(Persister):
             self._known.add(queue)
 
     def _forget(self, queue: str) -> None:
+        """Clean away the name of an empty queue, and write it down again if a run came meanwhile."""
         self._ask(HOUSE, ("HDEL", HOUSE + ":queues", queue))
+        if self._ask(base_key(queue), ("EXISTS", base_key(queue) + ":run")):
+            self._know(queue, anew=True)
 
     def _remember(self, queue: str, ids: Iterable[str]) -> None:
         if len(self._queue_of) > _REMEMBERED_IDS:

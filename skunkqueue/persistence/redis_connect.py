@@ -1,4 +1,4 @@
-"""Ways to a Redis: one server, behind sentinels, or a cluster; URLs, connections and their errors.
+"""Ways to a Redis: one server, behind sentinels, or a cluster; connections and their errors.
 
 Connections are redis-py's, used one command at a time without its client on top: that is a third of the time of a
 call, and it leaves timeouts and retries to us, whatever the version (redis-py 8 made a blocking read fail after 5 s).
@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -32,7 +31,8 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from skunkqueue.errors import StoreAway, StoreError, StoreRefused, WrongCall
+from skunkqueue.errors import StoreAway, StoreError, StoreRefused
+from skunkqueue.persistence.redis_url import Target
 
 _pack: Callable[[tuple[Any, ...]], bytes] | None
 try:
@@ -47,129 +47,6 @@ TIMEOUT = 5.0
 IDLE = 1.0
 """Seconds after which a connection is looked at before it is used again: a server may have closed it."""
 
-
-def _yes(text: str) -> bool:
-    if text.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
-        return text.lower() in ("1", "true", "yes", "on")
-    raise ValueError(text)
-
-
-_PARAMETERS: Mapping[str, Callable[[str], Any]] = {
-    "db": int,
-    "username": str,
-    "password": str,
-    "client_name": str,
-    "socket_timeout": float,
-    "socket_connect_timeout": float,
-    "sentinel_username": str,
-    "sentinel_password": str,
-}
-_TLS: Mapping[str, Callable[[str], Any]] = {
-    "ssl_cert_reqs": str,
-    "ssl_ca_certs": str,
-    "ssl_ca_path": str,
-    "ssl_certfile": str,
-    "ssl_keyfile": str,
-    "ssl_keyfile_password": str,
-    "ssl_check_hostname": _yes,
-}
-_DEFAULT_PORT = {"sentinel": 26379, "cluster": 6379, "server": 6379}
-
-
-class Target(NamedTuple):
-    """What a URL says. ``url`` is without secrets, ``options`` are redis-py's."""
-
-    kind: str
-    hosts: tuple[tuple[str, int], ...]
-    path: str
-    master: str
-    url: str
-    tls: bool
-    options: dict[str, Any]
-    sentinel_options: dict[str, Any]
-
-
-def parse_url(url: str) -> Target:
-    """Read a URL. Raises WrongCall, which never repeats a secret."""
-    scheme, _, rest = url.partition("://")
-    parts = urlsplit("//" + rest)
-    tls = scheme.startswith("rediss")
-    kind = {"unix": "unix", "sentinel": "sentinel", "cluster": "cluster"}.get(scheme.rpartition("+")[2], "server")
-    options = _options(parts.query, tls, scheme)
-    user, host_list = _user_and_hosts(parts.netloc)
-    options.update({name: value for name, value in user.items() if name not in options})
-    sentinel_options = {n[9:]: options.pop(n) for n in ("sentinel_username", "sentinel_password") if n in options}
-    path, master, db = _path(kind, unquote(parts.path))
-    if db is not None:
-        options.setdefault("db", _number(db))
-    _check(kind, path, master, options)
-    hosts = () if kind == "unix" else _hosts(host_list, _DEFAULT_PORT[kind])
-    public = _public(scheme, hosts, path, master, options.get("db", 0))
-    return Target(kind, hosts, path, master, public, tls, options, sentinel_options)
-
-
-def _options(query: str, tls: bool, scheme: str) -> dict[str, Any]:
-    known = {**_PARAMETERS, **_TLS} if tls else _PARAMETERS
-    options: dict[str, Any] = {}
-    for name, text in parse_qsl(query, keep_blank_values=True):
-        if name not in known:
-            raise WrongCall(f"a {scheme}:// URL has no parameter {name!r}; there are {', '.join(known)}")
-        try:
-            options[name] = known[name](text)
-        except ValueError:
-            raise WrongCall(f"the URL's parameter {name} cannot be what it is given as") from None
-    return options
-
-
-def _user_and_hosts(netloc: str) -> tuple[dict[str, str], str]:
-    login, at, hosts = netloc.rpartition("@")
-    user, _, password = login.partition(":")
-    found = {"username": unquote(user), "password": unquote(password)} if at else {}
-    return {name: value for name, value in found.items() if value}, hosts
-
-
-def _hosts(text: str, default: int) -> tuple[tuple[str, int], ...]:
-    return tuple(_host(one, default) for one in text.split(",")) if text else (("localhost", default),)
-
-
-def _host(text: str, default: int) -> tuple[str, int]:
-    name, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        name, port = text, str(default)
-    return name.strip("[]") or "localhost", _number(port)
-
-
-def _number(text: str) -> int:
-    if text.isdecimal():
-        return int(text)
-    raise WrongCall(f"a Redis URL is redis://host:port/number; {text!r} is no number")
-
-
-def _path(kind: str, path: str) -> tuple[str, str, str | None]:
-    """The socket's path, the master's name and the number of the database."""
-    if kind == "unix":
-        return path, "", None
-    master, _, db = path.strip("/").partition("/") if kind == "sentinel" else ("", "", path.strip("/"))
-    return "", master, db or None
-
-
-def _check(kind: str, path: str, master: str, options: dict[str, Any]) -> None:
-    if kind == "unix" and not path:
-        raise WrongCall("a unix socket's URL is redis+unix:///folder/redis.sock ; the path is missing")
-    if kind == "sentinel" and not master:
-        raise WrongCall("a sentinel URL is redis+sentinel://host:port,host:port/master-name/0 ; the name is missing")
-    if kind == "cluster" and options.get("db"):
-        raise WrongCall("a Redis cluster has only database 0; leave the number out")
-
-
-def _public(scheme: str, hosts: Sequence[tuple[str, int]], path: str, master: str, db: int) -> str:
-    if path:
-        return f"{scheme}://{path}?db={db}"
-    where = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
-    return f"{scheme}://{where}/{master}/{db}" if master else f"{scheme}://{where}/{db}"
-
-
-# -- errors ----------------------------------------------------------------------------------------------------------
 
 _AWAY = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
 _AWAY_WORDS = ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS", "BUSY")
@@ -204,9 +81,6 @@ def _refusal(url: str, error: ResponseError) -> StoreError:
     return StoreError(f"Redis at {url} refused a command: {text}")
 
 
-# -- connections -----------------------------------------------------------------------------------------------------
-
-
 class Node:
     """One server: makes connections to it and keeps those that are free."""
 
@@ -226,8 +100,10 @@ class Node:
         connection = self._take()
         try:
             reply = say(connection, command, patience)
-        except ResponseError:
+        except ResponseError as error:
             self._give(connection)
+            if isinstance(error, ReadOnlyError):
+                self.close()  # this is the master no more; its name may lead to another server by now
             raise
         except BaseException as error:
             connection.disconnect()  # whatever it would say next is not the answer to our next question
