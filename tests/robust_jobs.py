@@ -72,7 +72,7 @@ def swallow(name):
     while True:
         try:
             time.sleep(30)
-        except BaseException:  # noqa: S110
+        except BaseException:
             pass
 
 
@@ -129,7 +129,7 @@ def start_threads():
 
 @queue.event(routes=["foo"])
 def leave_children(name):
-    child = subprocess.Popen(["sleep", "300"])  # noqa: S607
+    child = subprocess.Popen(["sleep", "300"])
     leave_mark(f"{name}.{child.pid}")
     return child.pid
 
@@ -224,3 +224,10 @@ def fire_more(n):
 
 class NotAJob:
     """Something to point at."""
+
+
+@queue.event(routes=["foo"])
+async def async_hog(name, seconds):
+    """Holds up its event loop."""
+    leave_mark(name)
+    time.sleep(seconds)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import asyncio
 
 CHUNK = 1 << 18
+PAUSE = 0.02
+"""Seconds between looks at the horizon, once it has passed."""
 
 
 class Ends(NamedTuple):
@@ -80,8 +82,12 @@ class Horizon:
 
     def wait(self) -> None:
         """Start nothing whose lease may have ended: a pool that wakes extends first."""
-        while unpack_from("<d", self._map)[0] < ticks():
-            time.sleep(0.02)
+        while self.passed():
+            time.sleep(PAUSE)
+
+    def passed(self) -> bool:
+        """Whether a lease may have ended."""
+        return bool(unpack_from("<d", self._map)[0] < ticks())
 
 
 class Link:
@@ -129,6 +135,8 @@ class Solo:
         self._task: asyncio.Task[Any] | None = None
         self._number = 0  # of the run that an interrupt may hit
         self._hit = 0  # of the run that was interrupted
+        self._early = 0  # of a run to be interrupted that it has yet to come to
+        self._awaits = False
 
     def serve(self) -> None:
         """Run what comes until there is no more."""
@@ -165,18 +173,23 @@ class Solo:
 
         async def within() -> Any:
             self._task = asyncio.current_task()
+            if self._hit == self._number:
+                raise Interrupted("interrupted by the pool")
             return await call.ended()
 
+        self._awaits = True
         try:
             value, error = self._runner.run(within())
         finally:
-            self._task = None
+            self._awaits, self._task = False, None
         if error is not None:
             raise error
         return value
 
     def _enter(self, number: int) -> None:
         self._number = number
+        if number == self._early:
+            self.interrupt(number)
 
     def _leave(self, number: int) -> None:
         self._number = 0
@@ -187,19 +200,27 @@ class Solo:
             self.interrupt(number)
 
     def interrupt(self, number: int) -> None:
-        """Stop this run, if it is still the one; an interrupt that arrives late hits nobody."""
+        """Stop this run, if it is the one, or as soon as it is; an interrupt that arrives late hits nobody."""
         if number != self._number:
+            self._early = number
             return
         self._hit = number
-        if not self._cancel_task():
+        if self._is_in_a_step() or not self._cancel_task():
             raise Interrupted("interrupted by the pool")
 
-    def _cancel_task(self) -> bool:
-        task = self._task
-        if task is None:
+    def _is_in_a_step(self) -> bool:
+        """Whether an async job is at work now, not waiting: then it can be interrupted like any other."""
+        if self._task is None:
             return False
-        task.get_loop().call_soon_threadsafe(task.cancel)
-        return True
+        import asyncio
+
+        return asyncio.current_task(self._task.get_loop()) is self._task
+
+    def _cancel_task(self) -> bool:
+        """Cancel an async job where it waits. One that has not begun sees by itself that it was hit."""
+        if self._task is not None:
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        return self._awaits
 
 
 class SoloThread(Solo):
@@ -217,6 +238,9 @@ class SoloThread(Solo):
     def _enter(self, number: int) -> None:
         with self._between:
             self._number = number
+        if number == self._early:
+            self._hit = number
+            raise Interrupted("interrupted by the pool")
 
     def _leave(self, number: int) -> None:
         with self._between:
@@ -227,6 +251,7 @@ class SoloThread(Solo):
     def interrupt(self, number: int) -> None:
         with self._between:
             if number != self._number:
+                self._early = number
                 return
             self._hit = number
             if not self._cancel_task():
@@ -285,6 +310,11 @@ def main() -> None:
     link = Link(Ends(*setup["ends"]))
     worker = make(link, setup)
     signal.signal(signal.SIGURG, worker.on_signal)
+    serve(link, worker, setup)
+
+
+def serve(link: Link, worker: Any, setup: Mapping[str, Any]) -> None:
+    """Import what is to be imported, and say so or what went wrong; then work until there is no more."""
     wrong = import_all(setup["imports"])
     if wrong is not None:
         link.write(frames.plain(frames.BROKEN, 0, wrong.encode("utf-8", "replace")))

@@ -357,10 +357,6 @@ class Engine:
         if not self._obeyed:
             self._say("pool stops: " + {GENTLE: "what runs may finish", ROUGH: "at once", KILL: "at once"}[level])
             self._leave()
-        if level == ROUGH:
-            for worker in self._workers:
-                for held in worker.executing():
-                    worker.interrupt(held, "stop", self.settings.kill_after)
         if level == KILL:
             if self._give_up_at < FOREVER:
                 self._give_up_at = min(self._give_up_at, ticks() + QUICK)
@@ -398,6 +394,8 @@ class Engine:
 
     def _enforce_on(self, worker: Worker, held: Held, now: float) -> None:
         timeout = held.seal.timeout
+        if self._level >= ROUGH:  # here, for it may have started a moment ago
+            worker.interrupt(held, "stop", self.settings.kill_after)
         if held.kill_at:
             if now >= held.kill_at and not worker.killed:
                 self._say(

@@ -19,7 +19,7 @@ from typing import Any
 
 from skunkqueue.job import Carried
 from skunkqueue.worker import frames
-from skunkqueue.worker.child import Ends, Link, make
+from skunkqueue.worker.child import Ends, Link, make, serve
 
 _START = (
     "import os,sys;sys.path[:]=os.environ.pop('SKUNKQUEUE_PATH').split(os.pathsep);"
@@ -227,6 +227,7 @@ class Thread:
 
     def __init__(self, setup: Mapping[str, Any], jobs: Mapping[str, Carried], name: str, horizon: float) -> None:
         self.pid = os.getpid()
+        self._setup = setup
         self.pipes = Pipes(horizon)
         self.death, self._dead = os.pipe()
         ends = self.pipes.ends()
@@ -238,8 +239,7 @@ class Thread:
 
     def _serve(self) -> None:
         try:
-            self._link.write(frames.plain(frames.READY, 0))
-            self._worker.serve()
+            serve(self._link, self._worker, self._setup)
         except (OSError, SystemExit):
             pass  # given up: nobody listens any more
         finally:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextvars import copy_context
+from queue import SimpleQueue
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 from skunkqueue.clock import ticks
 from skunkqueue.errors import Interrupted
 from skunkqueue.run import set_current
 from skunkqueue.worker import frames
-from skunkqueue.worker.child import Link, is_cancelled, raise_in_thread
+from skunkqueue.worker.child import PAUSE, Link, is_cancelled, raise_in_thread
 from skunkqueue.worker.execute import Call, Executor, Task
+
+Place: TypeAlias = "int | asyncio.Task[Any] | None"
 
 
 class Several:
@@ -28,15 +32,18 @@ class Several:
         self._limit = limit
         self._pid = os.getpid()
         self._between = threading.RLock()  # a signal may come while this very thread holds it
-        self._threads: dict[int, int] = {}  # number of a run -> the thread it runs on
-        self._tasks: dict[int, asyncio.Task[Any]] = {}
-        self._hit: set[int] = set()
-        self._pool = ThreadPoolExecutor(limit, thread_name_prefix="skunkqueue-job")
+        self._places: dict[int, Place] = {}  # number of a run -> its thread or task, None before it has either
+        self._hit: set[int] = set()  # of those, the ones to be interrupted
+        self._early: set[int] = set()  # interrupts of runs that it has yet to come to
+        self._last = 0
+        self._threads = Threads(limit)
 
     def serve(self) -> None:
         """Run what comes until there is no more."""
-        asyncio.run(self._serve())
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        try:
+            asyncio.run(self._serve())
+        finally:
+            self._threads.end()
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -47,7 +54,7 @@ class Several:
             task = await self._next(loop)
             if task is None:
                 break
-            self._link.write(frames.one(frames.STARTED, task.number, ticks()))
+            self._begin(task.number)
             future = asyncio.ensure_future(self._run(loop, task))
             running.add(future)
             future.add_done_callback(running.discard)
@@ -59,7 +66,8 @@ class Several:
         """Take a ticket without holding up the loop; the pool may be faster and take it back."""
         while True:
             await self._readable(loop)
-            self._link.horizon.wait()
+            while self._link.horizon.passed():
+                await asyncio.sleep(PAUSE)
             try:
                 ticket = self._link.tickets.recv(4, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -79,70 +87,99 @@ class Several:
         finally:
             loop.remove_reader(self._link.tickets)
 
+    def _begin(self, number: int) -> None:
+        with self._between:
+            self._places[number] = None
+            self._last = number
+            if number in self._early:
+                self._hit.add(number)
+            self._early.clear()  # numbers only grow: the others have ended before they were to be interrupted
+        self._link.write(frames.one(frames.STARTED, number, ticks()))
+
     async def _run(self, loop: asyncio.AbstractEventLoop, task: Task) -> None:
         began = perf_counter()
-        opened = await loop.run_in_executor(self._pool, self._open, task, began)
-        if isinstance(opened, bytes):
-            frame = opened
-        elif opened.is_async:
-            frame = await self._await(task, opened, began)
-        else:
-            frame = await loop.run_in_executor(self._pool, copy_context().run, self._call, task, opened, began)
-        self._send(frame)
+        call = await self._threads.run(loop, lambda: copy_context().run(self._open, task, began))
+        if call is not None:
+            self._send(await self._await(task, call, began))
 
     def _send(self, frame: bytes) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # the job forked, and this is the copy coming back from it
         self._link.write(frame)
 
-    def _open(self, task: Task, began: float) -> Call | bytes:
+    # on a thread
+
+    def _open(self, task: Task, began: float) -> Call | None:
+        """Open a run, and call it, unless it is async: then it is for the loop.
+
+        What comes of it is sent from here, for an async job may keep the loop busy.
+        """
         try:
-            return self._executor.open(task)
+            call = self._executor.open(task)
         except BaseException as error:
-            return self._executor.raised(task, None, error, began)
+            self._forget(task.number)
+            self._send(self._executor.raised(task, None, error, began))
+            return None
+        if call.is_async:
+            return call
+        self._send(self._call(task, call, began))
+        return None
 
     def _call(self, task: Task, call: Call, began: float) -> bytes:
-        """Run a plain function on this thread."""
         try:
-            with self._between:
-                self._threads[task.number] = threading.get_ident()
             try:
+                self._enter(task.number, threading.get_ident())
                 set_current(self._executor.current(task))
                 return self._executor.returned(task, call, call.job.function(*call.args, **call.kwargs), began)
             finally:
                 self._leave(task.number)
         except BaseException as error:
-            if os.getpid() != self._pid:
-                os._exit(0)
-            return self._ended(task, call, error, began)
-
-    def _leave(self, number: int) -> None:
-        with self._between:
-            ident = self._threads.pop(number)
-            hit = number in self._hit
-        if hit:
-            raise_in_thread(ident, None)  # takes back an interrupt that came too late
-
-    async def _await(self, task: Task, call: Call, began: float) -> bytes:
-        """Run an async function on the loop."""
-        set_current(self._executor.current(task))
-        running = asyncio.ensure_future(call.ended())
-        self._tasks[task.number] = running
-        try:
-            value, error = await running
-            if error is not None:
-                raise error
-            return self._executor.returned(task, call, value, began)
-        except BaseException as error:
             return self._ended(task, call, error, began)
         finally:
-            del self._tasks[task.number]
+            self._forget(task.number)
+
+    # on the loop
+
+    async def _await(self, task: Task, call: Call, began: float) -> bytes:
+        set_current(self._executor.current(task))
+        running = asyncio.ensure_future(call.ended())
+        try:
+            try:
+                self._enter(task.number, running)
+                value, error = await running
+                if error is not None:
+                    raise error
+                return self._executor.returned(task, call, value, began)
+            finally:
+                self._leave(task.number)
+        except BaseException as error:
+            running.cancel()
+            return self._ended(task, call, error, began)
+        finally:
+            self._forget(task.number)
+
+    # interrupts
+
+    def _enter(self, number: int, place: Place) -> None:
+        with self._between:
+            self._places[number] = place
+            if number in self._hit:
+                raise Interrupted("interrupted by the pool")
+
+    def _leave(self, number: int) -> None:
+        """From here on no interrupt hits it. (One may hit this very step.)"""
+        with self._between:
+            place = self._places.pop(number)
+        if number in self._hit and isinstance(place, int):
+            raise_in_thread(place, None)  # takes back an interrupt that came too late
+
+    def _forget(self, number: int) -> None:
+        with self._between:
+            self._places.pop(number, None)
+            self._hit.discard(number)
 
     def _ended(self, task: Task, call: Call, error: BaseException, began: float) -> bytes:
-        with self._between:
-            hit = task.number in self._hit
-            self._hit.discard(task.number)
-        if hit and (isinstance(error, Interrupted) or is_cancelled(error)):
+        if task.number in self._hit and (isinstance(error, Interrupted) or is_cancelled(error)):
             return frames.timed(frames.INTERRUPTED, task.number, ticks(), perf_counter() - began)
         return self._executor.raised(task, call, error, began)
 
@@ -152,14 +189,66 @@ class Several:
             self.interrupt(number)
 
     def interrupt(self, number: int) -> None:
-        """Stop this run, if it is still running; an interrupt that arrives late hits nobody."""
-        task = self._tasks.get(number)
-        if task is not None:
-            self._hit.add(number)
-            task.get_loop().call_soon_threadsafe(task.cancel)
-            return
+        """Stop this run, once, if it is running, or as soon as it is."""
         with self._between:
-            ident = self._threads.get(number)
-            if ident is not None:
+            if number > self._last:
+                self._early.add(number)
+            elif number in self._places and number not in self._hit:
                 self._hit.add(number)
-                raise_in_thread(ident, Interrupted)
+                _interrupt(self._places[number])
+
+
+def _interrupt(place: Place) -> None:
+    if isinstance(place, int):
+        raise_in_thread(place, Interrupted)
+    elif place is not None:
+        place.get_loop().call_soon_threadsafe(place.cancel)
+
+
+class Threads:
+    """Up to so many threads, made as they are needed; a job that never comes back on one holds up no exit."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._made = 0
+        self._idle = threading.Semaphore(0)
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    def run(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Have it done; a future that is settled when it is."""
+        future = loop.create_future()
+
+        def do() -> None:
+            value, error = None, None
+            try:
+                value = work()
+            except BaseException as raised:  # the pool has given this worker up: there is nobody to tell
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_settle, future, value, error)
+
+        self._work.put(do)
+        if not self._idle.acquire(blocking=False) and self._made < self._most:
+            self._made += 1
+            threading.Thread(target=self._serve, name=f"skunkqueue-job-{self._made}", daemon=True).start()
+        return future
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # and with it what the job returned
+            self._idle.release()
+
+    def end(self) -> None:
+        """Let the threads end when they are idle."""
+        for _ in range(self._made):
+            self._work.put(None)
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
