@@ -140,11 +140,15 @@ class Solo:
 
     def serve(self) -> None:
         """Run what comes until there is no more."""
-        while (task := self._link.next()) is not None:
-            frame = self.run(task)
-            if os.getpid() != self._pid:
-                os._exit(0)  # the job forked, and this is the copy coming back from it
-            self._link.write(frame)
+        try:
+            while (task := self._link.next()) is not None:
+                frame = self.run(task)
+                if os.getpid() != self._pid:
+                    os._exit(0)  # the job forked, and this is the copy coming back from it
+                self._link.write(frame)
+        finally:
+            if self._runner is not None:
+                self._runner.close()
 
     def run(self, task: Task) -> bytes:
         began = perf_counter()

@@ -42,6 +42,7 @@ class Pool:
         self._thread: threading.Thread | None = None
         self._trouble: BaseException | None = None
         self._signals = 0
+        self._wished = 0  # by signals
 
     # people's verbs
 
@@ -50,25 +51,11 @@ class Pool:
 
         Raises SkunkError with a sentence when a worker cannot be started at all (a failing import).
         """
-        self.start()
-        previous = self._catch_signals()
-        try:
-            self._join()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-        self._raise_trouble()
+        self._serve()
 
     def run_until_idle(self) -> None:
         """Work until nothing is ripe and nothing is running; what is due later stays."""
-        self.start(burst=True)
-        previous = self._catch_signals()
-        try:
-            self._join()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-        self._raise_trouble()
+        self._serve(burst=True)
 
     def start(self, *, burst: bool = False) -> None:
         """Start the workers in the background, unless they are there. Raises WrongCall or StoreError at once."""
@@ -80,6 +67,8 @@ class Pool:
         self._engine = Engine(self._source, self._clock, self.settings, self._journal)
         self._engine.burst = burst
         self._trouble = None
+        if self._wished:
+            self._engine.stop(self._wished)  # one came before there was anybody to stop
         self._thread = threading.Thread(target=self._run, name=f"skunkqueue-pool-{self.settings.name}", daemon=True)
         self._thread.start()
 
@@ -110,6 +99,17 @@ class Pool:
             self._raise_trouble()
 
     # behind them
+
+    def _serve(self, *, burst: bool = False) -> None:
+        previous = self._catch_signals()  # first, so that there is no moment at which one kills
+        try:
+            self.start(burst=burst)
+            self._join()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._signals = self._wished = 0
+        self._raise_trouble()
 
     def _released(self) -> None:
         """After the ``with``: let go of what this pool alone has opened."""
@@ -143,7 +143,7 @@ class Pool:
         caught = {}
         for name in (*GENTLE_SIGNALS, *ROUGH_SIGNALS):
             number = getattr(signal, name, None)
-            if number is not None:
+            if number is not None and signal.getsignal(number) is not None:  # None: a handler that is not Python's
                 caught[number] = signal.signal(number, self._on_signal)
         return caught
 
@@ -151,7 +151,8 @@ class Pool:
         """The first is gentle or rough by its kind, a second makes it rough, a third kills."""
         self._signals += 1
         first = ROUGH if signal.Signals(number).name in ROUGH_SIGNALS else GENTLE
-        self._stop(max(first, self._signals) if self._signals < KILL else KILL)
+        self._wished = max(first, min(self._signals, KILL))
+        self._stop(self._wished)
 
 
 class WorkerPool(Pool):
