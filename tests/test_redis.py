@@ -399,6 +399,15 @@ def asked_at_once(store: RedisPersister) -> bool:
     return time.monotonic() - began < 1.5
 
 
+def test_a_pool_that_was_filled_blocks_no_longer(server: RedisServer, store: RedisPersister) -> None:
+    """Else it would take the mark of the next run from one that has time."""
+    store.put([sealed(1)])
+    with server.client() as client:
+        client.delete("skunk:{demo}:mark:foo")
+
+    assert wakes(store, [work_key("demo", "foo")], lambda: take(store, limit=1)) == 1
+
+
 def test_everyone_who_waits_for_a_run_is_woken(server: RedisServer, store: RedisPersister) -> None:
     store.put([sealed(1), sealed(2)])
     claims = take(store)

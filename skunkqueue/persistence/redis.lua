@@ -1,9 +1,9 @@
 -- The Redis store's scripts. One script is one transaction, and one round trip.
 --
--- A line "-- script NAME" starts a script, "-- part NAME" a part of several, and "-- with NAMES" is where such parts go.
--- To make a function costs as much as to call Redis, at every call; so what is met often stands in a row, and a script
--- makes only what it needs. KEYS[1] is the base key of a queue, skunk:{queue}; all keys of a queue are made from it, so
--- they share its hash slot:
+-- A line "-- script NAME" starts a script, "-- part NAME" what several use, and "-- with NAMES" is where such parts go.
+-- Redis runs all of a script at every call, and to make a function costs as much as to call Redis: so what is met often
+-- stands in a row, and the rest is made where it is met. KEYS[1] is the base key of a queue, skunk:{queue}; all keys of
+-- a queue are made from it, so they share its hash slot:
 --
 --   :run           hash  id -> envelope: "=due route keep\n" and the body; or, where it has an expires or a unique key,
 --                        "!due route keep expires length\n", the unique key, the body; absent is "-"
@@ -11,7 +11,7 @@
 --                        and the same of a queued run that has been claimed before: its token proves a repetition
 --   :done          hash  id -> state letter, the same, value error ended
 --   :pages         zset  names of pages, score 0; a page holds the ids from its name up to the next one's
---   :page:NAME     string  ids, each with a newline, in any order, some of them gone: a tenth of a zset of all ids
+--   :page:NAME     string  ids, each with a newline, in any order, some of them gone: a quarter of a zset
 --   :sizes         hash  page -> how many of its ids are here
 --   :ripe:ROUTE    zset  open runs by their one moving time
 --   :ended:LETTER  zset  ended runs by the time they are kept until; s succeeded, f failed, c cancelled
@@ -422,7 +422,8 @@ local function end_all(letter, token, route, kept, n, at, waited)
     local claim = claims[i]
     if claim ~= good then
       if not claim or string.sub(claim, 1, #token) ~= token then
-        return rare().end_each(letter, token, route, kept, {unpack(ARGV, at, last)}, {unpack(ARGV, last + 1, last + n)}, claims)
+        local ids, tails = {unpack(ARGV, at, last)}, {unpack(ARGV, last + 1, last + n)}
+        return rare().end_each(letter, token, route, kept, ids, tails, claims)
       end
       good, done = claim, letter .. string.sub(claim, 2)
     end
@@ -804,7 +805,8 @@ local function add(worker, route)
   local ids = call('ZRANGE', base .. ':ripe:' .. route, 0, -1, 'WITHSCORES')
   for i = 1, #ids, 2 do
     if #list == most then return end
-    if tonumber(ids[i + 1]) <= tonumber(ARGV[1]) or string.sub(call('HGET', base .. ':claims', ids[i]) or 'q', 1, 1) == 'q' then
+    local claim = call('HGET', base .. ':claims', ids[i]) or 'q'
+    if tonumber(ids[i + 1]) <= tonumber(ARGV[1]) or string.sub(claim, 1, 1) == 'q' then
       list[#list + 1], list[#list + 2] = worker, ids[i]
     end
   end
@@ -890,7 +892,9 @@ local function dismiss(worker)
   call('DEL', base .. ':orders:' .. worker)
 end
 
-for _, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '-inf', '-inf', 'LIMIT', 0, 1000)) do dismiss(worker) end
+for _, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '-inf', '-inf', 'LIMIT', 0, 1000)) do
+  dismiss(worker)
+end
 for _, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
   dismiss(worker)
   n = n + 1

@@ -212,9 +212,12 @@ class RedisPersister(Persister):
             args = [repr(now), repr(until), repr(now + SOON), *given.arguments(queue)]
             refused, next_ripe, bunches = self._exchange(base_key(queue), args, asked)
             taken.difference_update(id.decode() for id in refused)
-            claims += read_claims(asked, bunches, until)
+            got = read_claims(asked, bunches, until)
+            claims += got
             if next_ripe:
                 ripe.append(float(next_ripe))
+            if got and len(got) >= sum(want.limit for want in asked):
+                self._ears.release(queue)
         if len(queues) > 1:
             order = {want.token: n for n, want in enumerate(wants)}
             claims.sort(key=lambda claim: order[claim.token])

@@ -1,8 +1,9 @@
 """Waiting at a Redis: connections that block on markers, so that an idle pool asks nothing.
 
 One who puts a run marks its route, and Redis wakes one of those who block on that mark. Who comes short takes the mark
-away, for it knows all there is; who is filled and leaves something behind renews it, and so wakes the next. Who waits
-for runs has a bell of its own, which is rung by whoever ends one of them.
+away, for it knows all there is; who is filled and leaves something behind renews it, and so wakes the next, and no
+longer blocks, so that marks go to those who have time. Who waits for runs has a bell of its own, which is rung by
+whoever ends one of them.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Ears:
         self._homes: dict[str, str] = {}
         self._lock = threading.Lock()
         self._free: dict[int, list[Ear]] = {}
+        self._blocked: dict[Ear, Sequence[str]] = {}
         self._pid = os.getpid()
 
     def home(self, worker: str) -> str:
@@ -146,13 +148,23 @@ class Ears:
         if left < SHORTEST:
             time.sleep(max(0.0, left))
             return
-        with speaking(self._link.target.url):
-            ear.connection.send_packed_command(pack_command(ear.connection, ("BZPOPMIN", *keys, f"{left:.3f}")))
-            heard = ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
+        self._blocked[ear] = keys
+        try:
+            with speaking(self._link.target.url):
+                ear.connection.send_packed_command(pack_command(ear.connection, ("BZPOPMIN", *keys, f"{left:.3f}")))
+                heard = ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
+        finally:
+            del self._blocked[ear]
         if not heard:
             self._unblock(ear, key)
         with speaking(self._link.target.url):
             ear.connection.read_response()
+
+    def release(self, queue: str) -> None:
+        """End the waits for work on a queue: whoever waits here has got as much as it wanted."""
+        for ear, keys in list(self._blocked.items()):
+            if keys[0].startswith(base_key(queue) + ":mark:"):
+                self._unblock(ear, keys[0])
 
     def _unblock(self, ear: Ear, key: str) -> None:
         """Redis ends a block up to a tenth of a second late, unless it is told to."""
@@ -165,9 +177,7 @@ class Ears:
 
     def _take(self, slot: int, key: str) -> Ear:
         with self._lock:
-            if self._pid != os.getpid():
-                _inherited.append(self._free)
-                self._free, self._pid = {}, os.getpid()
+            self._after_fork()
             free = self._free.get(slot)
             while free:
                 ear = free.pop()
@@ -178,19 +188,23 @@ class Ears:
         with speaking(self._link.target.url):
             return Ear(connection)
 
+    def _after_fork(self) -> None:
+        """The parent's connections stay the parent's."""
+        if self._pid != os.getpid():
+            _inherited.append((self._free, self._blocked))
+            self._free, self._blocked, self._pid = {}, {}, os.getpid()
+
     def close(self) -> None:
         """Let go of the connections that nobody waits on."""
         with self._lock:
-            if self._pid != os.getpid():
-                _inherited.append(self._free)
-                self._free, self._pid = {}, os.getpid()
+            self._after_fork()
             free, self._free = self._free, {}
         for ears in free.values():
             for ear in ears:
                 ear.connection.disconnect()
 
 
-_inherited: list[dict[int, list[Ear]]] = []
+_inherited: list[tuple[dict[int, list[Ear]], dict[Ear, Sequence[str]]]] = []
 
 
 def _house_of(queue: str) -> str:
