@@ -626,10 +626,10 @@ def test_nothing_is_left_behind(server: RedisServer, store: RedisPersister) -> N
 
 
 def test_a_drained_and_purged_queue_leaves_no_key_at_all(server: RedisServer, store: RedisPersister) -> None:
-    store.put([sealed(n, keep=0.0) for n in range(600)])
+    store.put([sealed(n, keep=0.0) for n in range(500)])
     done: list[tuple[object, Outcome]] = []
     for turn in range(5):
-        claims = store.exchange(done, [want(f"{turn}", limit=150)], now=NOW, until=LATE).claims  # type: ignore[arg-type]
+        claims = store.exchange(done, [want(f"{turn}", limit=125)], now=NOW, until=LATE).claims  # type: ignore[arg-type]
         done = [(claim, Outcome.complete(b"")) for claim in claims]
     store.purge(now=NOW + 61)
 
