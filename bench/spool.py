@@ -23,7 +23,13 @@ from skunkqueue.spool import Hermes
 FILES = 10_000
 ROUNDS = 5
 DROPS = 200
-MAIL = {"type": "email", "from": "no@mail.com", "rcpt": "test@example.com", "subject": "Test email", "body": "Hi there!"}
+MAIL = {
+    "type": "email",
+    "from": "no@mail.com",
+    "rcpt": "test@example.com",
+    "subject": "Test email",
+    "body": "Hi there!",
+}
 
 
 def send_email(task: dict[str, Any]) -> bool:

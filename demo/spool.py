@@ -1,7 +1,9 @@
-"""Jobs dropped as files into a folder, and processed as they come: python demo/spool.py, Ctrl-C to stop.
+"""Jobs dropped as files into a folder, and processed as they come: python demo/spool.py [FOLDER], Ctrl-C to stop.
 
 While it runs, drop more: echo '{"type": "email", "rcpt": "you@example.com"}' > /tmp/skunk-jobs/in/mine
 """
+
+import sys
 
 from skunkqueue.spool import Hermes, drop
 
@@ -16,8 +18,9 @@ def send_email(task):
 
 
 if __name__ == "__main__":
-    hermes = Hermes("/tmp/skunk-jobs")  # noqa: S108 - a demo
+    folder = sys.argv[1] if len(sys.argv) > 1 else "/tmp/skunk-jobs"  # noqa: S108 - a demo
+    hermes = Hermes(folder)
     hermes.register({"email": send_email, "download": Download})
-    drop("/tmp/skunk-jobs", {"type": "email", "rcpt": "test@example.com"})  # noqa: S108
-    drop("/tmp/skunk-jobs", {"type": "download", "url": "https://example.com/"})  # noqa: S108
+    drop(folder, {"type": "email", "rcpt": "test@example.com"})
+    drop(folder, {"type": "download", "url": "https://example.com/"})
     hermes.start()

@@ -212,6 +212,24 @@ def test_in_the_foreground_there_is_a_readable_line_per_job_until_ctrl_c(tmp_pat
     assert marks(tmp_path / "jobs", "s.end") == []
 
 
+def test_the_demo_runs(tmp_path):
+    with Program(tmp_path, str(HERE.parent / "demo" / "spool.py"), str(tmp_path / "jobs")) as demo:
+        demo.said("Email for: test@example.com").said("Downloading page: https://example.com/")
+        until_empty(tmp_path / "jobs")
+        assert demo.stop(signal.SIGINT) == 0
+
+
+def test_a_line_names_the_file_whatever_the_job_says(jobs):
+    def talk(data):
+        return "it took 0123456789 long"
+
+    with working(jobs) as hermes:
+        hermes.register({"talk": talk})
+        drop(jobs / "in" / "a took b", {"type": "talk"})
+        until_said(hermes, "finished in/a took b talk in ")
+        until_said(hermes, "'it took 0123456789 long'")
+
+
 # processors
 
 

@@ -58,8 +58,7 @@ class Hermes:
             retries=_whole(retries, "retries", 0), timeout=None if timeout is None else seconds(timeout, "timeout")
         )
         self._in_process = not _whole(workers, "workers", 0)
-        if not self._in_process:
-            default_keys()  # a missing key is said now, not by every job
+        self._keys = None if self._in_process else default_keys()
         self._journal = Lines(log, verbose=verbose)
         self._heads: dict[str, tuple[bytes, bytes]] = {}  # by type: the head of a body, and the processor's code
         self._bodies: dict[str, bytes] = {}
@@ -145,11 +144,11 @@ class Hermes:
 
     def _pack(self, content: Content) -> bytes:
         """The body of a run. Raises Unreadable for a type that nobody processes."""
-        if self._in_process:  # a worker here finds the data by itself
+        if self._keys is None:  # a worker in this process finds the data by itself
             return self._bodies.get(content.type) or self._remember(content.type)
         head, code = self._heads.get(content.type) or self._head(content.type)
         call = encode_call((content.data,), {})
-        return pack_body(head, code, call, default_keys().sign(CALL, signed_part(head, code, call)))
+        return pack_body(head, code, call, self._keys.sign(CALL, signed_part(head, code, call)))
 
     def _remember(self, type: str) -> bytes:
         self._bodies[type] = body = pack_body(self._head(type)[0], b"", encode_call((), {}))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import MutableMapping
-from typing import TextIO
+from typing import Final, TextIO
 
 from skunkqueue.worker.journal import Journal
 
-_RUN = re.compile(r" (?:took |(?:finished|failed|retries|handed back) )([0-9a-f]{28})\b")
+_LAST: Final = frozenset({"finished", "failed", "retries", "handed"})
+"""Verbs after which a name is said no more, until its run is claimed anew."""
 
 
 class Lines(Journal):
@@ -22,22 +22,24 @@ class Lines(Journal):
         self.names: MutableMapping[str, str] = {}
 
     def say_all(self, lines: list[str]) -> None:
-        if self.verbose:
-            super().say_all([self._with_name(line, "{} ({})") for line in lines])
-        else:
-            super().say_all([self._with_name(line, "{}") for line in lines if " took " not in line])
+        super().say_all([said for line in lines if (said := self._named(line))])
 
     def say(self, line: str) -> None:
-        super().say(self._with_name(line, "{}"))
+        super().say(self._named(line))
 
-    def _with_name(self, line: str, shown: str) -> str:
-        found = _RUN.search(line)
-        if found is None:
+    def _named(self, line: str) -> str:
+        """The line with the name in place of the id; empty where it need not be said."""
+        words = line.split(" ", 4)  # worker, verb, id, ...
+        if len(words) < 4:
             return line
-        id = found[1]
-        name = self.names.get(id) if " took " in found[0] else self.names.pop(id, None)
+        verb = words[1]
+        at = 3 if verb == "handed" else 2
+        id = words[at]
+        name = self.names.pop(id, None) if verb in _LAST else self.names.get(id)
+        if verb == "took" and not self.verbose:
+            return ""
         if name is None:
             return line
-        start, end = found.span(1)
-        name = name if name.isprintable() else ascii(name)[1:-1]
-        return f"{line[:start]}{shown.format('in/' + name, id)}{line[end:]}"
+        shown = "in/" + (name if name.isprintable() else ascii(name)[1:-1])
+        words[at] = f"{shown} ({id})" if self.verbose else shown
+        return " ".join(words)

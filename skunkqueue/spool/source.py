@@ -265,8 +265,11 @@ class SpoolSource(Source):
             taken = self._taken
             for claim, outcome in outcomes:
                 id = claim.envelope.id
-                if id not in taken and self._commit(claim, outcome, now):
-                    taken.add(id)
+                if id not in taken:
+                    if self._commit(claim, outcome, now):
+                        taken.add(id)
+                    else:
+                        self.names.pop(id, None)
             self._taken = set()
             return {claim.envelope.id for claim, _ in outcomes} & taken
 
