@@ -61,7 +61,7 @@ class Bell:
         """The folder's time stamp. It is held open and never removed, because looking for it costs more."""
         try:
             if not self._folder:
-                os.makedirs(self.folder, exist_ok=True)
+                _make(self.folder)
                 self._folder.append(os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY))
             found = os.fstat(self._folder[0])
         except OSError:
@@ -200,9 +200,15 @@ class Ear:
         _unlink(self.path)
 
 
+def _make(folder: str) -> None:
+    """Make it, but not the folder that it is in: where that is gone, a store must not begin anew in its place."""
+    with suppress(FileExistsError):
+        os.mkdir(folder)
+
+
 def _bind(bound: socket.socket, folder: str, name: str) -> None:
     """Bind under a short address: one of a socket may have 107 bytes, and paths are longer."""
-    os.makedirs(folder, exist_ok=True)
+    _make(folder)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         bound.bind(_address(descriptor, name))

@@ -45,9 +45,11 @@ class Courier:
         self._wants: list[Want] | None = None
         self._errands: list[Callable[[], None]] = []
         self._deliveries: list[Delivery] = []
+        self._under_way: Outcomes = []
         self._standing: list[Want] | None = None
         self._busy = False
         self._closing = False
+        self._dropped = False  # something was never carried
         self._done = threading.Event()
         self.away: Exception | None = None
         self._threads: list[threading.Thread] = []
@@ -67,6 +69,12 @@ class Courier:
         """Whether nothing is under way and nothing waits to be carried."""
         with self._state:
             return not (self._busy or self._outcomes or self._wants or self._errands or self._deliveries)
+
+    @property
+    def owes(self) -> bool:
+        """Whether there are outcomes that the source has not heard of."""
+        with self._state:
+            return bool(self._outcomes or self._under_way)
 
     @property
     def free(self) -> bool:
@@ -135,7 +143,7 @@ class Courier:
             self._state.notify()
         for thread in self._threads:
             thread.join(patience)
-        return not any(thread.is_alive() for thread in self._threads)
+        return not self._dropped and not any(thread.is_alive() for thread in self._threads)
 
     # the courier's side
 
@@ -188,6 +196,7 @@ class Courier:
         """Exchange, and again until it succeeds; what gathers in the meantime joins in."""
         pause = FIRST_PAUSE
         while True:
+            self._under_way = outcomes
             try:
                 now = self._clock.now()
                 result = self._source.exchange(outcomes, wants, now=now, until=now + self._lease)
@@ -195,6 +204,7 @@ class Courier:
             except Exception as error:  # a fault of a driver that nobody foresaw must not end the thread either
                 self._missed(error)
                 if self._given_up(pause):
+                    self._dropped = True
                     return
                 wants = [want._replace(repeated=True) for want in wants]
                 more, their_reports, _ = self._take()
@@ -203,6 +213,7 @@ class Courier:
         self._reached()
         with self._state:
             self._deliveries.append(Delivery(outcomes, reports, wants, result, now))
+            self._under_way = []
 
     def _given_up(self, pause: float) -> bool:
         """Wait before the next try; a pool that closes does not wait for a source that is away."""
