@@ -8,7 +8,7 @@ import time
 
 from skunkqueue.clock import Clock
 from skunkqueue.persistence import Persister, Source
-from skunkqueue.worker.engine import Settings
+from skunkqueue.worker.settings import Settings
 from skunkqueue.worker.journal import Journal
 from skunkqueue.worker.pool import Pool, pool_name
 

@@ -22,7 +22,7 @@ from skunkqueue.spool.lines import Lines
 from skunkqueue.spool.look import MOST_SIZE
 from skunkqueue.spool.processors import Processors
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.worker.engine import Settings
+from skunkqueue.worker.settings import Settings
 from skunkqueue.worker.pool import Pool, pool_name
 
 ROUTE: Final = "spool"

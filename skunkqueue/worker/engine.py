@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
-import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgpack
-
 from skunkqueue.clock import Clock, ticks
-from skunkqueue.envelope import Claim, Outcome, Seal, Want, peek_head
-from skunkqueue.errors import Corrupt, StoreError
-from skunkqueue.job import Carried
+from skunkqueue.envelope import Claim, Want
+from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Source, work_key, worker_key
-from skunkqueue.policy import (
-    NONE,
-    Died,
-    Happening,
-    Raised,
-    Stopped,
-    TimedOut,
-    Unknown,
-    admit,
-    hand_back,
-    judge,
-    mark,
-)
-from skunkqueue.worker import frames
 from skunkqueue.worker.courier import Courier, Delivery, Lookout
+from skunkqueue.worker.court import Court
 from skunkqueue.worker.crew import Held, Worker
+from skunkqueue.worker.hearing import Hearing
 from skunkqueue.worker.journal import Journal
 from skunkqueue.worker.process import Guard, Process, Thread
 from skunkqueue.worker.pulse import Beaten, Pulse
+from skunkqueue.worker.settings import Settings, describe, make_workers
 
 GENTLE: Final = 1
 ROUGH: Final = 2
@@ -53,28 +36,7 @@ LATE: Final = 1.0
 """Seconds after which the engine looks where the lookout ought to have: it may hang in its wait."""
 FOREVER: Final = float("inf")
 
-HOST: Final = socket.gethostname()
 _ORDERS: Final = {"gentle": GENTLE, "rough": ROUGH, "kill": KILL}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a pool is to work; seconds throughout."""
-
-    name: str
-    queue: str
-    routes: tuple[str, ...]
-    concurrency: int = 1
-    lease: float = 15.0
-    patience: float = 600.0
-    kill_after: float = 5.0
-    grace: float | None = None
-    max_runs: int | None = None
-    in_process: bool = False
-    max_payload: int = 1 << 20
-    imports: tuple[str, ...] = ()
-    url: str = field(default="", repr=False)  # with its secrets, for jobs that fire
-    jobs: Mapping[str, Carried] = field(default_factory=dict)  # by name, for workers in this process
 
 
 class Engine:
@@ -92,10 +54,9 @@ class Engine:
         self._obeyed = 0
         self._rough_at = FOREVER
         self._give_up_at = FOREVER
-        self._outcomes: list[tuple[Claim, Outcome]] = []
-        self._reports: list[str] = []
+        self._court = Court(clock, journal, settings.patience)
+        self._hearing = Hearing(self._court, self._look_again, self._broken)
         self._wanted: dict[str, Worker] = {}
-        self._limits: dict[str, int] = {}
         self._look_at = 0.0
         self._called = False  # to look, since the last look began
         self._looked = False  # whether the last look found nothing left, for every worker
@@ -125,6 +86,14 @@ class Engine:
         if not self._courier.fetch():
             self._called = True
             self.poke()
+
+    def _look_again(self) -> None:
+        self._called = True
+
+    def _broken(self, why: str) -> None:
+        """A worker says that it can never start."""
+        self.failure = why
+        self.stop(GENTLE)
 
     def _beat_now(self) -> None:
         """On the lookout's thread: there may be orders."""
@@ -180,7 +149,7 @@ class Engine:
 
     def _until(self) -> float:
         """Ticks when there is something to do though nothing happens."""
-        if self._outcomes or self._is_idle_burst():
+        if self._court.outcomes or self._is_idle_burst():
             return 0.0
         until = min(self._rough_at, self._give_up_at, *(w.next_deadline() for w in self._workers))
         if not self._pulse.under_way:
@@ -206,116 +175,16 @@ class Engine:
         self._collect()
 
     def _hear(self, worker: Worker) -> None:
-        """Take in what a worker says. The loop of the hot path: one turn of it for each run that ends."""
+        """Take in what a worker says."""
         if worker.body is None:
             return  # buried a moment ago, for something else that the selector told of in the same breath
         said = worker.heard()
         if said is None:
             self._selector.unregister(worker.body.pipes.from_worker)
             return
-        self._take_in(worker, *said)
+        self._hearing.take_in(worker, *said)
 
-    def _take_in(self, worker: Worker, data: bytes, starts: Sequence[int]) -> None:
-        count, total = 0, 0.0
-        for start in starts:
-            length, kind, number = frames.HEAD.unpack_from(data, start)
-            if kind != frames.DONE:
-                _HEARD[kind](self, worker, number, data[start + frames.PREFIX : start + 4 + length])
-                continue
-            _, _, _, at, took, size = frames.DONE_HEAD.unpack_from(data, start)
-            held = worker.ended(number, at)
-            if held is None:
-                continue
-            count += 1
-            total += took
-            if held.cause == "stop":
-                self._judge(worker, held, Stopped(), took)
-                continue
-            middle = start + frames.DONE_HEAD.size + size
-            text = data[middle - size : middle].decode("utf-8", "replace")
-            self._outcomes.append((held.claim, Outcome("complete", data[middle : start + 4 + length])))
-            self._reports.append(
-                f"{worker.label} finished {held.claim[0][0]} {held.name} in {took * 1000:.2f} ms: {text}"
-            )
-        if count:
-            worker.learn(count, total)
-
-    def _raised(self, worker: Worker, number: int, rest: bytes) -> None:
-        held, took = self._ended(worker, number, rest)
-        if held is not None:
-            what: Happening = Raised(*msgpack.unpackb(rest[16:], use_list=False))
-            self._judge(worker, held, self._because(held) if held.cause in ("stop", "timeout") else what, took)
-
-    def _unknown(self, worker: Worker, number: int, rest: bytes) -> None:
-        held, took = self._ended(worker, number, rest)
-        if held is not None:
-            self._judge(worker, held, Unknown(rest[16:].decode("utf-8", "replace")), took)
-
-    def _interrupted(self, worker: Worker, number: int, rest: bytes) -> None:
-        held, took = self._ended(worker, number, rest)
-        if held is not None:
-            self._judge(worker, held, self._because(held), took)
-
-    def _ended(self, worker: Worker, number: int, rest: bytes) -> tuple[Held | None, float]:
-        at, took = frames.TWO.unpack_from(rest)
-        held = worker.ended(number, at)
-        worker.learn(1, took)
-        return held, took
-
-    def _started(self, worker: Worker, number: int, rest: bytes) -> None:
-        if number in worker.held:
-            worker.held[number].since = frames.ONE.unpack_from(rest)[0]
-
-    def _progress(self, worker: Worker, number: int, rest: bytes) -> None:
-        held = worker.held.get(number)
-        if held is not None:
-            fraction = frames.ONE.unpack_from(rest)[0]
-            self._outcomes.append((held.claim, Outcome.at(fraction, rest[8:].decode("utf-8", "replace"))))
-            self._reports.append("")
-
-    def _ready(self, worker: Worker, number: int, rest: bytes) -> None:
-        worker.ready = True
-        worker.failed_starts = 0
-        self._called = True
-
-    def _broken(self, worker: Worker, number: int, rest: bytes) -> None:
-        self.failure = rest.decode("utf-8", "replace")
-        self.stop(GENTLE)
-
-    # 2. judge it
-
-    def _because(self, held: Held) -> Happening:
-        """Why it was interrupted."""
-        return TimedOut(held.seal.timeout or 0.0) if held.cause == "timeout" else Stopped()
-
-    def _judge(self, worker: Worker, held: Held, what: Happening, took: float) -> None:
-        label, claim = worker.label, held.claim
-        if held.cause in ("cancel", "lost"):
-            self._say(f"{label} stopped {claim.id} {held.name} after {took * 1000:.2f} ms: its lease was taken away")
-            self._called = True  # with no outcome to carry, nothing else would have the engine look
-            return
-        now = self._clock.now()
-        outcome = judge(what, held.seal, held.notes, now=now, patience=self.settings.patience)
-        self._conclude(worker, claim, held.name, outcome, f"after {took * 1000:.2f} ms", now)
-        if isinstance(what, Raised) and what.traceback and (outcome.kind == "failed" or self._journal.verbose):
-            self._reports[-1] += "\n" + what.traceback.rstrip()
-
-    def _conclude(self, worker: Worker, claim: Claim, name: str, outcome: Outcome, took: str, now: float) -> None:
-        self._outcomes.append((claim, outcome))
-        if outcome.kind == "failed":
-            line = f"failed {claim.id} {name} {took}: {outcome.error}"
-        elif outcome.kind == "again":
-            wait = "" if outcome.due is None else f" in {max(0.0, outcome.due - now):.1f} s"
-            line = f"retries {claim.id} {name}{wait} {took}: {outcome.error}"
-        else:
-            line = f"handed back {claim.id} {name} {took}"
-        self._reports.append(f"{worker.label} {line}")
-
-    def _hand_back(self, worker: Worker, many: Sequence[Held]) -> None:
-        """What was not started goes back with no attempt spent."""
-        for held in many:
-            self._outcomes.append((held.claim, hand_back(held.notes, marked=held.careful)))
-            self._reports.append(f"{worker.label} handed back {held.claim.id} {held.name}, not started")
+    # 2. bury the dead
 
     def _died(self, worker: Worker) -> None:
         """A worker is dead: what it had finished counts, what it ran is judged, what it had not started goes back."""
@@ -323,27 +192,19 @@ class Engine:
         if not worker.body.has_died():
             return
         self._forget(worker)
-        self._take_in(worker, *worker.last_words())
+        self._hearing.take_in(worker, *worker.last_words())
         came_up, leaving, killed = worker.ready, worker.leaving, worker.killed
         how, running, back = worker.buried()
-        self._hand_back(worker, back)
+        self._court.hand_back(worker, back)
         for held in running:
-            self._judge_death(worker, held, how, len(running) == 1, killed)
+            if not self._court.judge_death(worker, held, how, len(running) == 1, killed):
+                self._called = True
         if self._level:
             worker.done = True
         elif not came_up:
             worker.start_later()
         how = "stopped" if leaving and not running else f"died ({how})"
         self._say(f"{worker.label} {how}")
-
-    def _judge_death(self, worker: Worker, held: Held, how: str, alone: bool, killed: bool) -> None:
-        took = max(0.0, ticks() - held.since) if held.since else 0.0
-        if held.cause:
-            self._judge(worker, held, self._because(held), took)
-        elif killed:  # with it died an innocent neighbour
-            self._judge(worker, held, Stopped(), took)
-        else:
-            self._judge(worker, held, Died(how, alone), took)
 
     # 3. obey signals, orders and deadlines
 
@@ -367,7 +228,7 @@ class Engine:
         if self.settings.grace is not None:
             self._rough_at = ticks() + self.settings.grace
         for worker in self._workers:
-            self._hand_back(worker, worker.leave())
+            self._court.hand_back(worker, worker.leave())
             worker.leave_by = 0.0 if worker.held else ticks() + self.settings.kill_after
             worker.done = worker.body is None
 
@@ -386,7 +247,7 @@ class Engine:
             for held in worker.executing():
                 self._enforce_on(worker, held, now)
             if now >= worker.is_stuck_from and not worker.leaving:
-                self._hand_back(worker, worker.recall())
+                self._court.hand_back(worker, worker.recall())
             if worker.leave_by and now >= worker.leave_by:
                 self._kill_worker(worker)
             elif worker.body is not None and worker.body.death < 0:
@@ -504,11 +365,10 @@ class Engine:
             if not worker.held and not worker.leave_by:
                 worker.leave_by = ticks() + self.settings.kill_after
         elif self.settings.max_runs and worker.runs >= self.settings.max_runs and not worker.held:
-            self._hand_back(worker, worker.leave())
+            self._court.hand_back(worker, worker.leave())
         elif worker.waiting and not worker.held and worker.marking is None:
             worker.marking = worker.waiting.popleft()
-            self._outcomes.append((worker.marking.claim, mark(worker.marking.claim, worker.marking.notes)))
-            self._reports.append("")
+            self._court.mark(worker.marking)
 
     def _start(self, worker: Worker) -> None:
         settings = self.settings
@@ -556,10 +416,8 @@ class Engine:
 
     def _exchange(self) -> None:
         wants = self._wants() if self._is_time_to_claim() else []
-        if self._outcomes or wants:
-            outcomes, self._outcomes = self._outcomes, []
-            reports, self._reports = self._reports, []
-            self._courier.carry(outcomes, reports, wants)
+        if self._court.outcomes or wants:
+            self._courier.carry(*self._court.take(), wants)
             self._courier.linger(LINGER)
             self._collect()
         elif not self._level and not self._overslept and not self._news.watching:
@@ -569,7 +427,7 @@ class Engine:
         if self._level or self._overslept:
             self._courier.withdraw()
             return False
-        if not self._outcomes and not self._called and ticks() < self._look_at:
+        if not self._court.outcomes and not self._called and ticks() < self._look_at:
             return False
         self._courier.withdraw()  # what it would have fetched is now asked for here
         # Not free: what is under way may not ask for all who want by now, so this look is owed, whatever it brings.
@@ -632,7 +490,7 @@ class Engine:
                 if taken and worker.body is not None and not worker.leaving:
                     self._hand(worker, [held])
                 elif taken:
-                    self._hand_back(worker, [held])
+                    self._court.hand_back(worker, [held])
                 else:
                     self._called = True
 
@@ -643,11 +501,11 @@ class Engine:
             worker = self._wanted[claim.token]
             if claim.lapses:
                 self._drop_older(claim)
-            held = self._admit(worker, claim)
+            held = self._court.admit(worker, claim)
             if held is None:
                 continue
             if worker.leaving or worker.body is None:
-                self._hand_back(worker, [held])
+                self._court.hand_back(worker, [held])
             elif held.careful:
                 worker.waiting.append(held)
             else:
@@ -669,21 +527,6 @@ class Engine:
             for held in list(worker.in_hand()):
                 if held.claim.id == claim.id and held.claim.token != claim.token:
                     self._lose({(held.claim.id, held.claim.token)})
-
-    def _admit(self, worker: Worker, claim: Claim) -> Held | None:
-        try:
-            head = peek_head(claim.envelope.body)
-        except Corrupt as error:
-            what = Raised("Corrupt", str(error), final=True)
-            now = self._clock.now()
-            self._conclude(worker, claim, "?", judge(what, Seal(), NONE, now=now), "unread", now)
-            return None
-        entry = admit(claim, head.seal)
-        name = head.name or head.ref
-        if entry.outcome is not None:
-            self._conclude(worker, claim, name, entry.outcome, "before it started", self._clock.now())
-            return None
-        return Held(claim, head.seal, entry.notes, name, entry.careful)
 
     def _plan(self, delivery: Delivery) -> None:
         """When to look again: at once where a want was filled, else when the next run ripens or somebody calls."""
@@ -717,14 +560,14 @@ class Engine:
     def _is_idle(self) -> bool:
         """Nothing ripe as far as the last look tells, and nothing running."""
         at_rest = all(worker.ready and not worker.busy for worker in self._workers)
-        return at_rest and not self._outcomes and self._courier.idle
+        return at_rest and not self._court.outcomes and self._courier.idle
 
     def _is_over(self) -> bool:
         if self._is_idle_burst():
             self.stop(GENTLE)
         if not self._level or not all(worker.done for worker in self._workers):
             return False
-        if self._courier.idle and not self._outcomes:
+        if not self._court.outcomes and (self._courier.idle or (self._was_away and not self._courier.owes)):
             return True
         if self._give_up_at == FOREVER:
             self._give_up_at = ticks() + (QUICK if self._level >= KILL else self.settings.lease)
@@ -755,47 +598,4 @@ class Engine:
 
     def _about(self, worker: Worker) -> Callable[[], str]:
         """What a worker says of itself, as JSON."""
-        settings = self.settings
-
-        def about() -> str:
-            return describe(settings, worker)
-
-        return about
-
-
-_HEARD: Final[dict[int, Callable[[Engine, Worker, int, bytes], None]]] = {
-    frames.READY: Engine._ready,
-    frames.BROKEN: Engine._broken,
-    frames.STARTED: Engine._started,
-    frames.RAISED: Engine._raised,
-    frames.UNKNOWN: Engine._unknown,
-    frames.INTERRUPTED: Engine._interrupted,
-    frames.PROGRESS: Engine._progress,
-}
-
-
-def make_workers(settings: Settings) -> list[Worker]:
-    """One worker per listed route; a route named twice gets two."""
-    workers: list[Worker] = []
-    for index, route in enumerate(settings.routes, 1):
-        nth = sum(worker.route == route for worker in workers) + 1
-        name = f"{settings.name}.{index}"
-        workers.append(Worker(name, f"{route}.{nth}", settings.queue, route, settings.concurrency))
-    return workers
-
-
-def describe(settings: Settings, worker: Worker) -> str:
-    """What a worker says of itself: where it is, what it serves, what it runs."""
-    running = [held.claim.id for held in worker.executing()]
-    about = {
-        "queue": settings.queue,
-        "routes": [worker.route],
-        "host": HOST,
-        "pid": worker.body.pid if worker.body is not None else None,
-        "pool": settings.name,
-        "pool_pid": os.getpid(),
-        "concurrency": settings.concurrency,
-        "runs": worker.runs,
-        "running": running,
-    }
-    return json.dumps(about)
+        return lambda: describe(self.settings, worker)

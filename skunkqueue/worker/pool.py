@@ -18,8 +18,9 @@ from skunkqueue.envelope import check_name
 from skunkqueue.errors import SkunkError, WrongCall
 from skunkqueue.persistence import Source
 from skunkqueue.queue import SkunkQueue
-from skunkqueue.worker.engine import GENTLE, KILL, ROUGH, Engine, Settings
+from skunkqueue.worker.engine import GENTLE, KILL, ROUGH, Engine
 from skunkqueue.worker.journal import Journal
+from skunkqueue.worker.settings import Settings
 
 GENTLE_SIGNALS: Final = ("SIGHUP", "SIGABRT", "SIGQUIT", "SIGTERM")
 ROUGH_SIGNALS: Final = ("SIGINT",)
