@@ -10,13 +10,13 @@ import threading
 import time
 
 import pytest
-
 from pools import LIMIT, PoolProcess, marks, until
+
 from skunkqueue import StoreAway, StoreError, StoreRefused
 
 pytest.importorskip("redis")
 
-from redis_server import RedisServer  # noqa: E402 - needs the driver
+from redis_server import RedisServer
 
 
 def load(url, folder, monkeypatch):

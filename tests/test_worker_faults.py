@@ -9,8 +9,8 @@ import sys
 import time
 
 import pytest
-
 from pools import LIMIT, PoolProcess, alive, children, marks, until
+
 from skunkqueue import JobFailed, codec
 from skunkqueue.envelope import Envelope, Seal, new_id, pack_body, pack_head
 from skunkqueue.policy import decode_notes
@@ -138,7 +138,7 @@ def test_a_job_that_kills_its_pool_each_time_is_poison_and_those_that_only_waite
     waiting = [jobs.add.fire(i, i) for i in range(10)]
     for _ in range(5):
         started = pool("foo", lease=1)
-        until(lambda p=started: p.process.poll() is not None or not bad.state in ("queued", "running", "scheduled"), 20)
+        until(lambda p=started: p.process.poll() is not None or bad.state not in ("queued", "running", "scheduled"), 20)
         if started.process.poll() is None:
             break
 

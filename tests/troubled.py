@@ -8,9 +8,9 @@ import time
 
 from skunkqueue.clock import Clock
 from skunkqueue.persistence import Persister, Source
-from skunkqueue.worker.settings import Settings
 from skunkqueue.worker.journal import Journal
 from skunkqueue.worker.pool import Pool, pool_name
+from skunkqueue.worker.settings import Settings
 
 VERBS = frozenset(name for kind in (Source, Persister) for name in vars(kind) if not name.startswith("_")) - {
     "close",

@@ -22,8 +22,8 @@ from skunkqueue.spool.lines import Lines
 from skunkqueue.spool.look import MOST_SIZE
 from skunkqueue.spool.processors import Processors
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.worker.settings import Settings
 from skunkqueue.worker.pool import Pool, pool_name
+from skunkqueue.worker.settings import Settings
 
 ROUTE: Final = "spool"
 
