@@ -1,6 +1,7 @@
 """Jobs that behave badly, fired by reference at real pools; each leaves a line in $MARKS/<name> when it starts."""
 
 import asyncio
+import contextlib
 import ctypes
 import itertools
 import os
@@ -70,10 +71,8 @@ def stuck_in_c(name):
 def swallow(name):
     leave_mark(name)
     while True:
-        try:
+        with contextlib.suppress(BaseException):
             time.sleep(30)
-        except BaseException:
-            pass
 
 
 @queue.event(routes=["foo"])

@@ -276,7 +276,7 @@ def test_a_timeout_interrupts_a_sleep(jobs, pool):
     run = jobs.sleep_long.options(timeout=0.3).fire("slow", 60)
     after = jobs.add.fire(1, 1)
     with pool() as started:
-        with pytest.raises(JobFailed, match="did not end within 0.3 s"):
+        with pytest.raises(JobFailed, match=r"did not end within 0\.3 s"):
             run.wait(LIMIT)
         assert after.wait(LIMIT) == 2
         assert started.log().count("started, process") == 1  # the worker lived
@@ -287,7 +287,7 @@ def test_a_timeout_kills_a_worker_that_does_not_come_back_and_spares_its_neighbo
     run = getattr(jobs, job).options(timeout=0.3).fire(job)
     after = [jobs.add.fire(i, 1) for i in range(5)]
     with pool("foo", kill_after=0.3) as started:
-        with pytest.raises(JobFailed, match="did not end within 0.3 s"):
+        with pytest.raises(JobFailed, match=r"did not end within 0\.3 s"):
             run.wait(LIMIT)
         assert [r.wait(LIMIT) for r in after] == [1, 2, 3, 4, 5]
         assert all(r.attempts == 1 for r in after)

@@ -19,11 +19,6 @@ def leave_trace(number):
     os.write(trace, number.to_bytes(8, "little"))
 
 
-@queue.event(routes=["foo", "bar"], name="never used")
-def nothing():
-    """So that a route is known by more than one job."""
-
-
 @queue.event(routes=["foo"])
 def quick(number):
     leave_trace(number)
