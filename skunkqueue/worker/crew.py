@@ -81,7 +81,8 @@ class Worker:
         limit = (self.concurrency if self._is_slow() else self._ahead) - len(self.held)
         if most is not None:
             limit = min(limit, most - len(self.held))
-        if limit <= 0 or any(held.careful for held in self.held.values()):
+        # A careful run is handed out alone, so it can only be the first.
+        if limit <= 0 or (self.held and next(iter(self.held.values())).careful):
             return None
         return Want(self.queue, self.routes, self.name, new_token(), limit)
 
