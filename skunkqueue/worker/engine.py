@@ -577,7 +577,8 @@ class Engine:
         self._news.close()
         self._orders.close()
         if not self._courier.close(0.5):
-            self._say("gave up on the store: what it did not hear of will be run again when the leases end")
+            if self._courier.owes:
+                self._say("gave up on the store: what it did not hear of will be run again when the leases end")
         else:
             self._pulse.stop()
         for worker in self._workers:
