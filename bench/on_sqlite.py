@@ -51,7 +51,8 @@ class Counts:
 
     def __init__(self, quick: bool) -> None:
         self.rounds = 2 if quick else 5
-        self.ones = 1_000 if quick else 4_000
+        self.turns = 3 if quick else 15
+        self.ones = 500 if quick else 1_000
         self.many = 20_000 if quick else 100_000
         self.huey = 3_000 if quick else 10_000
         self.reckless = 10_000 if quick else 40_000
@@ -70,8 +71,10 @@ def measure(quick: bool, say: Callable[[str], None]) -> Part:
     counts = Counts(quick)
     seen: Seen = {}
     before = load()
+    say("SQLite: fire")
+    _fire(counts, seen)
     for number in range(counts.rounds):
-        say(f"SQLite: fire and drain, round {number + 1} of {counts.rounds}")
+        say(f"SQLite: fire_many and drain, round {number + 1} of {counts.rounds}")
         for name, figure in {**_raw(counts), **_ours(counts), **_huey(counts)}.items():
             seen.setdefault(name, []).append(figure)
     say("SQLite: idle")
@@ -93,37 +96,46 @@ def _conditions(counts: Counts, before: str) -> list[str]:
         "Huey: at most once (it has nothing else); safe: fsync=True, results kept; reckless: fsync=False, no results; "
         "`huey_consumer -w 1 -k process -n -d 0.001 -m 0.001`, its default log going to a file",
         "raw: bench/raw_sqlite.py, by 64; puts by 500; jobs go by reference and count themselves in shared memory",
-        f"rates: medians of {counts.rounds} alternating rounds; ratios: medians of the rounds' ratios",
+        f"rates: medians of {counts.rounds} alternating rounds, fire of {counts.turns}; ratios: medians of the rounds'",
     ]
 
 
 # -- fire and drain
 
 
+def _fire(counts: Counts, seen: Seen) -> None:
+    """One by one, in short turns: what a disk takes to sync changes within seconds, for whatever reason."""
+    with trial(skunk()) as ours, trial(huey("safe")) as theirs:
+        for _ in range(counts.turns):
+            seen.setdefault("raw fire", []).append(_raw_rate(raw_sqlite.raw_put_one, counts.ones))
+            seen.setdefault("our fire", []).append(ours.send("one", counts.ones))
+            seen.setdefault("Huey fire", []).append(theirs.send("one", counts.ones))
+
+
 def _raw(counts: Counts) -> dict[str, float]:
     measures = [
-        ("raw fire", raw_sqlite.raw_put_one, counts.ones),
         ("raw fire by 500", raw_sqlite.raw_put_many, counts.many),
         ("raw drain by 64", raw_sqlite.raw_drain, counts.many),
     ]
-    found = {}
-    for name, raw, count in measures:
-        with tempfile.TemporaryDirectory(prefix="skunkqueue-bench-") as folder:
-            found[name] = raw(os.path.join(folder, "raw.db"), count)
-    return found
+    return {name: _raw_rate(raw, count) for name, raw, count in measures}
+
+
+def _raw_rate(raw: Callable[[str, int], float], count: int) -> float:
+    with tempfile.TemporaryDirectory(prefix="skunkqueue-bench-") as folder:
+        return raw(os.path.join(folder, "raw.db"), count)
 
 
 def _ours(counts: Counts) -> dict[str, float]:
     with trial(skunk()) as ours:
-        found = {"our fire": ours.send("one", counts.ones), "our fire_many": ours.send("many", counts.many)}
-        found |= _drained("our", ours, counts.ones + counts.many)
-        assert ours.send("kept", 0) == counts.ones + counts.many
+        found = {"our fire_many": ours.send("many", counts.many), **_drained("our", ours, counts.many)}
+        assert ours.send("kept", 0) == counts.many
         return found
 
 
 def _huey(counts: Counts) -> dict[str, float]:
     with trial(huey("safe", *HUEY_QUICK)) as safe:
-        found = {"Huey fire": safe.send("one", counts.huey), **_drained("Huey", safe, counts.huey)}
+        safe.send("one", counts.huey)
+        found = _drained("Huey", safe, counts.huey)
     with trial(huey("fast", *HUEY_QUICK)) as reckless:
         found["reckless Huey fire"] = reckless.send("one", counts.reckless)
         return {**found, **_drained("reckless Huey", reckless, counts.reckless)}
