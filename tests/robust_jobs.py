@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import importlib
 import itertools
 import os
 import signal
@@ -230,3 +231,8 @@ async def async_hog(name, seconds):
     """Holds up its event loop."""
     leave_mark(name)
     time.sleep(seconds)
+
+
+@queue.event(routes=["foo"])
+def imports_late(module):
+    return importlib.import_module(module).whole

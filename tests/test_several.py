@@ -84,6 +84,31 @@ def test_an_interrupt_that_comes_between_a_ticket_and_its_start_is_not_lost(job)
     assert (kind(first), kind(second)) == (frames.INTERRUPTED, frames.DONE)
 
 
+def test_an_interrupt_does_not_fall_into_the_import_of_a_job():
+    opened = []
+    worker = Solo(Link(), Opens(lambda: None, lambda: (worker.interrupt(7), opened.append(True))))
+
+    assert kind(worker.run(TASK)) == frames.INTERRUPTED
+    assert opened
+
+
+@sqlite
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_worker_interrupted_amid_an_import_is_replaced(jobs, pool, tmp_path, concurrency):  # noqa: F811
+    (tmp_path / "slow_to_import.py").write_text(
+        "import time, os\nimport robust_jobs\nrobust_jobs.leave_mark('begun')\n"
+        "end = time.monotonic() + 3\nwhile time.monotonic() < end: time.sleep(0.01)\nwhole = True\n"
+    )
+    with pool("foo", concurrency=concurrency) as started:
+        first = jobs.imports_late.fire("slow_to_import")
+        until(lambda: marks(tmp_path, "begun"))
+        assert first.cancel()
+
+        assert jobs.imports_late.fire("slow_to_import").wait(LIMIT) is True
+        assert jobs.add.fire(1, 1).wait(LIMIT) == 2
+        until(lambda: started.log().count(" started, process ") == 2)
+
+
 @pytest.mark.parametrize("job", [lambda: None, nothing])
 @pytest.mark.parametrize("when", ["before", "while it is opened"])
 def test_the_same_where_several_run(job, when):
@@ -107,8 +132,9 @@ def test_an_async_job_that_holds_up_its_loop_is_interrupted():
     worker = Solo(Link(), Opens(hog))
 
     def interrupt(*_):
-        worker.interrupt(7)
+        worker.on_signal(signal.SIGURG, None)
 
+    worker._link.interrupts = lambda: [7]
     before = signal.signal(signal.SIGURG, interrupt)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGURG))
     timer.start()
@@ -144,9 +170,7 @@ def test_the_copy_of_a_worker_that_forked_in_a_job_does_not_stay(jobs, pool):  #
 
 @sqlite
 def test_a_rough_stop_interrupts_all_that_run_however_lately_they_started(jobs, pool, tmp_path):  # noqa: F811
-    runs = [jobs.sleep_long.fire(f"s{i}", 60) for i in range(4)] + [
-        jobs.async_sleep.fire(f"a{i}", 60) for i in range(4)
-    ]
+    runs = [jobs.marked.fire(f"s{i}", 60) for i in range(4)] + [jobs.async_sleep.fire(f"a{i}", 60) for i in range(4)]
     for _ in range(3):
         started = pool("foo", concurrency=8, kill_after=60)
         until(lambda s=started: s.log().count(" took ") >= 4)

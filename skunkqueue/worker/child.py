@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from struct import unpack_from
 from time import perf_counter
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skunkqueue.clock import ticks
@@ -137,6 +138,7 @@ class Solo:
         self._hit = 0  # of the run that was interrupted
         self._early = 0  # of a run to be interrupted that it has yet to come to
         self._awaits = False
+        self._spoilt = False  # a module may be half imported
 
     def serve(self) -> None:
         """Run what comes until there is no more."""
@@ -146,6 +148,8 @@ class Solo:
                 if os.getpid() != self._pid:
                     os._exit(0)  # the job forked, and this is the copy coming back from it
                 self._link.write(frame)
+                if self._spoilt:
+                    return  # the pool starts another
         finally:
             if self._runner is not None:
                 self._runner.close()
@@ -154,11 +158,13 @@ class Solo:
         began = perf_counter()
         call: Call | None = None
         try:
-            self._enter(task.number)
+            call = self._executor.open(task)
+            is_async = call.is_async and self._can_await()
             try:
-                call = self._executor.open(task)
+                self._enter(task.number)  # only now: an interrupt amid an import would leave half a module behind
                 set_current(self._executor.current(task))
-                return self._executor.returned(task, call, self._call(call), began)
+                value = self._await(call) if is_async else call.job.function(*call.args, **call.kwargs)
+                return self._executor.returned(task, call, value, began)
             finally:
                 self._leave(task.number)
         except BaseException as error:
@@ -166,14 +172,18 @@ class Solo:
                 return frames.timed(frames.INTERRUPTED, task.number, ticks(), perf_counter() - began)
             return self._executor.raised(task, call, error, began)
 
-    def _call(self, call: Call) -> Any:
-        return self._await(call) if call.is_async else call.job.function(*call.args, **call.kwargs)
-
-    def _await(self, call: Call) -> Any:
+    def _can_await(self) -> bool:
         import asyncio  # costs more than the rest of a worker, and most jobs need none
 
         if self._runner is None:
             self._runner = asyncio.Runner()
+            self._runner.get_loop()
+        return True
+
+    def _await(self, call: Call) -> Any:
+        import asyncio
+
+        assert self._runner is not None
 
         async def within() -> Any:
             self._task = asyncio.current_task()
@@ -198,9 +208,10 @@ class Solo:
     def _leave(self, number: int) -> None:
         self._number = 0
 
-    def on_signal(self, *_: object) -> None:
+    def on_signal(self, signal_number: int, frame: FrameType | None) -> None:
         """The pool has something to be interrupted; runs on the main thread, between two steps of the job."""
         for number in self._link.interrupts():
+            self._spoilt = self._spoilt or (number == self._number and is_importing(frame))
             self.interrupt(number)
 
     def interrupt(self, number: int) -> None:
@@ -265,6 +276,15 @@ class SoloThread(Solo):
 def is_cancelled(error: BaseException) -> bool:
     """Whether it is asyncio's way of stopping a task."""
     return type(error).__name__ == "CancelledError"
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether what is interrupted there is the import of a module, of which half would stay."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def raise_in_thread(ident: int, error: type[BaseException] | None) -> None:

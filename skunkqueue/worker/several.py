@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
@@ -17,7 +18,7 @@ from skunkqueue.clock import ticks
 from skunkqueue.errors import Interrupted
 from skunkqueue.run import set_current
 from skunkqueue.worker import frames
-from skunkqueue.worker.child import PAUSE, Link, is_cancelled, raise_in_thread
+from skunkqueue.worker.child import PAUSE, Link, is_cancelled, is_importing, raise_in_thread
 from skunkqueue.worker.execute import Call, Executor, Task
 
 Place: TypeAlias = "int | asyncio.Task[Any] | None"
@@ -36,6 +37,7 @@ class Several:
         self._hit: set[int] = set()  # of those, the ones to be interrupted
         self._early: set[int] = set()  # interrupts of runs that it has yet to come to
         self._last = 0
+        self._spoilt = False  # a module may be half imported
         self._threads = Threads(limit)
 
     def serve(self) -> None:
@@ -68,6 +70,8 @@ class Several:
             await self._readable(loop)
             while self._link.horizon.passed():
                 await asyncio.sleep(PAUSE)
+            if self._spoilt:
+                return None  # the pool starts another
             try:
                 ticket = self._link.tickets.recv(4, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -195,7 +199,10 @@ class Several:
                 self._early.add(number)
             elif number in self._places and number not in self._hit:
                 self._hit.add(number)
-                _interrupt(self._places[number])
+                place = self._places[number]
+                if isinstance(place, int) and is_importing(sys._current_frames().get(place)):
+                    self._spoilt = True
+                _interrupt(place)
 
 
 def _interrupt(place: Place) -> None:
