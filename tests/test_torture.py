@@ -201,8 +201,9 @@ def test_whatever_is_killed_when_nothing_accepted_is_lost_and_nothing_is_written
 
     print(dict(states), f"{len(pools.ever)} pools")
     for pool in pools.ever:
-        assert "Traceback" not in pool.log(), pool.log()[-3000:]
-        assert "locked" not in pool.log()
+        log = pool.log()
+        assert "Traceback" not in log or log.endswith("KeyboardInterrupt\n"), log[-3000:]  # Ctrl-C as it started
+        assert "locked" not in log
     workers = [pid for pool in pools.ever for pid in pool.workers()]
     until(lambda: not any(alive(pid) for pid in workers), 10, "workers were left behind")
     jobs.queue.close()
