@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,11 @@ pytest.register_assert_rewrite("skunkqueue.testing")
 
 from skunkqueue.persistence import Persister  # noqa: E402 - after the line above, or it comes too late
 from skunkqueue.persistence.memory import MemoryPersister  # noqa: E402
+
+# Whoever started the tests in the background may have these ignored, and what is started here would inherit it.
+for _name in ("SIGHUP", "SIGQUIT", "SIGTERM"):
+    signal.signal(getattr(signal, _name), signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Opener = Callable[[], Persister]
 """Gives one more handle to the same data."""

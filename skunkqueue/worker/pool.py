@@ -129,9 +129,9 @@ class Pool:
             self._engine.stop(level)
 
     def _join(self) -> None:
-        # In slices, for a lock that is waited for without a limit hears no signal on some systems.
+        # In slices: a signal that comes just before the wait begins is only answered when the wait is over.
         while self._thread is not None and self._thread.is_alive():
-            self._thread.join(3600.0)
+            self._thread.join(0.5)
 
     def _raise_trouble(self) -> None:
         trouble, self._trouble = self._trouble, None
