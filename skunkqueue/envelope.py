@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from enum import StrEnum
+from math import inf
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
@@ -328,10 +329,13 @@ def _read_head(head: bytes) -> Head:
 
 def _read_seal(fields: Any) -> Seal:
     retries, first, factor, limit, jitter, timeout, once, keep_failed = fields
-    return Seal(
+    seal = Seal(
         int(retries), float(first), float(factor), float(limit), bool(jitter),
         None if timeout is None else float(timeout), bool(once), float(keep_failed),
     )  # fmt: skip
+    if not all(0 <= number < inf for number in (*seal[:4], seal.timeout or 0.0, seal.keep_failed)):
+        raise ValueError("a duration that is none")
+    return seal
 
 
 _SIZES: Final = Struct("<HI")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 
@@ -9,9 +11,9 @@ import pytest
 from pools import LIMIT, until
 from troubled import Troubled, make_pool
 
-from skunkqueue import SkunkQueue, current_run
+from skunkqueue import SkunkQueue, codec, current_run
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import Want, new_token
+from skunkqueue.envelope import Envelope, Seal, Want, new_id, new_token, pack_body, pack_head
 from skunkqueue.worker.courier import Courier
 
 queue = SkunkQueue("demo", "memory://engine")
@@ -54,6 +56,83 @@ def test_a_courier_is_not_free_before_what_it_brought_has_been_collected(store):
     assert len(courier.collect()) == 1
     assert courier.free
     courier.close(1.0)
+
+
+# -- what strangers and bad jobs send -----------------------------------------------------------------------------
+
+
+def put_raw(store, body, id=None):
+    now = queue.clock.now()
+    envelope = Envelope(new_id(now) if id is None else id, "demo", "foo", now, body)
+    store.put([envelope])
+    return envelope.id
+
+
+def body_of(seal=None):
+    head = pack_head("test_engine:note", "test_engine:note", seal or Seal())
+    return pack_body(head, b"", codec.encode_call(("raw",), {}, "auto"))
+
+
+@pytest.mark.parametrize("id", ["x" * 300, "ü" * 200, "\udc80"])
+def test_an_id_that_no_frame_can_carry_fails_its_run_and_no_pool(store, id):
+    put_raw(store, body_of(), id)
+    run = note.fire("after")
+
+    make_pool(store, in_process=True).run_until_idle()
+
+    assert (str(store.get([id])[id].state), run.state) == ("failed", "succeeded")
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("field", ["timeout", "first", "limit", "keep_failed"])
+def test_a_duration_that_is_none_fails_its_run_and_no_pool(store, wrong, field):
+    id = put_raw(store, body_of(Seal(**{field: wrong})))
+
+    make_pool(store, in_process=True).run_until_idle()
+
+    assert str(store.get([id])[id].state) == "failed"
+    assert ran == []
+
+
+@queue.event(routes=["foo"])
+def babble(data):
+    """Writes into what is open, as a job might whose file descriptors went astray."""
+    for fd in range(3, 20):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+                os.write(fd, data)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    "data", [b"complete nonsense, and more of it", b"\x05\x00\x00\x00\x63\x01\x00\x00\x00", b"\0" * 64]
+)
+def test_a_job_that_writes_into_the_pipe_of_its_worker_is_poison_and_no_pool_dies_of_it(store, data):
+    bad = babble.fire(data)
+    good = how_long_leased.fire()  # fails in a process of its own, for the store is not there: but it is run
+    with make_pool(store):
+        until(lambda: bad.state == "failed", 60)
+        until(lambda: good.state == "failed")
+    assert "poison" in bad.error
+
+
+@queue.event(routes=["foo"])
+def chatter(times):
+    for n in range(times):
+        current_run().progress(n / times, "x" * 5000)
+
+
+def test_progress_told_too_often_costs_no_more_than_the_last_word(store):
+    run = chatter.fire(20_000)
+    before = store.count_of("exchange")
+
+    make_pool(store).run_until_idle()
+
+    assert run.state == "succeeded"
+    record = store.get([run.id])[run.id]
+    assert record.progress == 19_999 / 20_000
+    assert len(record.note) == 500
+    assert store.count_of("exchange") - before < 2000
 
 
 # -- leases ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim, Outcome, Seal, peek_head
@@ -10,6 +11,8 @@ from skunkqueue.errors import Corrupt
 from skunkqueue.policy import NONE, Died, Happening, Raised, Stopped, TimedOut, admit, hand_back, judge, mark
 from skunkqueue.worker.crew import Held, Worker
 from skunkqueue.worker.journal import Journal
+
+MOST_ID: Final = 255
 
 
 class Court:
@@ -21,11 +24,13 @@ class Court:
         self._patience = patience
         self.outcomes: list[tuple[Claim, Outcome]] = []
         self.reports: list[str] = []
+        self._progress: dict[tuple[str, str], int] = {}  # where among the outcomes the last one of a claim is
 
     def take(self) -> tuple[list[tuple[Claim, Outcome]], list[str]]:
         """What has gathered: outcomes and, in the same order, their lines."""
         outcomes, self.outcomes = self.outcomes, []
         reports, self.reports = self.reports, []
+        self._progress.clear()
         return outcomes, reports
 
     def note(self, claim: Claim, outcome: Outcome, report: str = "") -> None:
@@ -36,6 +41,7 @@ class Court:
         """Look at a new claim; None where its past or its bytes already decide its end."""
         try:
             head = peek_head(claim.envelope.body)
+            check_id(claim.envelope.id)
         except Corrupt as error:
             outcome = judge(Raised("Corrupt", str(error), final=True), Seal(), NONE, now=self._clock.now())
             self._conclude(worker, claim, "?", outcome, "unread")
@@ -46,6 +52,15 @@ class Court:
             self._conclude(worker, claim, name, entry.outcome, "before it started")
             return None
         return Held(claim, head.seal, entry.notes, name, entry.careful)
+
+    def progress(self, held: Held, fraction: float, note: str) -> None:
+        """How far a run has come; of several that gather only the last is told."""
+        pair = held.claim, Outcome.at(fraction, note)
+        at = self._progress.setdefault((held.claim.id, held.claim.token), len(self.outcomes))
+        if at < len(self.outcomes):
+            self.outcomes[at] = pair
+        else:
+            self.note(*pair)
 
     def mark(self, held: Held) -> None:
         """Have it marked as started in the store."""
@@ -87,6 +102,17 @@ class Court:
         else:
             line = f"handed back {claim.id} {name} {spent}"
         self.note(claim, outcome, f"{worker.label} {line}")
+
+
+def check_id(id: str) -> None:
+    """A frame has room for so much. Raises Corrupt."""
+    if len(id) > MOST_ID or not id.isascii():
+        try:
+            size = len(id.encode())
+        except UnicodeEncodeError as error:
+            raise Corrupt("the run's id is not text") from error
+        if size > MOST_ID:
+            raise Corrupt(f"the run's id is {size} bytes long, at most {MOST_ID} can be handled")
 
 
 def because(held: Held) -> Happening:

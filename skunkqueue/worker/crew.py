@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from collections import deque
 from collections.abc import Iterator
 from typing import Final
@@ -70,21 +71,25 @@ class Worker:
         self._pace = 0.0
         self._weight = 0.0
         self._unsent = b""
+        self._sent = 0  # bytes of it that are sent all the same; cutting them off each time would cost the square
         self._splitter = frames.Splitter()
 
     # what it wants
 
     def want(self, most: int | None) -> Want | None:
         """What is to be claimed for it now; ``most`` is how many runs it may still begin before it is renewed."""
+        limit = self.room(most)
+        return Want(self.queue, self.routes, self.name, new_token(), limit) if limit > 0 else None
+
+    def room(self, most: int | None) -> int:
+        """How many runs it can be given now; 0 or less for none."""
         if not self.ready or self.leaving or self.waiting or self.marking or self.recalled:
-            return None
+            return 0
         limit = (self.concurrency if self._is_slow() else self._ahead) - len(self.held)
         if most is not None:
             limit = min(limit, most - len(self.held))
         # A careful run is handed out alone, so it can only be the first.
-        if limit <= 0 or (self.held and next(iter(self.held.values())).careful):
-            return None
-        return Want(self.queue, self.routes, self.name, new_token(), limit)
+        return 0 if self.held and next(iter(self.held.values())).careful else limit
 
     def learn(self, count: int, took: float) -> None:
         """Watch how long runs take, and hand ahead what it will do soon."""
@@ -112,7 +117,8 @@ class Worker:
             self.since = ticks()
         frame = b"".join(written)
         self._weight = len(frame) / len(many)
-        self._unsent = self._unsent + frame if self._unsent else frame
+        self._unsent = self._unsent[self._sent :] + frame if self._unsent else frame
+        self._sent = 0
         self.send()
         self._ticket(frames.tickets(first, number))
 
@@ -131,12 +137,13 @@ class Worker:
         if not self._unsent or self.body is None:
             return False
         try:
-            sent = os.write(self.body.pipes.to_worker, self._unsent)
+            self._sent += os.write(self.body.pipes.to_worker, memoryview(self._unsent)[self._sent :])
         except BlockingIOError:
             return True
         except (BrokenPipeError, ConnectionResetError):
-            sent = len(self._unsent)  # it died; its death is heard of elsewhere
-        self._unsent = self._unsent[sent:]
+            self._sent = len(self._unsent)  # it died; its death is heard of elsewhere
+        if self._sent == len(self._unsent):
+            self._unsent, self._sent = b"", 0
         return bool(self._unsent)
 
     @property
@@ -179,10 +186,16 @@ class Worker:
         self.start_at = ticks() + min(5.0, 0.1 * 2.0 ** min(self.failed_starts, 10))
 
     def again(self) -> None:
-        """Hand out anew what was recalled."""
-        back, self.recalled = self.recalled, []
-        if back:
+        """Hand out anew what was recalled, if there is room for its tickets."""
+        if self.recalled and self._has_room():
+            back, self.recalled = self.recalled, []
             self.hand(back)
+
+    def _has_room(self) -> bool:
+        assert self.body is not None
+        poll = select.poll()
+        poll.register(self.body.pipes.tickets, select.POLLOUT)
+        return bool(poll.poll(0))
 
     # what it says
 
@@ -286,7 +299,7 @@ class Worker:
         self.held, self.recalled = {}, []
         self.runs = 0
         self.leave_by = 0.0
-        self._unsent = b""
+        self._unsent, self._sent = b"", 0
         self._splitter = frames.Splitter()
         self._ahead, self._pace = self.concurrency, 0.0
         return how, running, back

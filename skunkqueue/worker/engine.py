@@ -162,7 +162,7 @@ class Engine:
 
     def _claim_at(self) -> float:
         """Ticks when to claim, as far as nobody else sees to it."""
-        if not any(worker.want(self._most(worker)) for worker in self._workers):
+        if not any(worker.room(self._most(worker)) > 0 for worker in self._workers):
             return FOREVER
         if self._courier.free:
             return 0.0 if self._called else self._look_at
@@ -178,11 +178,16 @@ class Engine:
         """Take in what a worker says."""
         if worker.body is None:
             return  # buried a moment ago, for something else that the selector told of in the same breath
-        said = worker.heard()
-        if said is None:
-            self._selector.unregister(worker.body.pipes.from_worker)
-            return
-        self._hearing.take_in(worker, *said)
+        try:
+            said = worker.heard()
+            if said is None:
+                self._selector.unregister(worker.body.pipes.from_worker)
+            else:
+                self._hearing.take_in(worker, *said)
+        except Exception as error:  # its job has written into our pipe
+            self._say(f"{worker.label} is killed: what it says cannot be read ({type(error).__name__}: {error})")
+            worker.body.kill()
+            self._died(worker)
 
     # 2. bury the dead
 
@@ -192,7 +197,10 @@ class Engine:
         if not worker.body.has_died():
             return
         self._forget(worker)
-        self._hearing.take_in(worker, *worker.last_words())
+        try:
+            self._hearing.take_in(worker, *worker.last_words())
+        except Exception as error:
+            self._say(f"{worker.label} left what cannot be read ({type(error).__name__}: {error})")
         came_up, leaving, killed = worker.ready, worker.leaving, worker.killed
         how, running, back = worker.buried()
         self._court.hand_back(worker, back)

@@ -24,9 +24,6 @@ MOST_TEXT = 20_000
 """Characters kept of a traceback."""
 
 _OF_OURS = (UnknownJob, NotAJob, PayloadError)  # whose sentence says all
-MOST_NOTE = 1000
-"""Characters of a progress note: with them its frame is written whole or not at all, whatever interrupts the job."""
-
 _SHORT = frozenset({int, float, bool, type(None)})
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 80
@@ -84,8 +81,7 @@ class Executor:
         """What ``current_run()`` gives inside the job; it speaks through the pipe."""
 
         def report(fraction: float, note: str) -> None:
-            short = note[:MOST_NOTE].encode("utf-8", "replace")
-            self._write(frames.one(frames.PROGRESS, task.number, fraction, short))
+            self._write(frames.one(frames.PROGRESS, task.number, fraction, note.encode("utf-8", "replace")))
 
         return CurrentRun(task.id, task.attempt, report)
 

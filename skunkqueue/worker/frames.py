@@ -79,6 +79,10 @@ def one(kind: int, number: int, value: float, rest: bytes = b"") -> bytes:
     return ONE_HEAD.pack(13 + len(rest), kind, number, value) + rest
 
 
+MOST: Final = 1 << 30
+"""Bytes of a frame; what claims to be longer is none."""
+
+
 class Splitter:
     """Gives whole frames out of what a pipe delivers in pieces."""
 
@@ -94,6 +98,8 @@ class Splitter:
         while size - position >= PREFIX:
             end = position + 4 + LENGTH.unpack_from(data, position)[0]
             if end > size:
+                if end - position > MOST:
+                    raise ValueError(f"a frame of {end - position:,} bytes")
                 break
             starts.append(position)
             position = end

@@ -81,7 +81,7 @@ class Hearing:
         held = worker.held.get(number)
         if held is not None:
             fraction = frames.ONE.unpack_from(rest)[0]
-            self._court.note(held.claim, Outcome.at(fraction, rest[8:].decode("utf-8", "replace")))
+            self._court.progress(held, fraction, rest[8:].decode("utf-8", "replace"))
 
     def _ready(self, worker: Worker, number: int, rest: bytes) -> None:
         worker.ready = True
