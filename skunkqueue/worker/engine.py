@@ -417,7 +417,7 @@ class Engine:
         assert worker.body is not None
         pipes = worker.body.pipes
         for fd in (pipes.from_worker, pipes.to_worker, worker.body.death):
-            if fd in self._selector.get_map():
+            if fd >= 0 and fd in self._selector.get_map():
                 self._selector.unregister(fd)
 
     # 6. exchange outcomes for claims
