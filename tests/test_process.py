@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 
 import pytest
@@ -32,6 +35,44 @@ def leave_the_group():
     while True:
         with contextlib.suppress(BaseException):
             time.sleep(60)
+
+
+@queue.event(routes=["foo"])
+def close_all():
+    os.closerange(3, 1000)
+    return "closed"
+
+
+@queue.event(routes=["foo"])
+def become(program, *arguments):
+    os.execv(program, [program, *arguments])
+
+
+@queue.event(routes=["foo"])
+def print_much(megabytes):
+    for _ in range(megabytes):
+        print("x" * 1_000_000)
+    return "printed"
+
+
+@queue.event(routes=["foo"])
+def leave_daemon_threads():
+    for _ in range(3):
+        threading.Thread(target=lambda: [time.sleep(0.01) for _ in range(10_000)], daemon=True).start()
+    return "left"
+
+
+@queue.event(routes=["foo"])
+def block_signals():
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+    signal.signal(signal.SIGURG, signal.SIG_IGN)
+    time.sleep(60)
+
+
+@queue.event(routes=["foo"])
+def with_a_pool_of_processes():
+    with multiprocessing.get_context("fork").Pool(2) as workers:
+        return workers.map(abs, [-1, -2, -3])
 
 
 @pytest.fixture
@@ -119,3 +160,59 @@ def test_a_pool_is_at_rest_after_large_runs(store):
         spent = time.process_time()
         time.sleep(2)
         assert time.process_time() - spent < 1.0  # it would be two, spinning
+
+
+def test_a_job_that_closes_every_descriptor_costs_its_own_worker_only(store):
+    bad, good = close_all.fire(), size_of.fire_many([(b"",)] * 10)
+
+    make_pool(store).run_until_idle()
+
+    assert "poison" in bad.error
+    assert good.results == [0] * 10
+    assert all(run.attempts == 1 for run in good.runs)
+
+
+def test_a_job_that_becomes_another_program_is_a_death_and_is_ended_by_its_timeout(store):
+    gone = become.fire("/bin/true")
+    stays = become.options(timeout=3).fire("/bin/sleep", "300")
+
+    with make_pool(store, kill_after=0.2) as pool:
+        until(lambda: gone.state == "failed" and stays.state == "failed", 60)
+
+    assert gone.error.count("exit code 0") == 3
+    assert "did not end within 3 s" in stays.error
+    pool.log.said("died (SIGKILL)")
+
+
+def test_jobs_that_print_much_leave_threads_or_fork_disturb_nobody(store, capfd):
+    runs = [print_much.fire(5), leave_daemon_threads.fire(), with_a_pool_of_processes.fire(), size_of.fire(b"abc")]
+    pool = make_pool(store)
+    pool.run_until_idle()
+
+    assert [run.result for run in runs] == ["printed", "left", [1, 2, 3], 3]
+    assert len(capfd.readouterr().out) > 5_000_000
+    assert pool.log.getvalue().count(" started, process ") == 1
+
+
+def test_a_job_that_blocks_every_signal_is_killed_when_its_time_is_up(store):
+    bad, good = block_signals.options(timeout=3).fire(), size_of.fire(b"abc")
+    with make_pool(store, kill_after=0.2) as pool:
+        until(lambda: bad.state == "failed")
+        until(lambda: good.state == "succeeded")
+    assert "did not end within 3 s" in bad.error
+    pool.log.said("is killed")
+
+
+def test_a_worker_that_dies_before_it_is_ready_is_started_again_after_a_pause(store, monkeypatch, tmp_path):
+    (tmp_path / "dies_first.py").write_text(
+        "import os, sys\nif not os.path.exists('there'): open('there', 'w').close(); os._exit(9)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run = size_of.fire(b"abc")
+
+    pool = make_pool(store, imports=("dies_first",))
+    pool.run_until_idle()
+
+    assert run.result == 3
+    assert "died (exit code 9)" in pool.log.getvalue()
