@@ -18,6 +18,7 @@ from collections import Counter
 
 import pytest
 from pools import PoolProcess, alive, until
+from test_worker_faults import store_url  # noqa: F401
 from troubled import Log
 
 from skunkqueue import WorkerPool, codec
@@ -186,9 +187,9 @@ def check(jobs, producer, started):
 
 
 @pytest.mark.timeout(SECONDS + 240)
-def test_whatever_is_killed_when_nothing_accepted_is_lost_and_nothing_is_written_twice(tmp_path, monkeypatch):
-    print(f"seed {SEED}")
-    url = f"sqlite:///{tmp_path}/runs.db"
+def test_nothing_accepted_is_lost_or_written_twice_whatever_is_killed(store_url, tmp_path, monkeypatch):  # noqa: F811
+    print(f"seed {SEED}")  # so that it can be repeated
+    url = store_url
     monkeypatch.setenv("SKUNKQUEUE_URL", url)
     monkeypatch.setenv("MARKS", str(tmp_path))
     jobs = sys.modules.get("torture_jobs")
