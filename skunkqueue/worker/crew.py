@@ -106,6 +106,8 @@ class Worker:
     def hand(self, many: list[Held]) -> None:
         """Give it these, in order: frames first, then their tickets."""
         busy = bool(self.held)
+        if not busy and self._number > 4_000_000_000:
+            self._number = 0  # it travels as 32 bits
         first = self._number + 1
         written: list[bytes] = []
         for number, held in enumerate(many, first):
