@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -18,6 +19,8 @@ PERSISTENCE: Mapping[str, tuple[str, ...]] = {
     "everysec": ("--appendonly", "yes", "--appendfsync", "everysec"),
     "always": ("--appendonly", "yes", "--appendfsync", "always"),
 }
+
+OVER = "over"
 
 
 class Server:
@@ -68,6 +71,19 @@ class Server:
         """What the server says about itself."""
         found: dict[str, Any] = self.client.info(section)  # type: ignore[assignment]
         return found
+
+    def commands(self, seconds: float) -> int:
+        """How many commands clients send within so many seconds; what scripts call is not counted."""
+        with self.client.monitor() as monitor:
+            timer = threading.Timer(seconds, self.client.echo, [OVER])
+            timer.start()
+            seen = 0
+            for each in monitor.listen():
+                if each["command"] == f"ECHO {OVER}":
+                    break
+                seen += each["client_type"] != "lua"
+        timer.join()
+        return seen
 
 
 def _free_port() -> int:
