@@ -10,11 +10,11 @@ from skunkqueue.spool import Hermes, drop
 
 class Download:
     def run(self, task):
-        print("Downloading page:", task["url"])
+        print(f"Downloading page: {task['url']}")
 
 
 def send_email(task):
-    print("Email for:", task["rcpt"])
+    print(f"Email for: {task['rcpt']}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import skunkqueue
 ROOT = Path(skunkqueue.__file__).parent
 
 FLOORS = (
-    {"errors", "envelope", "clock", "durations", "keys", "codec"},
+    {"errors", "envelope", "clock", "durations", "keys", "codec", "signals"},
     {"persistence", "policy"},
     {"queue", "job", "run", "options", "stub", "watch"},
     {"worker"},

@@ -65,14 +65,14 @@ class Program:
 
     def __init__(self, folder, *words, **env):
         self.out_file, self.log_file = folder / f"out-{time.monotonic_ns()}", folder / f"log-{time.monotonic_ns()}"
-        env = {**os.environ, "PYTHONPATH": str(HERE), "PYTHONUNBUFFERED": "1", "MARKS": str(folder), **env}
+        of_ours = {"PYTHONPATH": str(HERE), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "MARKS": str(folder)}
         with self.out_file.open("wb") as out, self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
-                env=env,
+                env={**os.environ, **of_ours, **env},
                 cwd=folder,
                 start_new_session=True,
             )
@@ -84,7 +84,13 @@ class Program:
         return self.log_file.read_text()
 
     def said(self, text):
-        until(lambda: text in self.log() + self.out(), message=f"{text!r} was not said:\n{self.log()}")
+        try:
+            until(lambda: text in self.log() + self.out() or self.process.poll() is not None)
+            assert text in self.log() + self.out()
+        except AssertionError:
+            ended = self.process.poll()
+            self.stop(signal.SIGABRT)  # the fault handler says where each thread is
+            pytest.fail(f"{text!r} was not said; it ended with {ended}:\n{self.out()}{self.log()}")
         return self
 
     def stop(self, number=signal.SIGTERM):

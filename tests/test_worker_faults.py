@@ -202,6 +202,16 @@ def test_a_gentle_stop_finishes_the_current_job_and_hands_back_the_rest_untouche
     assert jobs.queue.store.workers(now=jobs.queue.clock.now()) == {}
 
 
+def test_a_pool_under_nohup_outlives_its_terminal(jobs, pool, tmp_path):
+    started = pool(prelude="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n").up()
+
+    started.send(signal.SIGHUP)
+
+    assert jobs.add.fire(1, 2).wait(LIMIT) == 3
+    assert "pool stops" not in started.log()
+    assert started.stop() == 0
+
+
 def test_a_rough_stop_interrupts_the_job_records_nothing_and_gives_the_run_back(jobs, pool, tmp_path):
     run = jobs.sleep_long.fire("rough", 60)
     started = pool()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from skunkqueue.cli.pidfile import holding
 from skunkqueue.errors import SkunkError, WrongCall
-
-SIGNALS = ("SIGHUP", "SIGABRT", "SIGQUIT", "SIGTERM", "SIGINT")
+from skunkqueue.signals import catch, give_back
 
 
 def serve(
@@ -44,12 +42,11 @@ def serve(
 @contextlib.contextmanager
 def leaving_on_signals() -> Iterator[None]:
     """Leave with 0 on a signal that comes before the pool answers them, or after."""
-    previous = {number: signal.signal(number, _leave) for name in SIGNALS if (number := getattr(signal, name, None))}
+    caught = catch(_leave)
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        give_back(caught)
 
 
 def _leave(*_: object) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from skunkqueue.worker.pool import GENTLE_SIGNALS, ROUGH_SIGNALS, Pool
+from skunkqueue.signals import catch
+from skunkqueue.worker.pool import Pool
 
 OVERDUE: Final = 0.3
 """Seconds after which a signal that Python has not answered is sent once more."""
@@ -56,6 +57,8 @@ class Background:
                 self._pool._join()
             elif select.select([self._woken], [], [], OVERDUE)[0]:
                 numbers = os.read(self._woken, 512)
+                if not numbers:
+                    break  # given back
                 seen += sum(number in self._previous for number in numbers)
                 self._insist(seen, numbers[-1])
         self._ended()
@@ -67,10 +70,7 @@ class Background:
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     def _catch(self) -> None:
-        for name in (*GENTLE_SIGNALS, *ROUGH_SIGNALS):
-            number = getattr(signal, name)
-            if number not in self._previous and signal.getsignal(number) != signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._on_signal)
+        self._previous = catch(self._on_signal) | self._previous
         self._woken, end = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(end, False)

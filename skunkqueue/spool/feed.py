@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,11 +17,12 @@ from skunkqueue.errors import StoreError, TooLarge
 from skunkqueue.options import Options
 from skunkqueue.persistence import work_key
 from skunkqueue.queue import SkunkQueue
+from skunkqueue.signals import catch, give_back
 from skunkqueue.spool.contents import Content
 from skunkqueue.spool.lines import Lines
 from skunkqueue.spool.look import MOST_SIZE
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.worker.pool import GENTLE_SIGNALS, ROUGH_SIGNALS, pool_name
+from skunkqueue.worker.pool import pool_name
 
 BATCH: Final = 256
 """Files that are put on the queue in one call."""
@@ -60,7 +60,7 @@ class Feeder:
 
     def run(self, *, burst: bool = False) -> None:
         """Feed until a signal or ``stop``; with ``burst`` until there is no file left to take."""
-        previous = self._catch_signals()
+        caught = self._catch_signals()
         self._journal.say(f"feeding {self._queue.name}/{self._route} on {self._queue.url} from {self._source.url}")
         self._journal.flush()
         try:
@@ -68,8 +68,7 @@ class Feeder:
                 if not self._feed() and burst:
                     break
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            give_back(caught)
             self._source.close()
             self._journal.say("feeding stopped")
             self._journal.flush()
@@ -139,8 +138,7 @@ class Feeder:
     def _catch_signals(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():
             return {}
-        numbers = [getattr(signal, name) for name in (*GENTLE_SIGNALS, *ROUGH_SIGNALS)]
-        return {number: signal.signal(number, self._on_signal) for number in numbers}
+        return catch(self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # Only a flag: the thread it interrupts may hold what closing the source would wait for.

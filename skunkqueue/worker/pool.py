@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from types import FrameType, TracebackType
-from typing import Any, Final, Self, TextIO
+from typing import Any, Self, TextIO
 
 from skunkqueue.clock import Clock
 from skunkqueue.durations import seconds
@@ -18,12 +18,10 @@ from skunkqueue.envelope import check_name
 from skunkqueue.errors import SkunkError, WrongCall
 from skunkqueue.persistence import Source
 from skunkqueue.queue import SkunkQueue
+from skunkqueue.signals import ROUGH_SIGNALS, catch, give_back
 from skunkqueue.worker.engine import GENTLE, KILL, ROUGH, Engine
 from skunkqueue.worker.journal import Journal
 from skunkqueue.worker.settings import Settings
-
-GENTLE_SIGNALS: Final = ("SIGHUP", "SIGABRT", "SIGQUIT", "SIGTERM")
-ROUGH_SIGNALS: Final = ("SIGINT",)
 
 Duration = float | timedelta
 
@@ -102,13 +100,12 @@ class Pool:
     # behind them
 
     def _serve(self, *, burst: bool = False) -> None:
-        previous = self._catch_signals()  # first, so that there is no moment at which one kills
+        caught = self._catch_signals()  # first, so that there is no moment at which one kills
         try:
             self.start(burst=burst)
             self._join()
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            give_back(caught)
             self._signals = self._wished = 0
         self._raise_trouble()
 
@@ -141,12 +138,7 @@ class Pool:
     def _catch_signals(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():
             return {}
-        caught = {}
-        for name in (*GENTLE_SIGNALS, *ROUGH_SIGNALS):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not None:  # None: a handler that is not Python's
-                caught[number] = signal.signal(number, self._on_signal)
-        return caught
+        return catch(self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """The first is gentle or rough by its kind, a second makes it rough, a third kills."""
