@@ -371,12 +371,14 @@ class _Ids:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.last = 0
+        self.random = b""
 
     def draw(self, now: float) -> str:
         with self.lock:
             first = int(now * 1000) << 64
             if first > self.last:
-                self.last = first | (int.from_bytes(os.urandom(8), "big") >> 1)
+                self.random = self.random[8:] or os.urandom(512)  # asking for each would cost more than all the rest
+                self.last = first | (int.from_bytes(self.random[:8], "big") >> 1)
             else:
                 self.last += 1
             return f"{self.last:028x}"

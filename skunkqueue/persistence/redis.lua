@@ -12,7 +12,7 @@
 --   :done          hash  id -> state letter, the same, value error ended
 --   :pages         zset  names of pages, score 0; a page holds the ids from its name up to the next one's
 --   :page:NAME     string  ids, each with a newline, in any order, some of them gone: a quarter of a zset
---   :sizes         hash  page -> how many of its ids are here
+--   :gone          hash  page -> bytes of those of its ids that are gone
 --   :ripe:ROUTE    zset  open runs by their one moving time
 --   :ended:LETTER  zset  ended runs by the time they are kept until; s succeeded, f failed, c cancelled
 --   :count         hash  state letter and route -> how many (q queued, r running, s, f, c)
@@ -166,7 +166,8 @@ end
 
 -- part pages
 
-local PAGES, PAGE, SIZES = base .. ':pages', base .. ':page:', base .. ':sizes'
+local PAGES, PAGE, GONE = base .. ':pages', base .. ':page:', base .. ':gone'
+local FULL = 14500 -- bytes; 500 ids
 
 -- The last page is full: the next one begins behind all of its ids.
 local function turn(page)
@@ -192,8 +193,7 @@ local function write(ids)
       texts[#texts + 1] = ids[at] .. '\n'
       at = at + 1
     end
-    call('APPEND', PAGE .. page, table.concat(texts))
-    if call('HINCRBY', SIZES, page, #texts) >= 500 and not behind then turn(page) end
+    if call('APPEND', PAGE .. page, table.concat(texts)) >= FULL and not behind then turn(page) end
   end
 end
 
@@ -211,11 +211,10 @@ if all_new then
   call('ZADD', RIPE, unpack(ARGV, 3, last))
   page = call('ZREVRANGE', base .. ':pages', 0, 0)[1]
   if page and page <= ARGV[#ARGV] then
-    call('APPEND', base .. ':page:' .. page, ARGV[#ARGV - 1])
-    size = call('HINCRBY', base .. ':sizes', page, n)
+    size = call('APPEND', base .. ':page:' .. page, ARGV[#ARGV - 1])
   end
 end
-if not size or size >= 500 then
+if not size or size >= 14500 then
   -- with pages
   local new = {}
   for i = 1, n do
@@ -233,6 +232,23 @@ if n == 0 then return 0 end
 local queued = call('HINCRBY', base .. ':count', 'q' .. ARGV[1], n)
 if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
 return queued == n and call('HLEN', RUN) == n and 1 or 0
+
+-- script put_one
+-- ARGV: route, due, id, envelope: as put does it, in half the time. Gives 1 if the queue was empty.
+
+-- with base
+local route, id = ARGV[1], ARGV[3]
+local RUN, MARK = base .. ':run', base .. ':mark:' .. route
+if call('HSET', RUN, id, ARGV[4]) == 0 then return 0 end -- it was here already, as it is
+call('ZADD', base .. ':ripe:' .. route, ARGV[2], id)
+local page = call('ZREVRANGE', base .. ':pages', 0, 0)[1]
+local size = page and page <= id and call('APPEND', base .. ':page:' .. page, id .. '\n')
+if not size or size >= 14500 then
+  -- with pages
+  if size then turn(page) else write({id}) end
+end
+if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
+return call('HINCRBY', base .. ':count', 'q' .. route, 1) == 1 and call('HLEN', RUN) == 1 and 1 or 0
 
 -- script put_each
 -- ARGV: n times (id, envelope). Gives 1 if the queue was empty, then the ids as put or found.
@@ -702,19 +718,20 @@ local function kept_until_now()
   return list
 end
 
--- Take ids off a page: it goes with the last of them, and is written anew when most of it is gone.
-local function rewrite(page, gone)
-  local left = call('HINCRBY', SIZES, page, -gone)
-  if left == 0 then
+-- Take bytes of ids off a page: it goes with the last of them, and is written anew when most of it is gone.
+local function rewrite(page, bytes)
+  local gone, size = call('HINCRBY', GONE, page, bytes), call('STRLEN', PAGE .. page)
+  if gone >= size then
     call('DEL', PAGE .. page)
-    call('HDEL', SIZES, page)
+    call('HDEL', GONE, page)
     call('ZREM', PAGES, page)
-  elseif call('STRLEN', PAGE .. page) > 100 * left then
+  elseif gone > 0.7 * size then
     local texts = {}
     for id in string.gmatch(call('GET', PAGE .. page), '[^\n]+') do
       if call('HEXISTS', RUN, id) == 1 then texts[#texts + 1] = id .. '\n' end
     end
     call('SET', PAGE .. page, table.concat(texts))
+    call('HDEL', GONE, page)
   end
 end
 
@@ -724,11 +741,14 @@ local function unwrite(ids)
   while at <= #ids do
     local page = call('ZREVRANGEBYLEX', PAGES, '[' .. ids[at], '-', 'LIMIT', 0, 1)[1]
     local behind = call('ZRANGEBYLEX', PAGES, '(' .. ids[at], '+', 'LIMIT', 0, 1)[1]
-    local first = at
-    while at <= #ids and (not behind or ids[at] < behind) do at = at + 1 end
-    rewrite(page, at - first)
+    local bytes = 0
+    while at <= #ids and (not behind or ids[at] < behind) do
+      bytes = bytes + #ids[at] + 1
+      at = at + 1
+    end
+    rewrite(page, bytes)
   end
-  if call('EXISTS', SIZES) == 0 then call('DEL', PAGES) end -- the last page may not have been begun
+  if call('EXISTS', RUN) == 0 then call('DEL', PAGES) end -- the last page may not have been begun
 end
 
 local function forget(over, n)

@@ -9,7 +9,8 @@ import hashlib
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
@@ -40,6 +41,8 @@ from skunkqueue.persistence.redis_pack import (
     base_key,
     chunks,
     held,
+    is_plain,
+    one_arguments,
     pairs,
     put_arguments,
     read_claims,
@@ -135,22 +138,20 @@ class RedisPersister(Persister):
         if via is not None:
             return self._put_via(envelopes, via)
         ids = [envelope.id for envelope in envelopes]
+        if len(ids) == 1 and is_plain(envelopes[0]):
+            _patiently(lambda: self._put_one(envelopes[0]))
+            return ids
         for queue, places in _by_queue(envelopes).items():
             for chunk in chunks(envelopes, places):
-                self._put_patiently(queue, envelopes, chunk, ids)
+                _patiently(partial(self._put_chunk, queue, envelopes, chunk, ids))
         return ids
 
-    def _put_patiently(self, queue: str, envelopes: Sequence[Envelope], places: Sequence[int], ids: list[str]) -> None:
-        end = time.monotonic() + PUT_RETRY
-        delay = 0.02
-        while True:
-            try:
-                return self._put_chunk(queue, envelopes, places, ids)
-            except StoreAway:
-                if time.monotonic() + delay >= end:
-                    raise
-                time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
-                delay *= 2
+    def _put_one(self, envelope: Envelope) -> None:
+        queue = envelope.queue
+        self._know(queue)
+        if self._run("put_one", base_key(queue), one_arguments(envelope)):
+            self._know(queue, anew=True)
+        self._remember(queue, (envelope.id,))
 
     def _put_chunk(self, queue: str, envelopes: Sequence[Envelope], places: Sequence[int], ids: list[str]) -> None:
         self._know(queue)
@@ -488,7 +489,21 @@ class RedisPersister(Persister):
     def _remember(self, queue: str, ids: Iterable[str]) -> None:
         if len(self._queue_of) > _REMEMBERED_IDS:
             self._queue_of.clear()
-        self._queue_of.update((id, queue) for id in ids)
+        self._queue_of.update(dict.fromkeys(ids, queue))
+
+
+def _patiently(put: Callable[[], None]) -> None:
+    """Put, again for a moment where the server is away."""
+    end = time.monotonic() + PUT_RETRY
+    delay = 0.02
+    while True:
+        try:
+            return put()
+        except StoreAway:
+            if time.monotonic() + delay >= end:
+                raise
+            time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+            delay *= 2
 
 
 def _was_cut(error: StoreAway) -> bool:

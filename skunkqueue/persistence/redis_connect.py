@@ -58,14 +58,16 @@ def speaking(url: str) -> Iterator[None]:
     """Turn redis-py's errors into ours. No secret is in them: neither the URL given here nor the driver's texts."""
     try:
         yield
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        raise StoreError(f"Redis at {url} does not let us in: {error}; check user, password and rights") from error
-    except _AWAY as error:
-        raise StoreAway(f"Redis at {url} cannot be reached: {error}") from error
-    except ResponseError as error:
-        raise _refusal(url, error) from error
     except (RedisError, OSError) as error:
-        raise StoreAway(f"Redis at {url} cannot be reached: {error}") from error
+        raise _ours(url, error) from error
+
+
+def _ours(url: str, error: Exception) -> StoreError:
+    if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
+        return StoreError(f"Redis at {url} does not let us in: {error}; check user, password and rights")
+    if isinstance(error, ResponseError) and not isinstance(error, _AWAY):
+        return _refusal(url, error)
+    return StoreAway(f"Redis at {url} cannot be reached: {error}")
 
 
 def _refusal(url: str, error: ResponseError) -> StoreError:
@@ -180,8 +182,10 @@ class Server:
 
     def ask(self, key: str, command: tuple[Any, ...], patience: float | None = None) -> Any:
         """Send one command to where the key is, get its reply."""
-        with speaking(self.target.url):
+        try:
             return self._node.ask(command, patience)
+        except (RedisError, OSError) as error:  # without a context manager, which would cost as much as all the rest
+            raise _ours(self.target.url, error) from error
 
     def ear(self, key: str) -> Any:
         """A connection of the caller's own to where the key is."""

@@ -105,6 +105,16 @@ def chunks(envelopes: Sequence[Envelope], places: Sequence[int]) -> Iterator[Seq
             some = some[fits:]
 
 
+def is_plain(envelope: Envelope) -> bool:
+    """Whether it neither expires nor has a unique key."""
+    return envelope[5] is None and envelope[6] is None
+
+
+def one_arguments(envelope: Envelope) -> tuple[Any, ...]:
+    """What the script is given that puts a single plain run."""
+    return envelope[2], repr(envelope[3]), envelope[0], _pack_envelope(envelope)
+
+
 class Puts(NamedTuple):
     """Runs of one queue, sorted into what the put scripts take together, with their places in the order given.
 
