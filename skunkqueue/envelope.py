@@ -220,6 +220,22 @@ class Exchange(NamedTuple):
     next_ripe: float | None
 
 
+class Asked(NamedTuple):
+    """What is to be claimed when there is news, and the moments that hold then."""
+
+    wants: list[Want]
+    now: float
+    until: float
+
+
+class Caught(NamedTuple):
+    """What was claimed when there was news, for which wants, and when that was."""
+
+    wants: list[Want]
+    result: Exchange
+    now: float
+
+
 class Seal(NamedTuple):
     """What the sender decided about running it; read by the pool, which never imports a job."""
 

@@ -15,7 +15,7 @@ from skunkqueue.codec import decode_value
 from skunkqueue.durations import seconds
 from skunkqueue.envelope import Envelope, Record, State
 from skunkqueue.errors import JobCancelled, JobFailed, RunGone, SkunkError, StoreAway, WaitTimeout, WrongCall
-from skunkqueue.persistence import Persister, run_key
+from skunkqueue.persistence import Persister
 
 if TYPE_CHECKING:
     from skunkqueue.queue import SkunkQueue
@@ -227,14 +227,12 @@ def _wait(runs: Sequence[Run[Any]], timeout: float | timedelta | None) -> None:
     limit = math.inf if timeout is None else ticks() + seconds(timeout, "timeout")
     left = list(runs)
     pause = 0.05
-    while True:
+    while left:
         away: StoreAway | None = None
         try:
-            left = _unended(left)
-            if not left:
-                return
-            rest = _rest(left, limit)
-            left[-1]._queue.store.wait([run_key(left[-1].id)], min(rest, GLANCE))
+            left = _unended(left, min(limit - ticks(), GLANCE))
+            if left:
+                _rest(left, limit)
             pause = 0.05
         except StoreAway as error:
             away = error
@@ -243,8 +241,12 @@ def _wait(runs: Sequence[Run[Any]], timeout: float | timedelta | None) -> None:
             pause = min(2 * pause, GLANCE)
 
 
-def _unended(runs: list[Run[Any]]) -> list[Run[Any]]:
-    look(runs)
+def _unended(runs: list[Run[Any]], patience: float) -> list[Run[Any]]:
+    """Those that have not ended, when the last of them has, or after so many seconds."""
+    last = runs[-1]
+    if not last._settled:
+        last._saw(last._queue.store.await_end(last.id, patience))
+    look(runs[:-1])
     return [run for run in runs if not run._settled and not run._absent and run._record and run._record.open]
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
+from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
 from skunkqueue.errors import WrongCall
 
 REMEMBERED = 60.0
@@ -66,6 +66,22 @@ class Source:
         and ``worker_key``.
         """
         time.sleep(min(timeout, 0.05))
+
+    def wait_and_claim(self, keys: Sequence[str], timeout: float, take: Callable[[], Asked | None]) -> Caught | None:
+        """``wait``, then claim what ``take`` names; None where it names nothing. A store may do both in one trip.
+
+        It then calls ``take`` before it waits, and claims by its own clock, for as long as from ``now`` to ``until``.
+        Where this raises after ``take`` was called, something may have been claimed: repeat the wants.
+        """
+        self.wait(keys, timeout)
+        asked = take()
+        if asked is None:
+            return None
+        wants, now, until = asked
+        return Caught(wants, self.exchange((), wants, now=now, until=until), now)
+
+    def rouse(self, keys: Sequence[str]) -> None:
+        """Have the waits on these keys that were begun in this process return, where that can be done."""
 
     def offset(self) -> float | None:
         """How far the store's clock is ahead of this process's wall clock, in seconds; None if it has none."""
@@ -126,6 +142,17 @@ class Persister(Source):
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """The records there are."""
         raise NotImplementedError
+
+    def await_end(self, id: str, timeout: float) -> Record | None:
+        """The record of a run once it has ended, or as it is after so many seconds or sooner; None if it is not there.
+
+        ``get`` and ``wait``, which a store may do in one trip.
+        """
+        record = self.get([id]).get(id)
+        if record is None or not record.open or timeout <= 0:
+            return record
+        self.wait([run_key(id)], timeout)
+        return self.get([id]).get(id)
 
     def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
         """Records by id, newest first; ``after`` is the id of the last one of the page before."""

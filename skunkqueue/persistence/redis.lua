@@ -283,16 +283,23 @@ if put > 0 and call('HLEN', RUN) == put then answer[1] = 1 end
 return answer
 
 -- script exchange
--- ARGV: now, until, soon, number of groups of outcomes, the groups, then the wants.
+-- ARGV: now, until, soon, number of groups of outcomes, the groups, then the wants. Where now is "", this was sent ahead
+-- of its time, behind a call that blocks: now is what the server's clock says, until and soon are seconds from then.
 -- A group is "e", letter, claim, route, kept, n, n ids, n tails (value error ended): runs that simply ended; claim is
 -- what theirs begin with. Or it is "o", kind, claim, route, id, expires, unique, time, notes, first, second: one that
 -- needs care, where kind is a letter (first is the tail), "q" (first is the error or "=") or "k" (first is the progress
 -- or "=", second the note).
 -- A want is a fresh claim, its token as a claim begins with it, token, worker, limit, repeated, n, n routes.
--- Gives the ids refused, the next time something ripens, and per bunch of claims: want, ids, envelopes, claims, untils.
+-- Gives the ids refused, the next time something ripens, per bunch of claims: want, ids, envelopes, claims, untils; and
+-- now.
 
 -- with base count
-local now, till = ARGV[1], ARGV[2]
+local now, till, soon = ARGV[1], ARGV[2], ARGV[3]
+if now == '' then
+  local time = call('TIME')
+  now = string.format('%d.%06d', time[1], time[2])
+  till, soon = string.format('%.6f', now + till), now + soon
+end
 local RUN, CLAIMS, DONE, RIPE = base .. ':run', base .. ':claims', base .. ':done', base .. ':ripe:'
 local refused, bunches, ripes, short, to_mark = {}, {}, {}, {}, {}
 local NONE, moment = {}, tonumber(now)
@@ -542,7 +549,7 @@ for route, ripe in pairs(ripes) do
   if short[route] then
     settled[#settled + 1] = base .. ':mark:' .. route
     to_mark[route] = nil
-  elseif time <= tonumber(ARGV[3]) then
+  elseif time <= tonumber(soon) then
     to_mark[route] = true
   end
 end
@@ -552,7 +559,7 @@ for route in pairs(to_mark) do
   if call('ZADD', mark, 0, '1') == 1 then call('PEXPIRE', mark, 30000) end
 end
 keep_count()
-return {refused, next_ripe, bunches}
+return {refused, next_ripe, bunches, now}
 
 -- script extend
 -- ARGV: until, then times (id, what its claim begins with, route). Gives the ids still held.

@@ -18,6 +18,8 @@ import redis
 from redis.exceptions import NoScriptError
 
 from skunkqueue.envelope import (
+    Asked,
+    Caught,
     Claim,
     Envelope,
     Exchange,
@@ -30,7 +32,7 @@ from skunkqueue.envelope import (
     new_id,
 )
 from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
-from skunkqueue.persistence import WORKER_GONE, Persister
+from skunkqueue.persistence import WORKER_GONE, Persister, run_key
 from skunkqueue.persistence.redis_connect import Link, connect
 from skunkqueue.persistence.redis_pack import (
     BUNCH,
@@ -216,7 +218,7 @@ class RedisPersister(Persister):
         for queue in queues:
             asked = [want for want in wants if want.queue == queue]
             args = [repr(now), repr(until), repr(now + SOON), *given.arguments(queue)]
-            refused, next_ripe, bunches = self._exchange(base_key(queue), args, asked)
+            refused, next_ripe, bunches, _ = self._exchange(base_key(queue), args, asked)
             taken.difference_update(id.decode() for id in refused)
             got = read_claims(asked, bunches, until)
             claims += got
@@ -270,6 +272,21 @@ class RedisPersister(Persister):
                 return None
             places.setdefault(queue, []).append(id)
         return places
+
+    def await_end(self, id: str, timeout: float) -> Record | None:
+        """The question is sent right behind the call that blocks, so that it is answered as soon as that returns."""
+
+        queue = ""
+
+        def command() -> tuple[Any, ...]:
+            nonlocal queue
+            queue = self._queue_of.get(id, "")
+            return () if not queue else ("EVALSHA", SCRIPTS["get"].digest, "1", base_key(queue), id)
+
+        reply = self._ears.wait([run_key(id)], timeout, command) if timeout > 0 else None
+        if not reply:
+            return self.get([id]).get(id)
+        return read_records(queue, reply)[0]
 
     def _by_queue(self, name: str, ids: Sequence[str], args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
         """Run a script on the queues that the ids are in; where that is not known, on all there are."""
@@ -398,6 +415,38 @@ class RedisPersister(Persister):
     def wait(self, keys: Sequence[str], timeout: float) -> None:
         self._ears.wait(keys, timeout)
 
+    def wait_and_claim(self, keys: Sequence[str], timeout: float, take: Callable[[], Asked | None]) -> Caught | None:
+        """The claim is sent right behind the call that blocks, so that it is done as soon as that returns."""
+        asked: Asked | None = None
+
+        def command() -> tuple[Any, ...]:
+            nonlocal asked
+            asked = take()
+            if asked is None or len({want.queue for want in asked.wants}) > 1:
+                return ()
+            key, args = _by_its_clock(asked)
+            return "EVALSHA", SCRIPTS["exchange"].digest, "1", key, *args
+
+        reply = self._ears.wait(keys, timeout, command)
+        asked = asked or take()  # where nobody had to wait
+        if asked is None:
+            return None
+        if reply is None:
+            return self._claim_by_its_clock(asked)
+        return _caught(asked, reply)
+
+    def _claim_by_its_clock(self, asked: Asked) -> Caught:
+        found = []
+        for queue in {want.queue for want in asked.wants}:
+            some = asked._replace(wants=[want for want in asked.wants if want.queue == queue])
+            found.append(_caught(some, self._run("exchange", *_by_its_clock(some))))
+        claims = [claim for one in found for claim in one.result.claims]
+        ripe = [one.result.next_ripe for one in found if one.result.next_ripe is not None]
+        return Caught(asked.wants, Exchange(set(), claims, min(ripe, default=None)), min(one.now for one in found))
+
+    def rouse(self, keys: Sequence[str]) -> None:
+        self._ears.rouse(keys)
+
     def offset(self) -> float | None:
         """The shorter the way, the better the guess of its middle: at first the best of three.
 
@@ -509,6 +558,19 @@ def _patiently(put: Callable[[], None]) -> None:
 def _was_cut(error: StoreAway) -> bool:
     """Whether a connection broke; a server that hangs is not asked twice."""
     return isinstance(error.__cause__, redis.ConnectionError) and not isinstance(error.__cause__, redis.TimeoutError)
+
+
+def _by_its_clock(asked: Asked) -> tuple[str, list[Any]]:
+    """Key and arguments of an exchange that is to go by the server's clock, for wants on one queue."""
+    args = ["", repr(asked.until - asked.now), repr(SOON), 0, *want_arguments(asked.wants)]
+    return base_key(asked.wants[0].queue), args
+
+
+def _caught(asked: Asked, reply: Any) -> Caught:
+    _, next_ripe, bunches, now = reply
+    moment = float(now)
+    claims = read_claims(asked.wants, bunches, moment + asked.until - asked.now)
+    return Caught(asked.wants, Exchange(set(), claims, float(next_ripe) if next_ripe else None), moment)
 
 
 def _by_queue(envelopes: Sequence[Envelope]) -> dict[str, Sequence[int]]:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from redis.exceptions import NoScriptError
+
 from skunkqueue.envelope import with_priorities
 from skunkqueue.errors import StoreAway, StoreError
 from skunkqueue.persistence.redis_connect import Link, is_quiet, pack_command, say, speaking
@@ -37,6 +39,31 @@ class Watch(NamedTuple):
 
     keys: list[str]
     runs: dict[str, list[str]]
+
+
+class Blocked(NamedTuple):
+    """What an ear blocks on: a key of the slot, all keys, as what they were asked for; and whether it then claims."""
+
+    key: str
+    keys: Sequence[str]
+    hints: Sequence[str]
+    claims: bool = False
+
+
+Then = Callable[[], tuple[Any, ...]]
+"""What makes a command, at the last moment; empty for none."""
+
+
+class Behind:
+    """The command that is sent right behind the one that blocks, so that it is done as soon as that returns."""
+
+    def __init__(self, then: Then | None) -> None:
+        self._then = then
+        self.commands: list[tuple[Any, ...]] = []
+
+    def make(self) -> None:
+        if self._then is not None and (command := self._then()):
+            self.commands.append(command)
 
 
 class Ear:
@@ -66,33 +93,40 @@ class Ears:
         self._homes: dict[str, str] = {}
         self._lock = threading.Lock()
         self._free: dict[int, list[Ear]] = {}
-        self._blocked: dict[Ear, Sequence[str]] = {}
+        self._blocked: dict[Ear, Blocked] = {}
         self._pid = os.getpid()
 
     def home(self, worker: str) -> str:
         """The queue in whose slot a worker's orders are announced, or ""."""
         return self._homes.get(worker, "")
 
-    def wait(self, keys: Sequence[str], timeout: float) -> None:
-        """Sleep until something may have happened to a key, at most ``timeout``. Never raises for a server away."""
+    def wait(self, keys: Sequence[str], timeout: float, then: Then | None = None) -> Any:
+        """Sleep until something may have happened to a key, at most ``timeout``.
+
+        Where that means to block, the command that ``then`` makes is sent right behind, and its reply given; else, and
+        where its script is not known, None. Raises StoreAway only when ``then`` was called, otherwise sleeps a moment.
+        """
         end = time.monotonic() + timeout
+        behind = Behind(then)
         try:
-            self._wait(keys, end)
+            return self._wait(keys, end, behind)
         except StoreAway:
             self._link.renew()
+            if behind.commands:
+                raise
             time.sleep(max(0.0, min(AWAY, end - time.monotonic())))
 
-    def _wait(self, keys: Sequence[str], end: float) -> None:
+    def _wait(self, keys: Sequence[str], end: float, behind: Behind) -> Any:
         watches = self._watches(keys)
         if watches is None:
-            return
+            return None
         if not watches:
             time.sleep(max(0.0, end - time.monotonic()))
-            return
+            return None
         slot, watch = max(watches.items(), key=lambda item: len(item[1].keys) + len(item[1].runs))
         if len(watches) > 1:
             end = min(end, time.monotonic() + ELSEWHERE)
-        self._listen(slot, watch, end)
+        return self._listen(slot, watch, keys, end, behind)
 
     # what to wait for
 
@@ -126,9 +160,10 @@ class Ears:
 
     # listening
 
-    def _listen(self, slot: int, watch: Watch, end: float) -> None:
+    def _listen(self, slot: int, watch: Watch, hints: Sequence[str], end: float, behind: Behind) -> Any:
         key = watch.keys[0] if watch.keys else base_key(next(iter(watch.runs)))
         ear = self._take(slot, key)
+        reply = None
         try:
             keys = list(watch.keys)
             for queue, ids in watch.runs.items():
@@ -136,35 +171,49 @@ class Ears:
                     break
                 keys.append(f"{base_key(queue)}:bell:{ear.bell}")
             else:
-                self._block(ear, key, keys, end)
+                reply = self._block(ear, Blocked(key, keys, hints), end, behind)
         except BaseException:
             ear.connection.disconnect()
             raise
         with self._lock:
             self._free.setdefault(slot, []).append(ear)
+        return reply
 
-    def _block(self, ear: Ear, key: str, keys: Sequence[str], end: float) -> None:
+    def _block(self, ear: Ear, blocked: Blocked, end: float, behind: Behind) -> Any:
         left = end - time.monotonic()
         if left < SHORTEST:
             time.sleep(max(0.0, left))
-            return
-        self._blocked[ear] = keys
+            return None
+        behind.make()
+        commands = [("BZPOPMIN", *blocked.keys, f"{left:.3f}"), *behind.commands]
+        self._blocked[ear] = blocked._replace(claims=bool(behind.commands))
         try:
             with speaking(self._link.target.url):
-                ear.connection.send_packed_command(pack_command(ear.connection, ("BZPOPMIN", *keys, f"{left:.3f}")))
+                packed = [part for command in commands for part in pack_command(ear.connection, command)]
+                ear.connection.send_packed_command(packed)
                 heard = ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
         finally:
             del self._blocked[ear]
         if not heard:
-            self._unblock(ear, key)
+            self._unblock(ear, blocked.key)
         with speaking(self._link.target.url):
             ear.connection.read_response()
+            return _reply_behind(ear.connection) if behind.commands else None
 
     def release(self, queue: str) -> None:
-        """End the waits for work on a queue: whoever waits here has got as much as it wanted."""
-        for ear, keys in list(self._blocked.items()):
-            if keys[0].startswith(base_key(queue) + ":mark:"):
-                self._unblock(ear, keys[0])
+        """End the waits for work on a queue: whoever waits here has got as much as it wanted.
+
+        But for those who claim by themselves: they do so for others.
+        """
+        for ear, blocked in list(self._blocked.items()):
+            if blocked.key.startswith(base_key(queue) + ":mark:") and not blocked.claims:
+                self._unblock(ear, blocked.key)
+
+    def rouse(self, keys: Sequence[str]) -> None:
+        """End the waits on these keys that are under way here."""
+        for ear, blocked in list(self._blocked.items()):
+            if not set(keys).isdisjoint(blocked.hints):
+                self._unblock(ear, blocked.key)
 
     def _unblock(self, ear: Ear, key: str) -> None:
         """Redis ends a block up to a tenth of a second late, unless it is told to."""
@@ -204,7 +253,14 @@ class Ears:
                 ear.connection.disconnect()
 
 
-_inherited: list[tuple[dict[int, list[Ear]], dict[Ear, Sequence[str]]]] = []
+_inherited: list[tuple[dict[int, list[Ear]], dict[Ear, Blocked]]] = []
+
+
+def _reply_behind(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except NoScriptError:
+        return None
 
 
 def _house_of(queue: str) -> str:

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import Claim, Exchange, Outcome, Want
+from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Want
 from skunkqueue.persistence import Source
 
 FIRST_PAUSE = 0.05
@@ -47,6 +47,8 @@ class Courier:
         self._deliveries: list[Delivery] = []
         self._under_way: Outcomes = []
         self._standing: list[Want] | None = None
+        self._out: list[Want] | None = None  # with the source, which claims them by itself when there is news
+        self._lost: list[Want] = []  # were out, and nobody knows what became of them
         self._busy = False
         self._closing = False
         self._dropped = False  # something was never carried
@@ -68,7 +70,8 @@ class Courier:
     def idle(self) -> bool:
         """Whether nothing is under way and nothing waits to be carried."""
         with self._state:
-            return not (self._busy or self._outcomes or self._wants or self._errands or self._deliveries)
+            under_way = self._busy or self._outcomes or self._wants or self._lost or self._errands
+            return not (under_way or self._deliveries)
 
     @property
     def owes(self) -> bool:
@@ -79,12 +82,18 @@ class Courier:
     @property
     def free(self) -> bool:
         """Whether the next exchange would start at once, and what came of the last one is known."""
-        return not self._busy and self._wants is None and self._standing is None and not self._deliveries
+        waits = self._wants is not None or self._standing is not None or self._lost
+        return not (self._busy or waits or self._deliveries)
 
     @property
     def standing(self) -> bool:
-        """Whether something stands by to be fetched."""
+        """Whether something stands by to be claimed."""
         return self._standing is not None
+
+    @property
+    def out(self) -> bool:
+        """Whether the source claims by itself when there is news; what that brings comes back as a delivery."""
+        return self._out is not None
 
     def carry(self, outcomes: Outcomes, reports: Sequence[str], wants: list[Want]) -> None:
         """Have these carried, and give the reports back with them.
@@ -100,25 +109,47 @@ class Courier:
             self._state.notify()
 
     def stand_by(self, wants: list[Want]) -> None:
-        """Have these claimed when ``fetch`` is called."""
+        """Have these claimed by ``catch``."""
         with self._state:
             self._standing = wants
 
-    def withdraw(self) -> None:
-        """Forget what stands by, unless it is being fetched."""
+    def withdraw(self) -> bool:
+        """Forget what stands by; says whether that took: what is ``out`` cannot be called back."""
         with self._state:
             self._standing = None
+            return self._out is None
 
-    def fetch(self) -> bool:
-        """Claim what stands by, on the calling thread: one hop less for a run that arrives while all is idle."""
+    def catch(self, keys: Sequence[str], timeout: float) -> bool:
+        """Wait for news, and claim what stands by, on the calling thread; says whether it did.
+
+        So a run that arrives while all is idle has a hop less to go.
+        """
+        try:
+            caught = self._source.wait_and_claim(keys, timeout, self._hand_over)
+        except Exception:
+            if self._out is None:
+                raise
+            with self._state:
+                self._lost = [want._replace(repeated=True) for want in self._out]
+                self._out = None
+                self._state.notify()
+            return True
+        if caught is None:
+            return False
+        with self._state:
+            self._deliveries.append(Delivery([], [], caught.wants, caught.result, caught.now))
+            self._out = None
+        self._reached()
+        return True
+
+    def _hand_over(self) -> Asked | None:
         with self._state:
             wants, self._standing = self._standing, None
-            if wants is None or self._busy or self._closing:
-                return False
-            self._busy = True
-        self._deliver([], [], wants)
-        self._rest()
-        return True
+            if wants is None or self._closing:
+                return None
+            self._out = wants
+        now = self._clock.now()
+        return Asked(wants, now, now + self._lease)
 
     def run(self, errand: Callable[[], None]) -> None:
         """Have something else done with the source, before the next exchange. What it raises is let go."""
@@ -159,15 +190,15 @@ class Courier:
     def _rest(self) -> None:
         with self._state:
             self._busy = False
-            if not self._outcomes and self._wants is None:
+            if not self._outcomes and self._wants is None and not self._lost:
                 self._done.set()
             self._state.notify()
         self._poke()  # only now: an engine that came sooner would find the courier still busy, and go to sleep
 
     def _load(self) -> bool:
         with self._state:
-            while self._busy or not (self._outcomes or self._wants or self._errands):
-                if self._closing and not self._busy:
+            while not (self._outcomes or self._wants or self._lost or self._errands):
+                if self._closing:
                     return False
                 self._state.wait()
             self._busy = True
@@ -182,7 +213,8 @@ class Courier:
         with self._state:
             outcomes, self._outcomes = self._outcomes, []
             reports, self._reports = self._reports, []
-            wants, self._wants = self._wants or [], None
+            wants, self._wants = self._lost + (self._wants or []), None
+            self._lost = []
             return outcomes, reports, wants
 
     def _try(self, errand: Callable[[], None]) -> None:
@@ -206,8 +238,8 @@ class Courier:
                 if self._given_up(pause):
                     self._dropped = True
                     return
-                wants = [want._replace(repeated=True) for want in wants]
-                more, their_reports, _ = self._take()
+                more, their_reports, lost = self._take()
+                wants = [want._replace(repeated=True) for want in wants] + lost
                 outcomes, reports = outcomes + more, reports + their_reports
                 pause = min(pause * 2, LONGEST_PAUSE)
         self._reached()
@@ -235,11 +267,10 @@ class Courier:
 
 
 class Lookout:
-    """Waits for news from the source on its own thread, whenever it is told to, then does ``then``."""
+    """Waits for news on its own thread by ``wait``, whenever it is told to, then does ``then``."""
 
-    def __init__(self, source: Source, keys: Sequence[str], then: Callable[[], None], name: str) -> None:
-        self._source = source
-        self._keys = keys
+    def __init__(self, wait: Callable[[float], None], then: Callable[[], None], name: str) -> None:
+        self._wait = wait
         self._then = then
         self._state = threading.Condition()
         self._timeout: float | None = None
@@ -263,7 +294,7 @@ class Lookout:
     def _work(self) -> None:
         while (timeout := self._next()) is not None:
             try:
-                self._source.wait(self._keys, timeout)
+                self._wait(timeout)
             except Exception:
                 # The courier meets the same trouble and deals with it; here it is enough not to spin.
                 self._pause(1.0)

@@ -76,9 +76,14 @@ class Worker:
 
     # what it wants
 
-    def want(self, most: int | None) -> Want | None:
+    @property
+    def free(self) -> int:
+        """How many runs it could begin at once."""
+        return self.concurrency - len(self.held)
+
+    def want(self, most: int | None, limit: int = MOST_AHEAD) -> Want | None:
         """What is to be claimed for it now; ``most`` is how many runs it may still begin before it is renewed."""
-        limit = self.room(most)
+        limit = min(self.room(most), limit)
         return Want(self.queue, self.routes, self.name, new_token(), limit) if limit > 0 else None
 
     def room(self, most: int | None) -> int:

@@ -32,6 +32,8 @@ AGAIN: Final = 1.0
 """Seconds after which a beat is tried again that failed."""
 QUICK: Final = 2.0
 """Seconds that a pool told to kill waits for a store that is away."""
+ROUSE_AGAIN: Final = 0.1
+"""Seconds after which the lookout is roused once more: it may just have been about to wait."""
 LATE: Final = 1.0
 """Seconds after which the engine looks where the lookout ought to have: it may hang in its wait."""
 FOREVER: Final = float("inf")
@@ -57,6 +59,9 @@ class Engine:
         self._court = Court(clock, journal, settings.patience)
         self._hearing = Hearing(self._court, self._look_again, self._broken)
         self._wanted: dict[str, Worker] = {}
+        self._stood: dict[str, Worker] = {}  # by token: for whom the lookout claims
+        self._rouse_at = 0.0
+        self._left_out: list[Worker] = []  # by the next exchange, for the lookout is claiming for them
         self._look_at = 0.0
         self._called = False  # to look, since the last look began
         self._looked = False  # whether the last look found nothing left, for every worker
@@ -81,11 +86,13 @@ class Engine:
         self._level = max(self._level, level)
         self.poke()
 
-    def _look_now(self) -> None:
-        """On the lookout's thread: there may be work."""
-        if not self._courier.fetch():
-            self._called = True
-            self.poke()
+    def _catch(self, timeout: float) -> None:
+        """On the lookout's thread: wait for work."""
+        caught = False
+        try:
+            caught = self._courier.catch(self._news_keys, timeout)
+        finally:
+            self._called = self._called or not caught
 
     def _look_again(self) -> None:
         self._called = True
@@ -94,6 +101,9 @@ class Engine:
         """A worker says that it can never start."""
         self.failure = why
         self.stop(GENTLE)
+
+    def _await_orders(self, timeout: float) -> None:
+        self._source.wait(self._order_keys, timeout)
 
     def _beat_now(self) -> None:
         """On the lookout's thread: there may be orders."""
@@ -123,10 +133,11 @@ class Engine:
         about = {worker.name: self._about(worker) for worker in self._workers}
         self._pulse = Pulse(self._source, self._clock, settings.lease, about, self._courier.run)
         work = [work_key(settings.queue, route) for route in dict.fromkeys(settings.routes)]
-        orders = [worker_key(worker.name) for worker in self._workers]
         addresses = [work_key(settings.queue, worker.routes[0]) for worker in self._workers]
-        self._news = Lookout(self._source, [*work, *addresses], self._look_now, "skunkqueue-lookout")
-        self._orders = Lookout(self._source, orders, self._beat_now, "skunkqueue-orders")
+        self._news_keys = [*work, *addresses]
+        self._news = Lookout(self._catch, self.poke, "skunkqueue-lookout")
+        self._order_keys = [worker_key(worker.name) for worker in self._workers]
+        self._orders = Lookout(self._await_orders, self._beat_now, "skunkqueue-orders")
         self._horizon = ticks() + settings.lease
         self._journal.flush()
 
@@ -138,6 +149,7 @@ class Engine:
         for worker in self._workers:
             self._tend(worker)
         self._exchange()
+        self._rouse()
         self._journal.flush()
 
     # 1. hear what happened
@@ -156,13 +168,16 @@ class Engine:
             until = min(until, self._beat_at)
         if not self._level and not self._overslept:
             until = min(until, self._claim_at())
+        if self._is_roused():
+            until = min(until, self._rouse_at)
         if any(w.body is not None and w.body.death < 0 for w in self._workers):
             until = min(until, ticks() + 0.05)  # no word of deaths from this kernel: ask
         return until
 
     def _claim_at(self) -> float:
         """Ticks when to claim, as far as nobody else sees to it."""
-        if not any(worker.room(self._most(worker)) > 0 for worker in self._workers):
+        left_out = self._stood.values() if self._courier.out else ()
+        if not any(worker.room(self._most(worker)) > 0 for worker in self._workers if worker not in left_out):
             return FOREVER
         if self._courier.free:
             return 0.0 if self._called else self._look_at
@@ -437,23 +452,41 @@ class Engine:
             return False
         if not self._court.outcomes and not self._called and ticks() < self._look_at:
             return False
-        self._courier.withdraw()  # what it would have fetched is now asked for here
+        self._left_out = [] if self._courier.withdraw() else list(self._stood.values())
         # Not free: what is under way may not ask for all who want by now, so this look is owed, whatever it brings.
         self._called = not self._courier.free
         return not self._called
 
     def _wants(self) -> list[Want]:
+        """What to claim for whom; those for whom the lookout is about to are left to it."""
         idle_first = sorted(self._workers, key=lambda worker: len(worker.held))
-        found = [(worker, worker.want(self._most(worker))) for worker in idle_first]
-        self._wanted = {want.token: worker for worker, want in found if want is not None}
-        return [want for _, want in found if want is not None]
+        found = [(w.want(self._most(w)), w) for w in idle_first if w not in self._left_out]
+        wants = {want: worker for want, worker in found if want is not None}
+        self._wanted = {want.token: worker for want, worker in wants.items()}
+        return list(wants)
 
     def _look_out(self) -> None:
-        """Nothing to claim now: have somebody wait for it, and claim it at once when it comes."""
+        """Nothing to claim now: have somebody wait for it, and claim it at once when it comes, for those who idle.
+
+        Only as much as they can begin at once, for others may have begun to wait by then.
+        """
         left = self._look_at - ticks()
-        if left > 0 and self._courier.free and (wants := self._wants()):
-            self._courier.stand_by(wants)
-            self._news.watch(min(left, LOOK_ANYWAY))
+        if left > 0 and self._courier.free:
+            found = [(w.want(self._most(w), w.free), w) for w in self._workers]
+            wants = {want: worker for want, worker in found if want is not None}
+            if wants:
+                self._stood = {want.token: worker for want, worker in wants.items()}
+                self._courier.stand_by(list(wants))
+                self._news.watch(min(left, LOOK_ANYWAY))
+
+    def _is_roused(self) -> bool:
+        """Whether what is out has to come back before this can end."""
+        return self._courier.out and bool(self._level or (self.burst and self._is_at_rest()))
+
+    def _rouse(self) -> None:
+        if self._is_roused() and ticks() >= self._rouse_at:
+            self._rouse_at = ticks() + ROUSE_AGAIN
+            self._courier.run(lambda: self._source.rouse(self._news_keys))
 
     def _most(self, worker: Worker) -> int | None:
         return None if self.settings.max_runs is None else max(0, self.settings.max_runs - worker.runs)
@@ -506,7 +539,7 @@ class Engine:
         """New claims: admit each, hand them out by worker, in order."""
         batches: dict[str, list[Held]] = {}
         for claim in claims:
-            worker = self._wanted[claim.token]
+            worker = self._worker_of(claim.token)
             if claim.lapses:
                 self._drop_older(claim)
             held = self._court.admit(worker, claim)
@@ -519,7 +552,10 @@ class Engine:
             else:
                 batches.setdefault(claim.token, []).append(held)
         for token, batch in batches.items():
-            self._hand(self._wanted[token], batch)
+            self._hand(self._worker_of(token), batch)
+
+    def _worker_of(self, token: str) -> Worker:
+        return self._wanted.get(token) or self._stood[token]
 
     def _hand(self, worker: Worker, batch: list[Held]) -> None:
         if self._overslept:
@@ -567,15 +603,18 @@ class Engine:
 
     def _is_idle(self) -> bool:
         """Nothing ripe as far as the last look tells, and nothing running."""
-        at_rest = all(worker.ready and not worker.busy for worker in self._workers)
-        return at_rest and not self._court.outcomes and self._courier.idle
+        return self._is_at_rest() and self._courier.idle and not self._courier.out
+
+    def _is_at_rest(self) -> bool:
+        return not self._court.outcomes and all(worker.ready and not worker.busy for worker in self._workers)
 
     def _is_over(self) -> bool:
         if self._is_idle_burst():
             self.stop(GENTLE)
         if not self._level or not all(worker.done for worker in self._workers):
             return False
-        if not self._court.outcomes and (self._courier.idle or (self._was_away and not self._courier.owes)):
+        is_back = self._courier.idle and not self._courier.out
+        if not self._court.outcomes and (is_back or (self._was_away and not self._courier.owes)):
             return True
         if self._give_up_at == FOREVER:
             self._give_up_at = ticks() + (QUICK if self._level >= KILL else self.settings.lease)
@@ -584,6 +623,7 @@ class Engine:
     def _close(self) -> None:
         self._news.close()
         self._orders.close()
+        self._courier.run(lambda: self._source.rouse(self._order_keys))
         if not self._courier.close(0.5):
             if self._courier.owes:
                 self._say("gave up on the store: what it did not hear of will be run again when the leases end")
