@@ -29,6 +29,11 @@ def add(first, second):
 
 
 @queue.event(routes=["foo"])
+def fire_on(route):
+    return add.options(routes=[route]).fire(1, 2).id
+
+
+@queue.event(routes=["foo"])
 def marked(name, seconds=0.0, value=None):
     leave_mark(name)
     end = time.monotonic() + seconds

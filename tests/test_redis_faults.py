@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import signal
 import threading
@@ -12,7 +13,7 @@ import pytest
 from redis_server import CuttingProxy, RedisServer
 
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import Claim, Envelope, Filter, Outcome, State, Want, new_id, new_token
+from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Filter, Outcome, State, Want, new_id, new_token
 from skunkqueue.errors import StoreAway, StoreRefused
 from skunkqueue.persistence import redis as module
 from skunkqueue.persistence import run_key, work_key
@@ -235,6 +236,62 @@ def test_a_reply_that_is_lost_and_a_repeated_call_do_no_harm(server: RedisServer
             assert got == wanted
         assert proxy.cuts == 1 or passed > 0
         store.close()
+
+
+@pytest.mark.parametrize("passed", range(2))
+def test_a_claim_sent_ahead_whose_reply_was_lost_is_given_again(server: RedisServer, passed: int) -> None:
+    keys = [work_key("demo", "foo")]
+    with CuttingProxy(server.port) as proxy:
+        store = open_url(proxy.url)
+        store.put([sealed()])
+        proxy.cut_after(1 + passed)  # the ear's own number comes first
+        with contextlib.suppress(StoreAway):
+            store.wait_and_claim(keys, SOON, lambda: Asked([want("A")], NOW, LATE))
+        assert proxy.cuts == 1
+
+        (claim,) = store.claim([want("A", repeated=True)], now=NOW, until=LATE)
+
+        assert (claim.id, claim.token, claim.lapses) == (sealed().id, "A", 0)
+        store.close()
+
+
+def test_a_claim_sent_ahead_outlives_the_flush_of_its_script(server: RedisServer) -> None:
+    store, caught = open_url(server.url), list[Caught | None]()
+    other = open_url(server.url)
+    thread = threading.Thread(
+        target=lambda: caught.append(
+            store.wait_and_claim([work_key("demo", "foo")], SOON, lambda: Asked([want("A")], NOW, LATE))
+        )
+    )
+    with server.client() as client:
+        thread.start()
+        _until(lambda: client.info("clients")["blocked_clients"] == 1)
+        client.script_flush()
+        other.put([sealed()])
+        thread.join(SOON)
+
+    assert caught[0] is not None
+    assert [claim.id for claim in caught[0].result.claims] == [sealed().id]
+    for each in (store, other):
+        each.close()
+
+
+def test_a_wait_that_claims_is_roused_at_once_and_has_claimed_nothing(server: RedisServer) -> None:
+    store, caught = open_url(server.url), list[Caught | None]()
+    keys = [work_key("demo", "foo")]
+    thread = threading.Thread(
+        target=lambda: caught.append(store.wait_and_claim(keys, 2 * SOON, lambda: Asked([want("A")], NOW, LATE)))
+    )
+    with server.client() as client:
+        thread.start()
+        _until(lambda: client.info("clients")["blocked_clients"] == 1)
+        store.rouse([work_key("demo", "bar")])
+        store.rouse(keys)
+        thread.join(SOON)
+
+    assert caught[0] is not None
+    assert caught[0].result.claims == []
+    store.close()
 
 
 def test_a_put_whose_reply_was_lost_is_put_again_by_itself(server: RedisServer) -> None:

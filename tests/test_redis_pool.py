@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 from pools import LIMIT, PoolProcess, marks, until
 
 from skunkqueue import StoreAway, StoreError, StoreRefused
+from skunkqueue.worker import WorkerPool
 
 pytest.importorskip("redis")
 
@@ -58,6 +60,31 @@ def test_a_pool_outlives_an_outage_commits_what_it_finished_and_does_not_spin(se
         assert marks(tmp_path, "long") == 1
         pool.said("the store is back")
         assert jobs.add.fire(1, 2).wait(LIMIT) == 3
+
+
+def test_an_idle_pool_stops_at_once_and_leaves_no_thread_of_its_own_waiting(server, jobs, tmp_path):
+    with PoolProcess(tmp_path, server.url, "foo", "bar", lease=60) as pool:
+        jobs.add.fire(1, 2).wait(LIMIT)
+        with server.client() as client:
+            until(lambda: client.info("clients")["blocked_clients"] == 2)  # it waits for work, and for orders
+
+        began = time.monotonic()
+        assert pool.stop() == 0
+        assert time.monotonic() - began < 5
+
+    with WorkerPool(jobs.queue, ["foo"], log=io.StringIO()):
+        assert jobs.add.fire(3, 4).wait(LIMIT) == 7
+    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("skunkqueue-")], 5)
+
+
+def test_a_burst_does_what_its_jobs_fire_on_other_routes(server, jobs, tmp_path):
+    """Also when that is claimed at the very moment in which all seems to be done."""
+    for _ in range(100):
+        run = jobs.fire_on.fire("bar")
+
+        WorkerPool(jobs.queue, ["foo", "bar"], in_process=True, log=io.StringIO()).run_until_idle()
+
+        assert jobs.queue.store.get([run.result])[run.result].state == "succeeded"
 
 
 def test_a_pool_started_before_its_server_waits_for_it(server, tmp_path, monkeypatch):

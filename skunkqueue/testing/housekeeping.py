@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from skunkqueue.envelope import DAY, HIGH, Filter, Outcome, Record, State, address
+from skunkqueue.envelope import DAY, HIGH, Asked, Caught, Filter, Outcome, Record, State, address
 from skunkqueue.persistence import (
     EXPIRED,
     REMEMBERED,
@@ -315,6 +315,75 @@ class WaitPromises(Promises):
             store.wait([key], LONG)
             assert time.monotonic() - begun < SOON
             store.cancel([sealed(1).id], now=NOW)
+
+    def test_a_wait_for_work_can_claim_what_ends_it(self, store: Persister) -> None:
+        """Held under the token asked with, and leased from that moment on for as long as was asked."""
+        keys, ready, caught = (
+            [work_key("demo", "foo"), work_key("demo", "bar")],
+            threading.Event(),
+            list[Caught | None](),
+        )
+        wants = [want("A", limit=1), want("B", limit=5)]
+
+        def waiter() -> None:
+            store.wait_and_claim(keys, 0, lambda: Asked([want("C")], NOW, LATE))
+            ready.set()
+            while not caught or not (caught[-1] and caught[-1].result.claims):
+                caught.append(store.wait_and_claim(keys, LONG, lambda: Asked(wants, NOW, LATE)))
+
+        thread = threading.Thread(target=waiter, daemon=True)
+        thread.start()
+        assert ready.wait(SOON)
+        self.open_again(store).put([sealed()])
+        thread.join(SOON)
+
+        assert not thread.is_alive()
+        assert caught[-1] is not None
+        assert caught[-1].wants == wants
+        (claim,) = caught[-1].result.claims
+        assert (claim.id, claim.token, claim.lapses) == (sealed().id, "A", 0)
+        assert math.isclose(claim.until - caught[-1].now, LATE - NOW, abs_tol=1e-4)
+        assert store.extend([claim], until=LATE) == {claim.id}
+        assert store.commit([(claim, Outcome.complete(b"done"))], now=NOW) == {claim.id}
+
+    def test_a_wait_for_work_that_is_over_claims_nothing_where_nothing_is(self, store: Persister) -> None:
+        """Nor where it is asked for nothing by then; and it knows when the next run ripens."""
+        keys, later = [work_key("demo", "foo")], time.time() + DAY
+        store.put([sealed(due=later)])
+
+        caught = store.wait_and_claim(keys, 0.05, lambda: Asked([want("A")], NOW, LATE))
+
+        assert caught is not None
+        assert (caught.result.claims, caught.result.next_ripe) == ([], later)
+        store.put([sealed(2)])
+        assert store.wait_and_claim(keys, 0.05, lambda: None) is None
+        assert count_states(store) == {"queued": 2}
+
+    def test_the_end_of_a_run_can_be_awaited(self, store: Persister) -> None:
+        """Its record comes when it ends, whoever ends it; at once where it has; in time where it does not."""
+        store.put([sealed(1)])
+        claim = take_one(store)
+        store.put([sealed(2)])
+        found: list[Record | None] = []
+
+        def waiter() -> None:
+            while not found or (found[-1] is not None and found[-1].open):
+                found.append(store.await_end(claim.id, LONG))
+
+        thread = threading.Thread(target=waiter, daemon=True)
+        thread.start()
+        time.sleep(0.05)
+        self.open_again(store).commit([(claim, Outcome.complete(b"done"))], now=NOW)
+        thread.join(SOON)
+
+        assert not thread.is_alive()
+        assert found[-1] == record_of(store, claim.id)
+        begun = time.monotonic()
+        assert store.await_end(claim.id, LONG) == found[-1]
+        assert store.await_end("unknown", LONG) is None
+        for patience in (0.05, 0, -1):
+            assert store.await_end(sealed(2).id, patience) == record_of(store, sealed(2).id)
+        assert time.monotonic() - begun < SOON
 
     def wakes(self, store: Persister, keys: Sequence[str], change: Callable[[Persister], object]) -> None:
         """Wait on a thread, make the change through another handle, and see the wait end."""
