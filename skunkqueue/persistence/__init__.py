@@ -70,7 +70,8 @@ class Source:
     def wait_and_claim(self, keys: Sequence[str], timeout: float, take: Callable[[], Asked | None]) -> Caught | None:
         """``wait``, then claim what ``take`` names; None where it names nothing. A store may do both in one trip.
 
-        It then calls ``take`` before it waits, and claims by its own clock, for as long as from ``now`` to ``until``.
+        It then calls ``take`` before it waits, does not wait for nothing, and claims by its own clock, for as long as from
+        ``now`` to ``until``.
         Where this raises after ``take`` was called, something may have been claimed: repeat the wants.
         """
         self.wait(keys, timeout)
@@ -80,8 +81,9 @@ class Source:
         wants, now, until = asked
         return Caught(wants, self.exchange((), wants, now=now, until=until), now)
 
-    def rouse(self, keys: Sequence[str]) -> None:
-        """Have the waits on these keys that were begun in this process return, where that can be done."""
+    def rouse(self, keys: Sequence[str]) -> bool:
+        """Have the waits on these keys that are under way in this process return; says whether that can be done."""
+        return False
 
     def offset(self) -> float | None:
         """How far the store's clock is ahead of this process's wall clock, in seconds; None if it has none."""

@@ -419,10 +419,12 @@ class RedisPersister(Persister):
         """The claim is sent right behind the call that blocks, so that it is done as soon as that returns."""
         asked: Asked | None = None
 
-        def command() -> tuple[Any, ...]:
+        def command() -> tuple[Any, ...] | None:
             nonlocal asked
             asked = take()
-            if asked is None or len({want.queue for want in asked.wants}) > 1:
+            if asked is None:
+                return None
+            if len({want.queue for want in asked.wants}) > 1:
                 return ()
             key, args = _by_its_clock(asked)
             return "EVALSHA", SCRIPTS["exchange"].digest, "1", key, *args
@@ -444,8 +446,9 @@ class RedisPersister(Persister):
         ripe = [one.result.next_ripe for one in found if one.result.next_ripe is not None]
         return Caught(asked.wants, Exchange(set(), claims, min(ripe, default=None)), min(one.now for one in found))
 
-    def rouse(self, keys: Sequence[str]) -> None:
+    def rouse(self, keys: Sequence[str]) -> bool:
         self._ears.rouse(keys)
+        return True
 
     def offset(self) -> float | None:
         """The shorter the way, the better the guess of its middle: at first the best of three.

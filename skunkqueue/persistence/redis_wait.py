@@ -50,8 +50,8 @@ class Blocked(NamedTuple):
     claims: bool = False
 
 
-Then = Callable[[], tuple[Any, ...]]
-"""What makes a command, at the last moment; empty for none."""
+Then = Callable[[], tuple[Any, ...] | None]
+"""What makes a command, at the last moment; empty for none, None where it is not worth waiting any more."""
 
 
 class Behind:
@@ -61,9 +61,12 @@ class Behind:
         self._then = then
         self.commands: list[tuple[Any, ...]] = []
 
-    def make(self) -> None:
-        if self._then is not None and (command := self._then()):
+    def make(self) -> bool:
+        """Says whether to wait."""
+        command = () if self._then is None else self._then()
+        if command:
             self.commands.append(command)
+        return command is not None
 
 
 class Ear:
@@ -184,7 +187,8 @@ class Ears:
         if left < SHORTEST:
             time.sleep(max(0.0, left))
             return None
-        behind.make()
+        if not behind.make():
+            return None
         commands = [("BZPOPMIN", *blocked.keys, f"{left:.3f}"), *behind.commands]
         self._blocked[ear] = blocked._replace(claims=bool(behind.commands))
         try:

@@ -68,9 +68,9 @@ class Courier:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way and nothing waits to be carried."""
+        """Whether nothing is under way or out, and nothing waits to be carried or collected."""
         with self._state:
-            under_way = self._busy or self._outcomes or self._wants or self._lost or self._errands
+            under_way = self._busy or self._out or self._outcomes or self._wants or self._lost or self._errands
             return not (under_way or self._deliveries)
 
     @property
@@ -298,9 +298,9 @@ class Lookout:
             except Exception:
                 # The courier meets the same trouble and deals with it; here it is enough not to spin.
                 self._pause(1.0)
+            self.watching = False
             if self._closing:
                 return
-            self.watching = False
             self._then()
 
     def _next(self) -> float | None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import selectors
 from collections.abc import Callable, Sequence
+from time import sleep
 from typing import Final
 
 from skunkqueue.clock import Clock, ticks
@@ -486,7 +487,7 @@ class Engine:
     def _rouse(self) -> None:
         if self._is_roused() and ticks() >= self._rouse_at:
             self._rouse_at = ticks() + ROUSE_AGAIN
-            self._courier.run(lambda: self._source.rouse(self._news_keys))
+            self._courier.run(self._call_lookout)
 
     def _most(self, worker: Worker) -> int | None:
         return None if self.settings.max_runs is None else max(0, self.settings.max_runs - worker.runs)
@@ -579,7 +580,10 @@ class Engine:
             got[claim.token] = got.get(claim.token, 0) + 1
         filled = any(got.get(want.token, 0) >= want.limit for want in delivery.wants)
         ripe = delivery.result.next_ripe
-        self._looked = not filled and (ripe is None or ripe > delivery.now)
+        stood = delivery.wants[0].token in self._stood
+        self._called = self._called or (stood and self.burst)  # before a burst may end, one look has to ask for all
+        whole = len(delivery.wants) == len(self._workers) and not stood
+        self._looked = whole and not filled and (ripe is None or ripe > delivery.now)
         if filled:
             self._look_at = 0.0
         else:
@@ -596,6 +600,9 @@ class Engine:
             self._beat_at = 0.0
         self._was_away = away is not None
 
+    def _call_lookout(self) -> None:
+        self._source.rouse(self._news_keys)
+
     # 7. end
 
     def _is_idle_burst(self) -> bool:
@@ -603,7 +610,7 @@ class Engine:
 
     def _is_idle(self) -> bool:
         """Nothing ripe as far as the last look tells, and nothing running."""
-        return self._is_at_rest() and self._courier.idle and not self._courier.out
+        return self._is_at_rest() and self._courier.idle
 
     def _is_at_rest(self) -> bool:
         return not self._court.outcomes and all(worker.ready and not worker.busy for worker in self._workers)
@@ -613,8 +620,7 @@ class Engine:
             self.stop(GENTLE)
         if not self._level or not all(worker.done for worker in self._workers):
             return False
-        is_back = self._courier.idle and not self._courier.out
-        if not self._court.outcomes and (is_back or (self._was_away and not self._courier.owes)):
+        if not self._court.outcomes and (self._courier.idle or (self._was_away and not self._courier.owes)):
             return True
         if self._give_up_at == FOREVER:
             self._give_up_at = ticks() + (QUICK if self._level >= KILL else self.settings.lease)
@@ -623,7 +629,7 @@ class Engine:
     def _close(self) -> None:
         self._news.close()
         self._orders.close()
-        self._courier.run(lambda: self._source.rouse(self._order_keys))
+        self._courier.run(self._call_back)
         if not self._courier.close(0.5):
             if self._courier.owes:
                 self._say("gave up on the store: what it did not hear of will be run again when the leases end")
@@ -641,6 +647,15 @@ class Engine:
         os.close(end)
         self._say(f"pool {self.settings.name} stopped")
         self._journal.flush()
+
+    def _call_back(self) -> None:
+        """On the courier's thread: end all waits. One may just have been about to begin, so more than once."""
+        for _ in range(10):
+            if not (self._orders.watching or self._news.watching):
+                return
+            if not self._source.rouse(self._order_keys + self._news_keys):
+                return
+            sleep(0.02)
 
     def _say(self, line: str) -> None:
         self._journal.say(line)
