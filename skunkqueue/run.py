@@ -77,7 +77,7 @@ class Run(Generic[R]):
     def attempts(self) -> int:
         """How often it was started, this time included."""
         _glance([self])
-        return 0 if self._record is None else _attempts(self._record)
+        return 0 if self._record is None else attempts(self._record)
 
     @property
     def due(self) -> datetime | None:
@@ -179,7 +179,8 @@ def _fire_again(runs: Sequence[Run[R]]) -> list[Run[R]]:
     return runs[0]._queue.put(envelopes) if runs else []
 
 
-def _attempts(record: Record) -> int:
+def attempts(record: Record) -> int:
+    """How often it was started, this time included."""
     from skunkqueue.policy import decode_notes  # late: whoever only fires need not load the judge
 
     counted = decode_notes(record.notes).starts

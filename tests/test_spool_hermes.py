@@ -162,8 +162,8 @@ def test_the_script_of_the_readme_works_on_after_its_last_line_until_a_signal(tm
         until(lambda: service.out().count("\n") == 6)
         assert service.stop() == 0
 
-    assert service.out().count("Email for: test@example.com\n") == 3
-    assert service.out().count("Downloading page: http://www.miljan.org/\n") == 3
+    assert service.out().count("Email for: test@example.com") == 3
+    assert service.out().count("Downloading page: http://www.miljan.org/") == 3
     assert names(tmp_path / "jobs", "err") == []
     assert "made the folder" in service.log() and "finished in/email email in" in service.log()
     assert "Traceback" not in service.log()
@@ -322,6 +322,7 @@ def test_what_fails_is_kept_with_its_traceback_and_can_be_put_back(jobs, options
         until(lambda: len(marks(jobs, "m")) == 2)
 
     assert "ValueError: no such rcpt" in report and "attempts: 1" in report and 'raise ValueError("no such' in report
+    assert "processors.py" not in report  # it begins where the job does
     assert names(jobs, "err") == []
 
 

@@ -12,6 +12,7 @@ import click
 
 from skunkqueue.cli.options import ANY_ROUTE, STATE, desk_options
 from skunkqueue.envelope import State
+from skunkqueue.run import attempts
 
 if TYPE_CHECKING:
     from skunkqueue.cli.desk import Desk
@@ -62,7 +63,7 @@ def _cells(record: Record, now: float) -> Iterator[str]:
     yield rows.job_of(record) or "?"
     yield record.envelope.queue
     yield record.envelope.route
-    yield str(rows.attempts(record))
+    yield str(attempts(record))
     yield rows.short(record.envelope.due, now)
     yield cut(rows.outcome(record))
 
@@ -120,7 +121,7 @@ def _facts(record: Record, now: float) -> Iterator[tuple[str, str]]:
         yield "result", rows.text(rows.result_of(record))
     yield "error", record.error or ""
     yield "progress", rows.progress(record)
-    yield "attempts", f"{rows.attempts(record)}" + (f" (retries: {head.seal.retries})" if head else "")
+    yield "attempts", f"{attempts(record)}" + (f" (retries: {head.seal.retries})" if head else "")
     yield "deaths", ", ".join(rows.deaths(record))
     yield "due", rows.local(envelope.due)
     yield from _times(record)

@@ -10,6 +10,7 @@ from skunkqueue.codec import decode_value, is_pickled
 from skunkqueue.envelope import Head, Record, State, peek_head
 from skunkqueue.errors import PayloadError
 from skunkqueue.policy import decode_notes
+from skunkqueue.run import attempts
 
 LONGEST_INT = 10_000
 """Bits of an int that is written in decimal; Python refuses far longer ones."""
@@ -81,11 +82,6 @@ def unique_of(record: Record) -> str | None:
     """The unique key as people gave it; stored, the job's name stands before it."""
     unique = record.envelope.unique
     return None if unique is None else unique.rpartition("\n")[2]
-
-
-def attempts(record: Record) -> int:
-    """How often it was started, this time included."""
-    return decode_notes(record.notes).starts + (record.state in (State.RUNNING, State.SUCCEEDED))
 
 
 def deaths(record: Record) -> list[str]:

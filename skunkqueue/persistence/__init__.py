@@ -70,9 +70,9 @@ class Source:
     def wait_and_claim(self, keys: Sequence[str], timeout: float, take: Callable[[], Asked | None]) -> Caught | None:
         """``wait``, then claim what ``take`` names; None where it names nothing. A store may do both in one trip.
 
-        It then calls ``take`` before it waits, does not wait for nothing, and claims by its own clock, for as long as from
-        ``now`` to ``until``.
-        Where this raises after ``take`` was called, something may have been claimed: repeat the wants.
+        It then calls ``take`` before it waits, does not wait for nothing, and claims by its own clock, for as long as
+        from ``now`` to ``until``. Where this raises after ``take`` was called,
+        something may have been claimed: repeat the wants.
         """
         self.wait(keys, timeout)
         asked = take()

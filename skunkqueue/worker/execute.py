@@ -164,7 +164,10 @@ def _trace(error: BaseException) -> str:
 
 
 _FOLDER = os.path.dirname(__file__)
-_OURS = frozenset(os.path.join(_FOLDER, name) for name in ("execute.py", "child.py", "several.py"))
+_OURS = frozenset(
+    os.path.normpath(os.path.join(_FOLDER, name))
+    for name in ("execute.py", "child.py", "several.py", "../spool/processors.py")
+)
 
 
 def _shown(value: Any) -> bytes:
