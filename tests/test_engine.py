@@ -195,7 +195,7 @@ def test_behind_a_cancelled_run_the_next_one_starts_and_burst_does_not_end(store
 
 
 def test_a_lookout_that_hangs_does_not_keep_the_pool_from_looking(store, monkeypatch):
-    monkeypatch.setattr("skunkqueue.worker.engine.LOOK_ANYWAY", 0.5)
+    monkeypatch.setattr("skunkqueue.worker.claimer.LOOK_ANYWAY", 0.5)
     let_go = threading.Event()
     store.before = lambda verb, *_: verb == "wait" and let_go.wait(LIMIT)
 

@@ -63,6 +63,7 @@ class Worker:
         self.waiting: deque[Held] = deque()  # careful ones, each to run alone
         self.marking: Held | None = None  # the one of them being marked as started in the store
         self.since = 0.0  # ticks when the first of what it holds started, where it runs one at a time
+        self.look_at = 0.0  # ticks when to claim for it, though nobody says that there is something
         self.start_at = 0.0
         self.failed_starts = 0
         self.leave_by = 0.0

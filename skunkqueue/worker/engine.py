@@ -10,9 +10,10 @@ from time import sleep
 from typing import Final
 
 from skunkqueue.clock import Clock, ticks
-from skunkqueue.envelope import Claim, Want
+from skunkqueue.envelope import Claim
 from skunkqueue.errors import StoreError
-from skunkqueue.persistence import Source, work_key, worker_key
+from skunkqueue.persistence import Source, worker_key
+from skunkqueue.worker.claimer import Claimer
 from skunkqueue.worker.courier import Courier, Delivery, Lookout
 from skunkqueue.worker.court import Court
 from skunkqueue.worker.crew import Held, Worker
@@ -27,16 +28,10 @@ ROUGH: Final = 2
 KILL: Final = 3
 
 LINGER: Final = 0.02
-LOOK_ANYWAY: Final = 10.0
-"""Seconds after which an idle pool looks although nobody told it to: a wait is only a hint."""
 AGAIN: Final = 1.0
 """Seconds after which a beat is tried again that failed."""
 QUICK: Final = 2.0
 """Seconds that a pool told to kill waits for a store that is away."""
-ROUSE_AGAIN: Final = 0.1
-"""Seconds after which the lookout is roused once more: it may just have been about to wait."""
-LATE: Final = 1.0
-"""Seconds after which the engine looks where the lookout ought to have: it may hang in its wait."""
 FOREVER: Final = float("inf")
 
 _ORDERS: Final = {"gentle": GENTLE, "rough": ROUGH, "kill": KILL}
@@ -57,15 +52,9 @@ class Engine:
         self._obeyed = 0
         self._rough_at = FOREVER
         self._give_up_at = FOREVER
+        self._rouse_at = FOREVER
         self._court = Court(clock, journal, settings.patience)
         self._hearing = Hearing(self._court, self._look_again, self._broken)
-        self._wanted: dict[str, Worker] = {}
-        self._stood: dict[str, Worker] = {}  # by token: for whom the lookout claims
-        self._rouse_at = 0.0
-        self._left_out: list[Worker] = []  # by the next exchange, for the lookout is claiming for them
-        self._look_at = 0.0
-        self._called = False  # to look, since the last look began
-        self._looked = False  # whether the last look found nothing left, for every worker
         self._beat_at = 0.0
         self._horizon = 0.0  # ticks until when all that is handed out is surely leased
         self._unasked = FOREVER  # ticks until when those are leased that came after the last beat was put together
@@ -87,16 +76,8 @@ class Engine:
         self._level = max(self._level, level)
         self.poke()
 
-    def _catch(self, timeout: float) -> None:
-        """On the lookout's thread: wait for work."""
-        caught = False
-        try:
-            caught = self._courier.catch(self._news_keys, timeout)
-        finally:
-            self._called = self._called or not caught
-
     def _look_again(self) -> None:
-        self._called = True
+        self._claimer.call()
 
     def _broken(self, why: str) -> None:
         """A worker says that it can never start."""
@@ -131,12 +112,9 @@ class Engine:
         self._guard = None if settings.in_process else Guard()
         self._courier = Courier(self._source, self._clock, settings.lease, self.poke)
         self._courier.start()
+        self._claimer = Claimer(self._source, self._clock, settings, self._workers, self._courier, self.poke)
         about = {worker.name: self._about(worker) for worker in self._workers}
         self._pulse = Pulse(self._source, self._clock, settings.lease, about, self._courier.run)
-        work = [work_key(settings.queue, route) for route in dict.fromkeys(settings.routes)]
-        addresses = [work_key(settings.queue, worker.routes[0]) for worker in self._workers]
-        self._news_keys = [*work, *addresses]
-        self._news = Lookout(self._catch, self.poke, "skunkqueue-lookout")
         self._order_keys = [worker_key(worker.name) for worker in self._workers]
         self._orders = Lookout(self._await_orders, self._beat_now, "skunkqueue-orders")
         self._horizon = ticks() + settings.lease
@@ -150,7 +128,6 @@ class Engine:
         for worker in self._workers:
             self._tend(worker)
         self._exchange()
-        self._rouse()
         self._journal.flush()
 
     # 1. hear what happened
@@ -164,25 +141,14 @@ class Engine:
         """Ticks when there is something to do though nothing happens."""
         if self._court.outcomes or self._is_idle_burst():
             return 0.0
-        until = min(self._rough_at, self._give_up_at, *(w.next_deadline() for w in self._workers))
+        until = min(self._rough_at, self._give_up_at, self._rouse_at, *(w.next_deadline() for w in self._workers))
         if not self._pulse.under_way:
             until = min(until, self._beat_at)
         if not self._level and not self._overslept:
-            until = min(until, self._claim_at())
-        if self._is_roused():
-            until = min(until, self._rouse_at)
+            until = min(until, self._claimer.until())
         if any(w.body is not None and w.body.death < 0 for w in self._workers):
             until = min(until, ticks() + 0.05)  # no word of deaths from this kernel: ask
         return until
-
-    def _claim_at(self) -> float:
-        """Ticks when to claim, as far as nobody else sees to it."""
-        left_out = self._stood.values() if self._courier.out else ()
-        if not any(worker.room(self._most(worker)) > 0 for worker in self._workers if worker not in left_out):
-            return FOREVER
-        if self._courier.free:
-            return 0.0 if self._called else self._look_at
-        return self._look_at + LATE if self._courier.standing else FOREVER  # the lookout is on it; a courier pokes
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -222,7 +188,7 @@ class Engine:
         self._court.hand_back(worker, back)
         for held in running:
             if not self._court.judge_death(worker, held, how, len(running) == 1, killed):
-                self._called = True
+                self._claimer.call()
         if self._level:
             worker.done = True
         elif not came_up:
@@ -357,7 +323,7 @@ class Engine:
             worker.recalled.extend(worker.recall())
             for held in worker.drop(lost):
                 self._say(f"{worker.label} let go of {held.claim.id} {held.name}: its lease was taken away")
-                self._called = True
+                self._claimer.call()
             for held in list(worker.held.values()):
                 if (held.claim.id, held.claim.token) in lost:
                     worker.interrupt(held, "lost", self.settings.kill_after)
@@ -439,58 +405,18 @@ class Engine:
     # 6. exchange outcomes for claims
 
     def _exchange(self) -> None:
-        wants = self._wants() if self._is_time_to_claim() else []
+        is_paused = self._level or self._overslept
+        wants = [] if is_paused else self._claimer.wants(anyway=bool(self._court.outcomes))
         if self._court.outcomes or wants:
             self._courier.carry(*self._court.take(), wants)
             self._courier.linger(LINGER)
             self._collect()
-        elif not self._level and not self._overslept and not self._news.watching:
-            self._look_out()
-
-    def _is_time_to_claim(self) -> bool:
-        if self._level or self._overslept:
-            self._courier.withdraw()
-            return False
-        if not self._court.outcomes and not self._called and ticks() < self._look_at:
-            return False
-        self._left_out = [] if self._courier.withdraw() else list(self._stood.values())
-        # Not free: what is under way may not ask for all who want by now, so this look is owed, whatever it brings.
-        self._called = not self._courier.free
-        return not self._called
-
-    def _wants(self) -> list[Want]:
-        """What to claim for whom; those for whom the lookout is about to are left to it."""
-        idle_first = sorted(self._workers, key=lambda worker: len(worker.held))
-        found = [(w.want(self._most(w)), w) for w in idle_first if w not in self._left_out]
-        wants = {want: worker for want, worker in found if want is not None}
-        self._wanted = {want.token: worker for want, worker in wants.items()}
-        return list(wants)
-
-    def _look_out(self) -> None:
-        """Nothing to claim now: have somebody wait for it, and claim it at once when it comes, for those who idle.
-
-        Only as much as they can begin at once, for others may have begun to wait by then.
-        """
-        left = self._look_at - ticks()
-        if left > 0 and self._courier.free:
-            found = [(w.want(self._most(w), w.free), w) for w in self._workers]
-            wants = {want: worker for want, worker in found if want is not None}
-            if wants:
-                self._stood = {want.token: worker for want, worker in wants.items()}
-                self._courier.stand_by(list(wants))
-                self._news.watch(min(left, LOOK_ANYWAY))
-
-    def _is_roused(self) -> bool:
-        """Whether what is out has to come back before this can end."""
-        return self._courier.out and bool(self._level or (self.burst and self._is_at_rest()))
-
-    def _rouse(self) -> None:
-        if self._is_roused() and ticks() >= self._rouse_at:
-            self._rouse_at = ticks() + ROUSE_AGAIN
-            self._courier.run(self._call_lookout)
-
-    def _most(self, worker: Worker) -> int | None:
-        return None if self.settings.max_runs is None else max(0, self.settings.max_runs - worker.runs)
+        elif is_paused:
+            self._claimer.pause()
+        else:
+            self._claimer.look_out()
+        is_ending = self._level or (self.burst and self._is_at_rest())
+        self._rouse_at = self._claimer.rouse() if is_ending else FOREVER
 
     def _collect(self) -> None:
         self._tell_of_trouble()
@@ -510,7 +436,7 @@ class Engine:
             self._leased(ticks() + delivery.now + self.settings.lease - self._clock.now())
             self._received(delivery.result.claims)
         if delivery.wants:
-            self._plan(delivery)
+            self._claimer.learn(delivery, self.burst)
 
     def _report(self, delivery: Delivery) -> None:
         taken, outcomes = delivery.result.taken, delivery.outcomes
@@ -534,13 +460,13 @@ class Engine:
                 elif taken:
                     self._court.hand_back(worker, [held])
                 else:
-                    self._called = True
+                    self._claimer.call()
 
     def _received(self, claims: Sequence[Claim]) -> None:
         """New claims: admit each, hand them out by worker, in order."""
         batches: dict[str, list[Held]] = {}
         for claim in claims:
-            worker = self._worker_of(claim.token)
+            worker = self._claimer.worker_of(claim.token)
             if claim.lapses:
                 self._drop_older(claim)
             held = self._court.admit(worker, claim)
@@ -553,10 +479,7 @@ class Engine:
             else:
                 batches.setdefault(claim.token, []).append(held)
         for token, batch in batches.items():
-            self._hand(self._worker_of(token), batch)
-
-    def _worker_of(self, token: str) -> Worker:
-        return self._wanted.get(token) or self._stood[token]
+            self._hand(self._claimer.worker_of(token), batch)
 
     def _hand(self, worker: Worker, batch: list[Held]) -> None:
         if self._overslept:
@@ -573,23 +496,6 @@ class Engine:
                 if held.claim.id == claim.id and held.claim.token != claim.token:
                     self._lose({(held.claim.id, held.claim.token)})
 
-    def _plan(self, delivery: Delivery) -> None:
-        """When to look again: at once where a want was filled, else when the next run ripens or somebody calls."""
-        got: dict[str, int] = {}
-        for claim in delivery.result.claims:
-            got[claim.token] = got.get(claim.token, 0) + 1
-        filled = any(got.get(want.token, 0) >= want.limit for want in delivery.wants)
-        ripe = delivery.result.next_ripe
-        stood = delivery.wants[0].token in self._stood
-        self._called = self._called or (stood and self.burst)  # before a burst may end, one look has to ask for all
-        whole = len(delivery.wants) == len(self._workers) and not stood
-        self._looked = whole and not filled and (ripe is None or ripe > delivery.now)
-        if filled:
-            self._look_at = 0.0
-        else:
-            left = LOOK_ANYWAY if ripe is None else min(max(ripe - self._clock.now(), 0.005), LOOK_ANYWAY)
-            self._look_at = ticks() + left
-
     def _tell_of_trouble(self) -> None:
         away = self._courier.away
         if away is not None and not self._was_away:
@@ -600,13 +506,11 @@ class Engine:
             self._beat_at = 0.0
         self._was_away = away is not None
 
-    def _call_lookout(self) -> None:
-        self._source.rouse(self._news_keys)
-
     # 7. end
 
     def _is_idle_burst(self) -> bool:
-        return self.burst and not self._level and self._looked and not self._called and self._is_idle()
+        has_looked = self._claimer.looked and not self._claimer.called
+        return self.burst and not self._level and has_looked and self._is_idle()
 
     def _is_idle(self) -> bool:
         """Nothing ripe as far as the last look tells, and nothing running."""
@@ -627,7 +531,7 @@ class Engine:
         return ticks() >= self._give_up_at
 
     def _close(self) -> None:
-        self._news.close()
+        self._claimer.close()
         self._orders.close()
         self._courier.run(self._call_back)
         if not self._courier.close(0.5):
@@ -650,10 +554,9 @@ class Engine:
 
     def _call_back(self) -> None:
         """On the courier's thread: end all waits. One may just have been about to begin, so more than once."""
-        for _ in range(10):
-            if not (self._orders.watching or self._news.watching):
-                return
-            if not self._source.rouse(self._order_keys + self._news_keys):
+        for _ in range(25):
+            orders = self._orders.watching and self._source.rouse(self._order_keys)
+            if not (self._claimer.hush() or orders):
                 return
             sleep(0.02)
 
