@@ -71,7 +71,7 @@ class Feeder:
             give_back(caught)
             self._source.close()
             self._journal.say("feeding stopped")
-            self._journal.flush()
+            self._journal.close()
 
     def stop(self) -> None:
         """Stop after the files in hand."""

@@ -76,7 +76,7 @@ class Hermes:
         )
         self._pool = Pool(self._source, Clock(self._source.offset), settings, self._journal)
         self._background = Background(self._pool, self._source.close)
-        self._journal.flush()
+        self._journal.close()
 
     # people's verbs
 

@@ -120,6 +120,8 @@ class Pool:
                 self._trouble = SkunkError(self._engine.failure)
         except BaseException as error:
             self._trouble = error
+        finally:
+            self._journal.close()
 
     def _stop(self, level: int) -> None:
         if self._engine is not None:
