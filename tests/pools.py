@@ -47,9 +47,9 @@ def children(pid):
 
 
 class PoolProcess:
-    """A WorkerPool in a process of its own."""
+    """A WorkerPool in a process of its own, which logs into a file, or to the descriptor ``log``."""
 
-    def __init__(self, folder, url, *routes, marks=None, prelude="", **options):
+    def __init__(self, folder, url, *routes, marks=None, prelude="", log=None, **options):
         self.log_file = Path(folder) / f"pool-{time.monotonic_ns()}.log"
         code = prelude + (
             "from skunkqueue.worker import WorkerPool\n"
@@ -61,12 +61,12 @@ class PoolProcess:
             "SKUNKQUEUE_URL": url,
             "MARKS": str(marks or folder),
         }
-        with self.log_file.open("wb") as log:
+        with self.log_file.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=file,
+                stderr=file if log is None else log,
                 env=env,
                 cwd=folder,
                 start_new_session=True,
