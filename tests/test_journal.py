@@ -464,3 +464,29 @@ def test_a_handler_that_hangs_holds_up_nobody(logger):
     flows.set()
 
     until(lambda: handler.lines == ["one", "two"])
+
+
+def test_logging_that_is_far_behind_is_given_time_while_it_gets_on(logger, monkeypatch):
+    def flush():
+        began = time.monotonic()
+        journal.flush()
+        return time.monotonic() - began
+
+    monkeypatch.setattr(journal_module, "MOST_LINES", 10)
+    gate = threading.Semaphore(0)
+    handler = Handler(lambda line: gate.acquire())
+    logger.addHandler(handler)
+    journal = Journal()
+    journal.say_all(["under way"] * 8)
+    journal.flush()
+    until(lambda: not journal._lines)
+    journal.say_all(["gathered"] * 8)
+
+    assert min(flush() for _ in range(20)) < journal_module.YIELD  # it hangs
+    gate.release()
+    until(lambda: handler.lines and journal._moved)
+    assert flush() >= journal_module.YIELD
+
+    gate.release(100)
+    journal.close()
+    assert len(handler.lines) == 16

@@ -27,6 +27,8 @@ MOST_SIZE = 16_000_000
 """Lines, and characters, that gather where the log is stuck; as much may be under way to it."""
 PACE: Final = 0.02
 """Seconds between two batches, while there is something to say."""
+YIELD: Final = 0.02
+"""Seconds that a pool leaves the interpreter to logging which is far behind but gets on."""
 SLICE: Final = 0.1
 PATIENCE: Final = 10
 """Slices (of so many seconds) that an end waits for a log that takes nothing."""
@@ -37,7 +39,7 @@ LONGEST: Final = 100
 class Journal:
     """Writes to the logger ``skunkqueue.worker`` where the program has set up logging, else to a stream.
 
-    Any thread may say something; nothing here but ``close`` ever waits.
+    Any thread may say something. Nobody but ``close`` waits for what a log is written to.
     """
 
     def __init__(self, stream: TextIO | None = None, *, verbose: bool = False) -> None:
@@ -54,7 +56,7 @@ class Journal:
         self._lines: list[str] = []
         self._size = 0  # of the lines; near enough, where several say something at once
         self._dropped = 0
-        self._moved = 0  # how often something was taken
+        self._moved = self._seen = 0  # how often something was taken
         self._outlet: Outlet | None = None
         self._pen = threading.Lock()  # held by the thread that writes: never waited for, as signals may come between
         self._bell: SimpleQueue[None] = SimpleQueue()
@@ -96,6 +98,14 @@ class Journal:
             self._awake = True
             self._leaving = False
             self._rouse()
+        elif self._logger is not None and len(self._lines) > MOST_LINES // 2:
+            self._let_logging_catch_up()
+
+    def _let_logging_catch_up(self) -> None:
+        """Logging takes as much of the interpreter as the pool does: leave it some, unless a handler hangs."""
+        moved, self._seen = self._seen, self._moved
+        if moved != self._moved:
+            time.sleep(YIELD)
 
     def close(self) -> None:
         """Wait until all is written and the thread has ended, or for a moment where the log is stuck.
