@@ -198,6 +198,23 @@ def test_a_child_of_the_program_repeats_nothing_and_has_a_thread_of_its_own(tmp_
     assert sorted(line.split()[-1] for line in said.splitlines()) == ["child", "first", "second", "third"]
 
 
+def test_a_program_ends_though_its_pool_has_always_something_to_say(tmp_path):
+    began = time.monotonic()
+    code, said = run_script(
+        tmp_path,
+        "def talk():\n"
+        "    while True:\n"
+        "        journal.say('talk')\n"
+        "        journal.flush()\n"
+        "threading.Thread(target=talk, daemon=True).start()\n"
+        "journal.say('last')\n",
+    )
+
+    assert code == 0
+    assert " last\n" in said
+    assert time.monotonic() - began < 0.8 * LIMIT
+
+
 def test_a_log_that_nobody_flushes_has_no_thread(tmp_path):
     _, said = run_script(tmp_path, "journal.say('one')\nassert threading.active_count() == 1\n")
 
@@ -301,7 +318,7 @@ def test_an_end_leaves_no_thread_and_what_is_said_later_starts_it_again():
         journal.say(line)
         journal.flush()
         journal.close()
-        assert "skunkqueue-journal" not in {thread.name for thread in threading.enumerate()}
+        until(lambda: "skunkqueue-journal" not in {thread.name for thread in threading.enumerate()})
 
     assert [line.split()[-1] for line in log.getvalue().splitlines()] == ["one", "two"]
 

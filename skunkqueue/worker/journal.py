@@ -29,10 +29,10 @@ PACE: Final = 0.02
 """Seconds between two batches, while there is something to say."""
 YIELD: Final = 0.02
 """Seconds that a pool leaves the interpreter to logging which is far behind but gets on."""
-SLICE: Final = 0.1
-PATIENCE: Final = 10
+SLICE: Final = 0.002
+PATIENCE: Final = 500
 """Slices (of so many seconds) that an end waits for a log that takes nothing."""
-LONGEST: Final = 100
+LONGEST: Final = 5000
 """Slices that it waits for one that takes a little now and then."""
 
 
@@ -60,9 +60,9 @@ class Journal:
         self._outlet: Outlet | None = None
         self._pen = threading.Lock()  # held by the thread that writes: never waited for, as signals may come between
         self._bell: SimpleQueue[None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
         self._awake = False  # whether the thread is sure to look again by itself
-        self._leaving = False
+        self._leaving = False  # with the next batch
+        self._ended = 0  # how often it has left
 
     # saying
 
@@ -96,7 +96,6 @@ class Journal:
         """Have what has gathered written: at once where nothing was for a while, else with the next batch."""
         if self._lines and not self._awake:
             self._awake = True
-            self._leaving = False
             self._rouse()
         elif self._logger is not None and len(self._lines) > MOST_LINES // 2:
             self._let_logging_catch_up()
@@ -108,17 +107,17 @@ class Journal:
             time.sleep(YIELD)
 
     def close(self) -> None:
-        """Wait until all is written and the thread has ended, or for a moment where the log is stuck.
+        """Wait until what was said is written and the thread has ended, or for a moment where the log is stuck.
 
-        What is said later starts it again.
+        What is said later starts another.
         """
+        ended, moved, still = self._ended, self._moved, 0
         self._leaving = True
         self._rouse()
-        moved = still = 0
         for _ in range(LONGEST):
-            if self._thread is None or not self._thread.is_alive() or still == PATIENCE:
+            if ended != self._ended or still == PATIENCE:
                 break
-            self._thread.join(SLICE)
+            time.sleep(SLICE)
             still = still + 1 if moved == self._moved else 0
             moved = self._moved
 
@@ -136,21 +135,17 @@ class Journal:
         elif self._lines:
             self._start()
         else:
-            self._pen.release()
+            self._put_down()
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._serve, name="skunkqueue-journal", daemon=True)
         try:
-            self._thread = thread
-            thread.start()
+            threading.Thread(target=self._serve, name="skunkqueue-journal", daemon=True).start()
         except RuntimeError:  # there are to be no more threads: then whoever came must wait
-            self._thread = None
             self._write()
-            self._awake = False
-            self._pen.release()
+            self._put_down()
 
     def _serve(self) -> None:
-        while self._is_wanted():
+        while not self._leaving:
             self._awake = True
             self._write()
             self._rest(PACE)
@@ -158,17 +153,16 @@ class Journal:
                 self._awake = False
                 if not self._lines:  # what was said until then has roused nobody
                     self._rest(None)
+        self._write()
+        self._put_down()
+        if self._lines:  # what was said until then has started nobody
+            self._rouse()
 
-    def _is_wanted(self) -> bool:
-        """Whether to go on; else the pen is down, and the next who says something starts another thread."""
-        if self._lines or not self._leaving:
-            return True
-        self._awake = False
+    def _put_down(self) -> None:
+        """Put the pen down: the next who says something starts another thread."""
+        self._awake = self._leaving = False
+        self._ended += 1
         self._pen.release()
-        if self._lines and self._pen.acquire(blocking=False):  # what was said until then has started nobody
-            self._thread = threading.current_thread()
-            return True
-        return False
 
     def _rest(self, seconds: float | None) -> None:
         if not self._leaving:

@@ -38,7 +38,7 @@ class ToLogger:
 
     def write(self, lines: Sequence[str], moved: Callable[[], None]) -> None:
         for line in lines:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, SystemExit):
                 self._logger.info("%s", line[STAMPED:-1])
             moved()
 
