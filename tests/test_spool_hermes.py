@@ -279,7 +279,7 @@ def test_registering_again_replaces_with_a_line(jobs, options):
         drop(jobs, {"type": "note", "name": "second", "url": "x"})
         until(lambda: marks(jobs, "second") == ["1 x"])
 
-        assert "note is now processed by Download, no longer by note" in hermes.log()
+        until_said(hermes, "note is now processed by Download, no longer by note")
 
 
 def test_a_type_may_be_registered_while_it_runs(jobs):
