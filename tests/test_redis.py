@@ -518,6 +518,16 @@ def test_pages_stay_in_order_whatever_order_runs_come_and_go_in(
         assert client.zcard("skunk:{demo}:pages") <= 51
 
 
+def test_a_batch_of_claims_is_no_list_to_search_through(server: RedisServer, store: RedisPersister) -> None:
+    store.put([sealed(n) for n in range(100)])
+
+    assert len(take(store, limit=100)) == 100
+
+    with server.client() as client:
+        assert client.object("encoding", "skunk:{demo}:claims") == b"hashtable"
+        assert client.hlen("skunk:{demo}:claims") == 100
+
+
 def test_a_page_that_is_mostly_gone_is_written_anew(server: RedisServer, store: RedisPersister) -> None:
     store.put([sealed(n, keep=0.0) for n in range(1000)])
     store.cancel([sealed(n).id for n in range(1000) if n % 100], now=NOW)

@@ -15,6 +15,7 @@ from skunkqueue.worker.settings import Settings
 VERBS = frozenset(name for kind in (Source, Persister) for name in vars(kind) if not name.startswith("_")) - {
     "close",
     "url",
+    "is_far",
     "wait_and_claim",  # these are made of others, which are passed on
     "await_end",
 }

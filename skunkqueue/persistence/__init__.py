@@ -30,6 +30,9 @@ class Source:
     url: str = ""
     """Where it is, for logs; never with a secret in it."""
 
+    is_far: bool = False
+    """Whether whoever calls it mostly waits for somebody else, so that a pool had better do something meanwhile."""
+
     # the path of a job
 
     def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:

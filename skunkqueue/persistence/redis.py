@@ -117,6 +117,8 @@ class RedisPersister(Persister):
     Raises StoreAway, StoreRefused, StoreVersion or StoreError, and never says a user's name or password.
     """
 
+    is_far = True
+
     def __init__(self, target: Target) -> None:
         self.url = target.url
         self.target = target

@@ -28,6 +28,7 @@ ROUGH: Final = 2
 KILL: Final = 3
 
 LINGER: Final = 0.02
+"""Seconds that the engine waits for an exchange that is done in this process, before it goes on."""
 AGAIN: Final = 1.0
 """Seconds after which a beat is tried again that failed."""
 QUICK: Final = 2.0
@@ -409,7 +410,8 @@ class Engine:
         wants = [] if is_paused else self._claimer.wants(anyway=bool(self._court.outcomes))
         if self._court.outcomes or wants:
             self._courier.carry(*self._court.take(), wants)
-            self._courier.linger(LINGER)
+            if not self._source.is_far:
+                self._courier.linger(LINGER)
             self._collect()
         elif is_paused:
             self._claimer.pause()
