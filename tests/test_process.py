@@ -104,7 +104,7 @@ def test_pipes_for_which_no_descriptor_is_left_leave_none_open(monkeypatch):
         raise OSError(24, "Too many open files")
 
     before = open_files()
-    monkeypatch.setattr("skunkqueue.worker.process._shared_bytes", none_left)
+    monkeypatch.setattr("skunkqueue.worker.process.shared_bytes", none_left)
     for _ in range(20):
         with pytest.raises(OSError, match="Too many"):
             Pipes(0.0)

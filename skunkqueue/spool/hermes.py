@@ -21,11 +21,14 @@ from skunkqueue.spool.errors import Unreadable
 from skunkqueue.spool.lines import Lines
 from skunkqueue.spool.look import MOST_SIZE
 from skunkqueue.spool.processors import Processors
+from skunkqueue.spool.reading import UNREAD
+from skunkqueue.spool.roster import Board, Roster
 from skunkqueue.spool.source import SpoolSource
 from skunkqueue.worker.pool import Pool, pool_name
 from skunkqueue.worker.settings import Settings
 
 ROUTE: Final = "spool"
+JOBS_FROM: Final = "skunkqueue.spool.reading:jobs"
 
 
 class Hermes:
@@ -62,9 +65,16 @@ class Hermes:
         self._journal = Lines(log, verbose=verbose)
         self._heads: dict[str, tuple[bytes, bytes]] = {}  # by type: the head of a body, and the processor's code
         self._bodies: dict[str, bytes] = {}
+        self._board = None if self._keys is None else Board(self._keys)
+        self._version = 1  # of the processors
+        self._written = 0  # the version that is on the board
+        self._unread = b""  # a body without its call
         size = _whole(max_size, "max_size", 1)
-        self._source = SpoolSource(self.path, self._pack, max_size=size, say=self._journal.say, **options)
-        self._journal.names = self._source.names
+        quick = None if self._in_process else self._pack_unread
+        self._source = SpoolSource(
+            self.path, self._pack, make_unread=quick, max_size=size, say=self._journal.say, **options
+        )
+        self._journal.names, self._journal.types = self._source.names, self._source.types
         self.processors = Processors(self._source.data_of)
         settings = Settings(
             name=pool_name(),
@@ -73,6 +83,8 @@ class Hermes:
             lease=seconds(lease, "lease"),
             in_process=self._in_process,
             jobs=self.processors,
+            jobs_from=JOBS_FROM,
+            shared=() if self._board is None else (self._board.fd,),
         )
         self._pool = Pool(self._source, Clock(self._source.offset), settings, self._journal)
         self._background = Background(self._pool, self._source.close)
@@ -90,6 +102,7 @@ class Hermes:
         for type, target in processors.items():
             old = self.processors.register(type, target)
             self._heads.pop(type, None)
+            self._version += 1
             if old is not None:
                 self._journal.say(f"{type} is now processed by {_name(target)}, no longer by {_name(old)}")
         self._journal.flush()
@@ -149,6 +162,20 @@ class Hermes:
         head, code = self._heads.get(content.type) or self._head(content.type)
         call = encode_call((content.data,), {})
         return pack_body(head, code, call, self._keys.sign(CALL, signed_part(head, code, call)))
+
+    def _pack_unread(self, file: str, size: int, quiet: bool) -> bytes:
+        """The body of a run whose worker reads the file and finds the processor by itself."""
+        if self._written != self._version:
+            self._write_roster()
+        return self._unread + encode_call((os.fsencode(file), size, quiet, self._written), {})
+
+    def _write_roster(self) -> None:
+        version = self._version  # another thread may register meanwhile: then it is written once more
+        assert self._board is not None
+        work = os.fsencode(self._source.work)
+        self._board.write(Roster(version, work, self._source.can_lease, self.processors.codes()))
+        self._unread = pack_body(pack_head(UNREAD, "", self._seal), b"", b"")
+        self._written = version
 
     def _remember(self, type: str) -> bytes:
         self._bodies[type] = body = pack_body(self._head(type)[0], b"", encode_call((), {}))

@@ -35,11 +35,11 @@ class Looker:
         self._max_size = max_size
         self._moment = moment
         self._aged = min(AGED, moment)
-        self._can_lease = CAN_LEASE and can_lease(work)
+        self.can_lease = CAN_LEASE and can_lease(work)
 
     def look(self, fd: int, name: str, now: float) -> Seen | None:
         """What is in it; None where it is to be looked at again. Raises Unreadable where it never will be a job."""
-        free = lease(fd) if self._can_lease else None
+        free = lease(fd) if self.can_lease else None
         status = os.fstat(fd)
         data = None
         if free or (free is None and self.is_quiet(name, status, now)):
@@ -58,30 +58,15 @@ class Looker:
     def is_aged(self, candidate: Candidate, now: float) -> bool:
         """Whether it may be taken before it is looked at: it was done long ago, as far as the listing tells."""
         age = now - candidate.changed
-        return 0 <= candidate.size <= self._max_size and age >= (self._aged if self._can_lease else self._moment)
+        return 0 <= candidate.size <= self._max_size and age >= (self._aged if self.can_lease else self._moment)
 
     def look_at_taken(self, path: str, candidate: Candidate, now: float) -> Content | None:
-        """What is in a file that has been taken; None where it is not done after all, and must go back.
+        """What is in a file that has been taken; None where it is not done after all, and must go back."""
+        return read_taken(path, candidate.size, quiet=self.was_quiet(candidate, now), leases=self.can_lease)
 
-        Nobody finds it by its old name any more, so there is nothing to be found out afterwards.
-        """
-        quiet = now - candidate.changed >= self._moment
-        fd = os.open(path, OPEN)
-        try:
-            free = lease(fd) if self._can_lease else None
-            if free is False or (free is None and not quiet):
-                return None
-            data = os.read(fd, candidate.size + 1)
-        finally:
-            os.close(fd)
-        if len(data) != candidate.size:
-            return None
-        try:
-            return parse(data)
-        except Unfinished:
-            if quiet:
-                raise
-            return None
+    def was_quiet(self, candidate: Candidate, now: float) -> bool:
+        """Whether it had stayed as it was for a moment when it was listed."""
+        return now - candidate.changed >= self._moment
 
     def read(self, fd: int, status: os.stat_result) -> bytes | None:
         """All of a file; None where it changes at this moment."""
@@ -105,6 +90,29 @@ class Looker:
         if status.st_nlink == 0 or (status.st_nlink > 1 and os.stat(path).st_ino != status.st_ino):
             return True
         return seen.leased and is_awaited(fd)
+
+
+def read_taken(path: str, size: int, *, quiet: bool, leases: bool) -> Content | None:
+    """What is in a file of that size that has been taken; None where it is not done after all, and must go back.
+
+    Nobody finds it by its old name any more, so there is nothing to be found out afterwards.
+    """
+    fd = os.open(path, OPEN)
+    try:
+        free = lease(fd) if leases else None
+        if free is False or (free is None and not quiet):
+            return None
+        data = os.read(fd, size + 1)
+    finally:
+        os.close(fd)
+    if len(data) != size:
+        return None
+    try:
+        return parse(data)
+    except Unfinished:
+        if quiet:
+            raise
+        return None
 
 
 def looks_of(status: os.stat_result) -> tuple[int, ...]:

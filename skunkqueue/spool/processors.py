@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from skunkqueue.errors import WrongCall
+from skunkqueue.codec import pickle_function
+from skunkqueue.errors import PayloadError, WrongCall
 from skunkqueue.job import Carried
 from skunkqueue.run import current_run
 from skunkqueue.spool.contents import MOST_TYPE
@@ -61,6 +63,15 @@ class Processors(Mapping[str, Carried]):
 
     def processor(self, type: str) -> Processor | None:
         return self._by_type.get(type)
+
+    def codes(self) -> dict[str, bytes]:
+        """The processors by type as worker processes get them; those that cannot travel are left out."""
+        found = {}
+        for type, processor in list(self._by_type.items()):
+            with suppress(PayloadError, UnicodeEncodeError):
+                type.encode()
+                found[type] = pickle_function(Carried(processor, type))
+        return found
 
     def __getitem__(self, type: str) -> Carried:
         # The worker remembers what it is given here, so which processor it is is found out at each job.

@@ -23,6 +23,7 @@ from skunkqueue.spool.files import ERR, IN, OPEN, WORK, file_time, kind_of, make
 from skunkqueue.spool.inbox import Candidate, Inbox
 from skunkqueue.spool.kept import Report, keep_in_err, traced
 from skunkqueue.spool.look import MOMENT, MOST_SIZE, Looker, looks_of
+from skunkqueue.spool.reading import NOT_READ, UNREAD
 from skunkqueue.spool.watch import Watcher
 from skunkqueue.spool.workroom import Held, Workroom
 
@@ -33,14 +34,18 @@ MOST_HELD: Final = 64 << 20
 
 Make = Callable[[Content], bytes]
 """What makes an envelope's body of the content of a file. Raises SkunkError where nobody wants it."""
+MakeUnread = Callable[[str, int, bool], bytes]
+"""What makes one of a file of work/ that the worker is to read: its name there, its size, whether it was quiet."""
 
 
 class SpoolSource(Source):
     """Claims on the files of a spool folder; any number of processes may have one on the same folder.
 
-    ``make`` turns content into a body. What is no job is moved to err/ by ``claim`` itself. ``moment`` is how long a
-    file that breaks off must stay unchanged before it is an error; ``rescan`` how often the folder is listed although
-    no event came; without ``events`` it is found by listing alone.
+    ``make`` turns content into a body. What is no job is moved to err/ by ``claim`` itself. With ``make_unread`` files
+    that have lain there for a while are handed out without a look into them: a worker gives their type as the result,
+    or NOT_READ for all that does not go well before it is processed; then they are looked at here. ``moment`` is how
+    long a file that breaks off must stay unchanged before it is an error; ``rescan`` how often the folder is listed
+    although no event came; without ``events`` it is found by listing alone.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class SpoolSource(Source):
         path: str | os.PathLike[str],
         make: Make,
         *,
+        make_unread: MakeUnread | None = None,
         max_size: int = MOST_SIZE,
         moment: float = MOMENT,
         rescan: float = RESCAN,
@@ -56,6 +62,7 @@ class SpoolSource(Source):
     ) -> None:
         self.url = os.path.abspath(os.fspath(path))
         self._make = make
+        self._make_unread = make_unread
         self._say = say
         for folder in make_folders(self.url):
             say(f"made the folder {folder}")
@@ -69,10 +76,21 @@ class SpoolSource(Source):
         self._closed = threading.Event()
         self._taken: set[str] = set()
         self.names: dict[str, str] = {}
+        self.types: dict[str, str] = {}  # of files that were handed out unread; empty where they were not processed
 
     def data_of(self, id: str) -> dict[Any, Any]:
         """The dictionary of a file in our hands. Raises KeyError."""
         return self._room.held[id].data
+
+    @property
+    def work(self) -> str:
+        """The folder of the files in hand, with a separator behind it."""
+        return self._room.folder
+
+    @property
+    def can_lease(self) -> bool:
+        """Whether the file system tells who has a file open for writing."""
+        return self._looker.can_lease
 
     # claim
 
@@ -116,6 +134,14 @@ class SpoolSource(Source):
         held = self._seize(new_id(now), candidate.name, token, until)
         if held is None:
             return None
+        if self._make_unread is None:
+            return self._look_at_taken(held, candidate, now)
+        quiet = self._looker.was_quiet(candidate, now)
+        self._room.fill_unread(held, self._make_unread(held.file, candidate.size, quiet))
+        self.names[held.ticket.id] = held.name
+        return held
+
+    def _look_at_taken(self, held: Held, candidate: Candidate, now: float) -> Held | None:
         kind = ""
         try:
             content = self._looker.look_at_taken(self._room.folder + held.file, candidate, now)
@@ -270,6 +296,7 @@ class SpoolSource(Source):
                         taken.add(id)
                     else:
                         self.names.pop(id, None)
+                        self.types.pop(id, None)
             self._taken = set()
             return {claim.envelope.id for claim, _ in outcomes} & taken
 
@@ -278,6 +305,10 @@ class SpoolSource(Source):
         if held is None:
             return False
         kind = outcome.kind
+        if kind == "complete" and outcome.value == NOT_READ:
+            return self._look_after_all(held, now)
+        if held.unread and kind != "progress":
+            self._learn_type(held, outcome)
         if kind == "complete":
             return self._room.remove(held)
         if kind == "failed":
@@ -301,6 +332,29 @@ class SpoolSource(Source):
         why = outcome.error or "it failed"
         report = Report(held.name, why, kind, held.ticket.id, notes.starts, str(details.get("traceback", "")))
         return self._keep(held, report)
+
+    def _learn_type(self, held: Held, outcome: Outcome) -> None:
+        """The type of a file that was handed out unread is the result of a job that went well; else the file tells."""
+        if outcome.kind == "complete":
+            type = msgpack.unpackb((outcome.value or NOT_READ)[1:])
+        else:
+            with suppress(Exception):
+                held.data = parse(self._reread(held)).data
+            type = held.data.get("type", UNREAD)
+        self.types[held.ticket.id] = str(type)
+
+    def _look_after_all(self, held: Held, now: float) -> bool:
+        """A worker has not come to process it: it goes where it would have gone if we had looked first."""
+        self.types[held.ticket.id] = ""
+        try:
+            status = os.lstat(self._room.path(held))
+        except FileNotFoundError:
+            return self._room.lose(held)
+        candidate = Candidate(status.st_mtime, held.name, status.st_mode, status.st_size)
+        if not self._looker.is_aged(candidate, now):
+            return self._put_back(held, now)
+        looked = self._look_at_taken(held, candidate, now)
+        return looked is None or self._room.release(held, now, held.notes)
 
     def _put_back(self, held: Held, now: float) -> bool:
         """To in/, as it came; where another of its name has come meanwhile it waits in work/."""

@@ -20,7 +20,7 @@ _NOTHING: Final[dict[Any, Any]] = {}
 class Held:
     """A file in our hands, or one that was."""
 
-    __slots__ = ("body", "data", "file", "name", "notes", "size", "ticket")
+    __slots__ = ("body", "data", "file", "name", "notes", "size", "ticket", "unread")
 
     def __init__(self, ticket: Ticket, file: str, name: str, notes: bytes) -> None:
         self.ticket = ticket
@@ -30,6 +30,7 @@ class Held:
         self.body = b""
         self.data = _NOTHING
         self.size = 0
+        self.unread = False  # nobody has looked into it yet
 
 
 class Workroom:
@@ -78,6 +79,11 @@ class Workroom:
         """Say what is in it."""
         held.body, held.data, held.size = body, content.data, size
         self.size += size
+
+    def fill_unread(self, held: Held, body: bytes) -> None:
+        """It is handed out without a look into it."""
+        held.body, held.size, held.unread = body, len(body), True
+        self.size += held.size
 
     def begin(self) -> None:
         """A claim begins: list what lies here, when it is time."""
@@ -136,7 +142,7 @@ class Workroom:
         return self._noted(held, held.ticket, notes)
 
     def is_there(self, held: Held) -> bool:
-        return os.path.lexists(self.path(held)) or self._lost(held)
+        return os.path.lexists(self.path(held)) or self.lose(held)
 
     # giving up
 
@@ -145,7 +151,7 @@ class Workroom:
         try:
             os.unlink(self.folder + held.file)
         except FileNotFoundError:
-            return self._lost(held)
+            return self.lose(held)
         if held.ticket.slip:
             self._drop_slip(held.ticket)
         if self.held.pop(held.ticket.id, None) is not None:
@@ -165,7 +171,7 @@ class Workroom:
         try:
             moved = move(self.path(held), path)
         except FileNotFoundError:
-            return None if os.path.lexists(self.path(held)) else self._lost(held)
+            return None if os.path.lexists(self.path(held)) else self.lose(held)
         if not moved:
             return None
         self.done(held)
@@ -204,11 +210,11 @@ class Workroom:
         try:
             os.rename(self.path(held), self.folder + file)
         except FileNotFoundError:
-            return self._lost(held)
+            return self.lose(held)
         held.ticket, held.file = ticket, file
         return True
 
-    def _lost(self, held: Held) -> bool:
+    def lose(self, held: Held) -> bool:
         """Somebody else has it, or had."""
         if self.held.get(held.ticket.id) is held:
             self._forget(held.ticket.id)

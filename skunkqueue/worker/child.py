@@ -351,9 +351,18 @@ def make(
     link: Link, setup: Mapping[str, Any], *, jobs: Mapping[str, Carried] | None = None, thread: bool = False
 ) -> Any:
     """The kind of worker that is asked for."""
-    executor = Executor(link.write, Resolver(jobs), max_result=setup["max_result"])
+    executor = Executor(link.write, Resolver(jobs or _known_jobs(setup)), max_result=setup["max_result"])
     if setup["concurrency"] > 1:
         from skunkqueue.worker.several import Several
 
         return Several(link, executor, setup["concurrency"])
     return (SoloThread if thread else Solo)(link, executor)
+
+
+def _known_jobs(setup: Mapping[str, Any]) -> Mapping[str, Carried] | None:
+    """The jobs that a worker process knows by name from the start, where its pool says who gives them."""
+    if not setup.get("jobs"):
+        return None
+    module, _, name = setup["jobs"].partition(":")
+    known: Mapping[str, Carried] = getattr(importlib.import_module(module), name)(setup["shared"])
+    return known

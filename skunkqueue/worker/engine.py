@@ -367,6 +367,8 @@ class Engine:
             "concurrency": settings.concurrency,
             "max_result": settings.max_payload,
             "imports": list(settings.imports),
+            "jobs": settings.jobs_from,
+            "shared": settings.shared,
         }
         try:
             if self._guard is None:

@@ -62,6 +62,13 @@ def _is_async(function: Any) -> bool:
     return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & 0x80)  # inspect.CO_COROUTINE
 
 
+class Told(NamedTuple):
+    """What a function of ours may return: a result, and the line of the log that is to be said of it."""
+
+    value: Any
+    text: bytes
+
+
 class Executor:
     """Everything about a run but how it is called; that is up to the kind of worker."""
 
@@ -88,6 +95,7 @@ class Executor:
     def returned(self, task: Task, call: Call, value: Any, began: float) -> bytes:
         """The frame for a value; a value that cannot be sent fails the run for good, for the work was done."""
         took = perf_counter() - began
+        value, text = value if type(value) is Told else (value, shown(value))
         try:
             data = codec.encode_value(value, codec.default_keys)
         except Exception as error:
@@ -95,7 +103,7 @@ class Executor:
         if len(data) > self.max_result:
             size = f"{len(data):,} bytes, at most {self.max_result:,} are taken (max_payload of the pool)"
             return self._unsendable(task, f"the result of {call.name} is too large: {size}", took)
-        return frames.done(task.number, ticks(), took, _shown(value), data)
+        return frames.done(task.number, ticks(), took, text, data)
 
     def _unsendable(self, task: Task, message: str, took: float) -> bytes:
         return _raised_frame(task, Raised("PayloadError", message[:2000], final=True), took)
@@ -170,7 +178,7 @@ _OURS = frozenset(
 )
 
 
-def _shown(value: Any) -> bytes:
+def shown(value: Any) -> bytes:
     """The result as the log shows it: one short line."""
     try:
         text = repr(value) if type(value) in _SHORT else _repr.repr(value)

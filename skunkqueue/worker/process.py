@@ -80,7 +80,7 @@ class Pipes:
             self.from_worker, self.outbox = _pipe(undo)
             self.control, self.interrupts = _pipe(undo)
             self.tickets, self.ticket_ends = map(undo.enter_context, socket.socketpair())
-            self.horizon = _shared_bytes(8)
+            self.horizon = shared_bytes(8)
             undo.callback(os.close, self.horizon)
             self._map = mmap.mmap(self.horizon, 8)
             undo.pop_all()
@@ -138,7 +138,7 @@ def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
     return ends
 
 
-def _shared_bytes(size: int) -> int:
+def shared_bytes(size: int) -> int:
     """A descriptor of memory to be shared. A file gets its bytes: a mapped hole kills where the disk is full."""
     with contextlib.suppress(AttributeError, OSError):
         fd = os.memfd_create("skunkqueue")
@@ -165,7 +165,7 @@ class Process:
         try:
             self._popen = subprocess.Popen(
                 [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _START],  # type: ignore[attr-defined]
-                pass_fds=ends,
+                pass_fds=(*ends, *setup.get("shared", ())),
                 stdin=subprocess.DEVNULL,
                 env=child_env,
                 process_group=0,

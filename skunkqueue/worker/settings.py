@@ -33,6 +33,8 @@ class Settings:
     imports: tuple[str, ...] = ()
     url: str = field(default="", repr=False)  # with its secrets, for jobs that fire
     jobs: Mapping[str, Carried] = field(default_factory=dict)  # by name, for workers in this process
+    jobs_from: str = ""  # for worker processes: module:function that gives them, called with what they share
+    shared: tuple[int, ...] = ()  # descriptors that worker processes inherit
 
 
 def make_workers(settings: Settings) -> list[Worker]:
