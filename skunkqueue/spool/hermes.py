@@ -167,7 +167,8 @@ class Hermes:
         """The body of a run whose worker reads the file and finds the processor by itself."""
         if self._written != self._version:
             self._write_roster()
-        return self._unread + encode_call((os.fsencode(file), size, quiet, self._written), {})
+        name = file if file.isascii() else os.fsencode(file)
+        return self._unread + encode_call((name, size, quiet, self._written), {})
 
     def _write_roster(self) -> None:
         version = self._version  # another thread may register meanwhile: then it is written once more

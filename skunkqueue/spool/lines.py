@@ -25,6 +25,8 @@ class Lines(Journal):
         self.types: MutableMapping[str, str] = {}
 
     def say_all(self, lines: list[str]) -> None:
+        if lines and not self.verbose and lines[0].split(" ", 2)[1:2] == ["took"]:
+            return  # those of one batch, and nothing else, are said together
         super().say_all([said for line in lines if (said := self._named(line))])
 
     def say(self, line: str) -> None:
@@ -36,8 +38,6 @@ class Lines(Journal):
         if len(words) < 4:
             return line
         verb = words[1]
-        if verb == "took" and not self.verbose:
-            return ""
         at = 3 if verb == "handed" else 2
         id = words[at]
         last = verb in _LAST

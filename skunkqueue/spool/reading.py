@@ -35,12 +35,13 @@ class Reading:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._roster = roster.NOTHING
+        self._folder = ""
         self._processors: dict[bytes, Callable[[Any], Any]] = {}
         self._moved: dict[tuple[str, str], str] = {}
 
-    def __call__(self, file: bytes, size: int, quiet: bool, version: int) -> Told:
+    def __call__(self, file: str | bytes, size: int, quiet: bool, version: int) -> Told:
         """``size`` and ``quiet`` are what the pool knows of it, ``version`` that of the roster it needs at least."""
-        found = self._find(os.fsdecode(file), size, quiet, version)
+        found = self._find(file if type(file) is str else os.fsdecode(file), size, quiet, version)
         if found is None:
             return Told([], b"")
         processor, content = found
@@ -51,6 +52,7 @@ class Reading:
         try:
             if self._roster.version < version:
                 self._roster = roster.read(self._fd, version)
+                self._folder = os.fsdecode(self._roster.work)
             content = self._read(file, size, quiet)
             if content is None:
                 return None
@@ -65,20 +67,20 @@ class Reading:
         return processor
 
     def _read(self, file: str, size: int, quiet: bool) -> Content | None:
-        folder, leases = os.fsdecode(self._roster.work), self._roster.leases
+        leases = self._roster.leases
         try:
-            return read_taken(folder + file, size, quiet=quiet, leases=leases)
+            return read_taken(self._folder + file, size, quiet=quiet, leases=leases)
         except FileNotFoundError:
-            return read_taken(folder + self._find_again(folder, file), size, quiet=quiet, leases=leases)
+            return read_taken(self._folder + self._find_again(file), size, quiet=quiet, leases=leases)
 
-    def _find_again(self, folder: str, file: str) -> str:
+    def _find_again(self, file: str) -> str:
         """The name it has by now, if our claim still holds: a lease that is extended stands in it."""
         key = _key(file)
         for _ in range(LISTINGS):
             found = self._moved.get(key)
-            if found is not None and os.path.lexists(folder + found):
+            if found is not None and os.path.lexists(self._folder + found):
                 return found
-            self._moved = {_key(each): each for each in os.listdir(folder) if ticket.parse(each)}
+            self._moved = {_key(each): each for each in os.listdir(self._folder) if ticket.parse(each)}
         raise FileNotFoundError(f"{file} is gone")
 
 
