@@ -2,7 +2,8 @@
 
     python bench/spool.py [FILES] [FOLDER]
 
-The figures of one run are comparable with each other only: machines differ by a factor of three from day to day.
+The figures of one run are comparable with each other only: machines differ by a factor of three from day to day. Rounds
+alternate, so that a busy moment hits all of them; of each the least disturbed counts.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from skunkqueue.spool import Hermes
+from skunkqueue.spool.look import AGED
 
 FILES = 10_000
 ROUNDS = 5
 DROPS = 200
+WAYS: dict[str, dict[str, Any]] = {"4 threads": {}, "1 thread": {"threads": 1}, "2 processes": {"workers": 2}}
 MAIL = {
     "type": "email",
     "from": "no@mail.com",
@@ -55,9 +59,9 @@ def bare(folder: Path) -> float:
 
 
 def hermes(folder: Path, count: int, **options: Any) -> float:
-    """From the first claim to the last commit: the workers are up, and a file that is not done holds nothing up."""
+    """From the first claim to the last commit of a backlog: workers are up, and the last file was done a while ago."""
     fill(folder / "in", count)
-    time.sleep(0.01)
+    time.sleep(2 * AGED)
     with open(folder / "log", "w") as log:
         running = Hermes(folder, log=log, **options)
         running.register({"email": send_email})
@@ -96,11 +100,6 @@ def latency(folder: Path) -> list[float]:
     return waits
 
 
-def rounds(folder: str | None, measure: Callable[[Path], float]) -> float:
-    """The best of some: the least disturbed."""
-    return min(fresh(folder, measure) for _ in range(ROUNDS))
-
-
 def fresh(folder: str | None, measure: Callable[[Path], Any]) -> Any:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         (Path(place) / "in").mkdir()
@@ -115,10 +114,16 @@ def bare_filled(folder: Path, count: int) -> float:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else FILES
     place = sys.argv[2] if len(sys.argv) > 2 else None
-    base = rounds(place, lambda folder: bare_filled(folder, count))
+    bares: list[float] = []
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    for _ in range(ROUNDS):
+        bares.append(fresh(place, lambda folder: bare_filled(folder, count)))
+        for name, options in WAYS.items():
+            times[name].append(fresh(place, partial(hermes, count=count, **options)))
+    base = min(bares)
     print(f"bare loop             {base / count * 1e6:6.1f} us a file, {count / base:8,.0f} files/s")
-    for name, options in (("4 threads", {}), ("1 thread", {"threads": 1}), ("2 processes", {"workers": 2})):
-        took = rounds(place, lambda folder, options=options: hermes(folder, count, **options))  # type: ignore[misc]
+    for name in WAYS:
+        took = min(times[name])
         print(
             f"Hermes, {name:12}  {took / count * 1e6:6.1f} us a file, {count / took:8,.0f} files/s, "
             f"{took / base:.2f} times the bare loop"
