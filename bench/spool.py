@@ -3,7 +3,8 @@
     python bench/spool.py [FILES] [FOLDER]
 
 The figures of one run are comparable with each other only: machines differ by a factor of three from day to day. Rounds
-alternate, so that a busy moment hits all of them; of each the least disturbed counts.
+alternate, so that a busy moment hits all of them; shown is of each the least disturbed, and the median of the times that
+it took beside the bare loop of its round.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ from skunkqueue.spool.look import AGED
 FILES = 10_000
 ROUNDS = 5
 DROPS = 200
-WAYS: dict[str, dict[str, Any]] = {"4 threads": {}, "1 thread": {"threads": 1}, "2 processes": {"workers": 2}}
+WAYS: dict[str, dict[str, Any]] = {
+    "4 threads": {},
+    "1 thread": {"threads": 1},
+    "1 process": {"workers": 1},
+    "2 processes": {"workers": 2},
+}
 MAIL = {
     "type": "email",
     "from": "no@mail.com",
@@ -111,6 +117,10 @@ def bare_filled(folder: Path, count: int) -> float:
     return bare(folder)
 
 
+def median_ratio(times: list[float], bares: list[float]) -> float:
+    return statistics.median(took / bare for took, bare in zip(times, bares, strict=True))
+
+
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else FILES
     place = sys.argv[2] if len(sys.argv) > 2 else None
@@ -126,7 +136,7 @@ def main() -> None:
         took = min(times[name])
         print(
             f"Hermes, {name:12}  {took / count * 1e6:6.1f} us a file, {count / took:8,.0f} files/s, "
-            f"{took / base:.2f} times the bare loop"
+            f"{took / base:.2f} times the bare loop (median {median_ratio(times[name], bares):.2f})"
         )
     waits = fresh(place, latency)
     print(f"rename to start       {statistics.median(waits):6.2f} ms median, {max(waits):.2f} ms worst of {len(waits)}")
