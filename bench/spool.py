@@ -3,8 +3,8 @@
     python bench/spool.py [FILES] [FOLDER]
 
 The figures of one run are comparable with each other only: machines differ by a factor of three from day to day. Rounds
-alternate, so that a busy moment hits all of them; shown is of each the least disturbed, and the median of the times that
-it took beside the bare loop of its round.
+alternate, so that a busy moment hits all of them; shown is of each the least disturbed, and the median of how many
+times the bare loop of its own round it took.
 """
 
 from __future__ import annotations
