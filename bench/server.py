@@ -42,7 +42,7 @@ class Server:
         self._process = subprocess.Popen([*command, *self.options], stdout=subprocess.DEVNULL)
         self.pid = self._process.pid
         self.url = f"redis://127.0.0.1:{port}/0"
-        self.client = redis.Redis(port=port)
+        self.client = redis.Redis(port=port, socket_timeout=None)  # an idle server has nothing to say for long
         self._await()
         return self
 
