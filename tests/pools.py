@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -44,6 +45,15 @@ def children(pid):
             for p in (task / "children").read_text().split()
         ]
     return []
+
+
+def traced(folder):
+    """How often each number was run, by the traces that jobs left."""
+    found = Counter()
+    for file in folder.glob("trace-*"):
+        data = file.read_bytes()
+        found.update(int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8))
+    return found
 
 
 class PoolProcess:

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 
 import pytest
-from pools import HERE, PoolProcess, until
+from pools import HERE, PoolProcess, traced, until
 
 RUNS = 20_000
 PRODUCERS = 4
@@ -24,15 +24,6 @@ def many(tmp_path, monkeypatch):
     module = importlib.reload(module) if module else importlib.import_module("many_jobs")
     yield module
     module.queue.close()
-
-
-def traced(folder):
-    """How often each number was run."""
-    found = Counter()
-    for file in folder.glob("trace-*"):
-        data = file.read_bytes()
-        found.update(int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8))
-    return found
 
 
 def start_producers(folder, share):

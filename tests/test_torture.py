@@ -17,7 +17,7 @@ import time
 from collections import Counter
 
 import pytest
-from pools import PoolProcess, alive, until
+from pools import PoolProcess, alive, traced, until
 from test_worker_faults import store_url  # noqa: F401
 from troubled import Log
 
@@ -155,14 +155,6 @@ def finish(jobs, url):
     until(left, 120, "not all came to an end")
 
 
-def traces(folder):
-    found = Counter()
-    for file in folder.glob("trace-*"):
-        data = file.read_bytes()
-        found.update(int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8))
-    return found
-
-
 def check(jobs, producer, started):
     records = jobs.queue.store.get(producer.accepted)
     lost = producer.accepted.keys() - records.keys()
@@ -198,7 +190,7 @@ def test_nothing_accepted_is_lost_or_written_twice_whatever_is_killed(store_url,
 
     producer, pools = torment(jobs, tmp_path, url, SECONDS, random.Random(SEED))
     finish(jobs, url)
-    states = check(jobs, producer, traces(tmp_path))
+    states = check(jobs, producer, traced(tmp_path))
 
     print(dict(states), f"{len(pools.ever)} pools")
     for pool in pools.ever:

@@ -76,19 +76,22 @@ class Hermes:
         )
         self._journal.names, self._journal.types = self._source.names, self._source.types
         self.processors = Processors(self._source.data_of)
-        settings = Settings(
+        settings = self._settings(workers or _whole(threads, "threads", 1), seconds(lease, "lease"))
+        self._pool = Pool(self._source, Clock(self._source.offset), settings, self._journal)
+        self._background = Background(self._pool, self._source.close)
+        self._journal.close()
+
+    def _settings(self, workers: int, lease: float) -> Settings:
+        return Settings(
             name=pool_name(),
             queue=ROUTE,
-            routes=(ROUTE,) * (workers or _whole(threads, "threads", 1)),
-            lease=seconds(lease, "lease"),
+            routes=(ROUTE,) * workers,
+            lease=lease,
             in_process=self._in_process,
             jobs=self.processors,
             jobs_from=JOBS_FROM,
             shared=() if self._board is None else (self._board.fd,),
         )
-        self._pool = Pool(self._source, Clock(self._source.offset), settings, self._journal)
-        self._background = Background(self._pool, self._source.close)
-        self._journal.close()
 
     # people's verbs
 

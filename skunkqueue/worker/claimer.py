@@ -146,7 +146,8 @@ class Claimer:
         try:
             caught = self._courier.catch(self._keys, timeout)
         finally:
-            self._called = self._called or not caught
+            if not caught:  # only ever set here: the engine's thread may do so at the same moment
+                self._called = True
 
     def rouse(self) -> float:
         """Have the lookout come back, if it is out; gives the ticks when to do so once more."""
