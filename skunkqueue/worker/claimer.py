@@ -94,20 +94,22 @@ class Claimer:
         self._courier.withdraw()
 
     def learn(self, delivery: Delivery, burst: bool) -> None:
-        """When to look again: at once where a want was filled, else when the next run ripens or somebody calls."""
+        """When to look again: at once where a want was filled and left something, else when the next run ripens or somebody calls."""
         wants, result = delivery.wants, delivery.result
         got: dict[str, int] = {}
         for claim in result.claims:
             got[claim.token] = got.get(claim.token, 0) + 1
-        filled = any(got.get(want.token, 0) >= want.limit for want in wants)
+        filled = [want for want in wants if got.get(want.token, 0) >= want.limit]
         ripe = result.next_ripe
+        # What a repeated want gets was claimed before, which tells nothing of what is there now.
+        more = bool(filled) and ((ripe is not None and ripe <= delivery.now) or any(w.repeated for w in filled))
         left = LOOK_ANYWAY if ripe is None else min(max(ripe - self._clock.now(), SOONEST), LOOK_ANYWAY)
         for want in wants:
-            self.worker_of(want.token).look_at = 0.0 if filled else ticks() + left
+            self.worker_of(want.token).look_at = 0.0 if more else ticks() + left
         stood = wants[0].token in self._stood
         self._called = self._called or (stood and burst)  # before a burst may end, one look has to ask for all
         whole = len(wants) == len(self._workers) and not stood
-        self.looked = whole and not filled and (ripe is None or ripe > delivery.now)
+        self.looked = whole and not more and (ripe is None or ripe > delivery.now)
 
     def _look_at(self) -> float:
         return min(
