@@ -47,7 +47,7 @@ def states(runs):
 
 def test_a_courier_is_not_free_before_what_it_brought_has_been_collected(store):
     poked = threading.Event()
-    courier = Courier(store, Clock(store.offset), 5.0, poked.set)
+    courier = Courier(store, Clock(store.offset), "demo", 5.0, poked.set)
     courier.start()
     courier.carry([], [], [Want("demo", ("foo",), "w", new_token(), 1)])
     assert poked.wait(LIMIT)

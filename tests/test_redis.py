@@ -18,6 +18,7 @@ from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
 from skunkqueue.persistence import get_backend, run_key, work_key, worker_key
 from skunkqueue.persistence import redis as module
 from skunkqueue.persistence.redis import RedisPersister, default_cfg, open_url
+from skunkqueue.persistence.redis_scripts import SCRIPTS, _script
 from skunkqueue.persistence.redis_url import parse_url
 from skunkqueue.testing import StoreContract, random_walk
 from skunkqueue.testing.makers import LATE, NOW, sealed, take, want
@@ -489,9 +490,9 @@ def test_the_random_walk_finds_no_difference_by_small_steps(
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of ids that are full with two."""
     for name in ("put", "put_one", "put_each"):
-        text = module.SCRIPTS[name].text.decode()
+        text = SCRIPTS[name].text.decode()
         assert "14500" in text
-        monkeypatch.setitem(module.SCRIPTS, name, module._script(text.replace("14500", "58")))
+        monkeypatch.setitem(SCRIPTS, name, _script(text.replace("14500", "58")))
 
 
 def test_pages_stay_in_order_whatever_order_runs_come_and_go_in(

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import select
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 from redis_server import CuttingProxy, RedisServer
 
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Filter, Outcome, State, Want, new_id, new_token
+from skunkqueue.envelope import Asked, Claim, Envelope, Filter, Outcome, State, Want, new_id, new_token
 from skunkqueue.errors import StoreAway, StoreRefused
 from skunkqueue.persistence import redis as module
 from skunkqueue.persistence import run_key, work_key
 from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.persistence.redis import RedisPersister, open_url
+from skunkqueue.persistence.redis_line import RedisLine
 from skunkqueue.testing.makers import LATE, NOW, sealed, take, want
 
 SOON = 60.0
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -238,15 +242,18 @@ def test_a_reply_that_is_lost_and_a_repeated_call_do_no_harm(server: RedisServer
         store.close()
 
 
-@pytest.mark.parametrize("passed", range(2))
-def test_a_claim_sent_ahead_whose_reply_was_lost_is_given_again(server: RedisServer, passed: int) -> None:
-    keys = [work_key("demo", "foo")]
+KEYS = [work_key("demo", "foo")]
+
+
+def test_a_claim_sent_ahead_whose_reply_was_lost_is_given_again(server: RedisServer) -> None:
     with CuttingProxy(server.port) as proxy:
         store = open_url(proxy.url)
         store.put([sealed()])
-        proxy.cut_after(1 + passed)  # the ear's own number comes first
-        with contextlib.suppress(StoreAway):
-            store.wait_and_claim(keys, SOON, lambda: Asked([want("A")], NOW, LATE))
+        with line_of(store) as line:
+            proxy.cut_after(0)
+            line.stand(KEYS, SOON, Asked([want("A")], NOW, LATE))
+            with pytest.raises(StoreAway):
+                _heard(line.stood, line.caught)
         assert proxy.cuts == 1
 
         (claim,) = store.claim([want("A", repeated=True)], now=NOW, until=LATE)
@@ -255,43 +262,87 @@ def test_a_claim_sent_ahead_whose_reply_was_lost_is_given_again(server: RedisSer
         store.close()
 
 
-def test_a_claim_sent_ahead_outlives_the_flush_of_its_script(server: RedisServer) -> None:
-    store, caught = open_url(server.url), list[Caught | None]()
-    other = open_url(server.url)
-    thread = threading.Thread(
-        target=lambda: caught.append(
-            store.wait_and_claim([work_key("demo", "foo")], SOON, lambda: Asked([want("A")], NOW, LATE))
-        )
-    )
-    with server.client() as client:
-        thread.start()
-        _until(lambda: client.info("clients")["blocked_clients"] == 1)
+def test_an_exchange_on_a_line_whose_reply_was_lost_is_told_once_more(server: RedisServer) -> None:
+    with CuttingProxy(server.port) as proxy:
+        store = open_url(proxy.url)
+        store.put([sealed(1), sealed(2)])
+        (claim,) = store.claim([want("A", limit=1)], now=NOW, until=LATE)
+        done = [(claim, Outcome.complete(b"done"))]
+        with line_of(store) as line:
+            proxy.cut_after(0)
+            line.ask(done, [want("B")], now=NOW, until=LATE)
+            with pytest.raises(StoreAway):
+                _heard(line.asked, line.answer)
+
+        again = store.exchange(done, [want("B", repeated=True)], now=NOW, until=LATE)
+
+        assert again.taken == {claim.id}
+        assert [(one.id, one.lapses) for one in again.claims] == [(sealed(2).id, 0)]
+        store.close()
+
+
+def test_a_line_ends_when_its_script_is_flushed_and_has_claimed_nothing(server: RedisServer) -> None:
+    store, other = open_url(server.url), open_url(server.url)
+    with server.client() as client, line_of(store) as line:
+        line.stand(KEYS, SOON, Asked([want("A")], NOW, LATE))
+        line.ask([], [want("B")], now=NOW, until=LATE)
+        assert _heard(line.asked, line.answer).claims == []
         client.script_flush()
         other.put([sealed()])
-        thread.join(SOON)
 
-    assert caught[0] is not None
-    assert [claim.id for claim in caught[0].result.claims] == [sealed().id]
+        with pytest.raises(StoreAway, match="NOSCRIPT"):
+            _heard(line.stood, line.caught)
+
+        assert [claim.id for claim in store.claim([want("A", repeated=True)], now=NOW, until=LATE)] == [sealed().id]
     for each in (store, other):
         each.close()
 
 
-def test_a_wait_that_claims_is_roused_at_once_and_has_claimed_nothing(server: RedisServer) -> None:
-    store, caught = open_url(server.url), list[Caught | None]()
-    keys = [work_key("demo", "foo")]
-    thread = threading.Thread(
-        target=lambda: caught.append(store.wait_and_claim(keys, 2 * SOON, lambda: Asked([want("A")], NOW, LATE)))
-    )
-    with server.client() as client:
-        thread.start()
+def test_a_wait_on_a_line_is_roused_at_once_and_has_claimed_nothing(server: RedisServer) -> None:
+    store = open_url(server.url)
+    with server.client() as client, line_of(store) as line:
+        line.stand(KEYS, 2 * SOON, Asked([want("A")], NOW, LATE))
         _until(lambda: client.info("clients")["blocked_clients"] == 1)
         store.rouse([work_key("demo", "bar")])
-        store.rouse(keys)
-        thread.join(SOON)
+        store.rouse(KEYS)
 
-    assert caught[0] is not None
-    assert caught[0].result.claims == []
+        assert _heard(line.stood, line.caught).result.claims == []
     store.close()
+
+
+def test_a_line_to_a_server_that_takes_nothing_gives_up_and_never_hangs() -> None:
+    """More than the kernel keeps for a server that does not read."""
+    with RedisServer() as server:
+        store = open_url(server.url)
+        store.put([sealed(n) for n in range(2000)])
+        claims = store.claim([want("A", limit=2000)], now=NOW, until=LATE)
+        done = [(claim, Outcome.complete(b"y" * 20_000)) for claim in claims]
+        assert server.process is not None
+        with line_of(store) as line:
+            server.process.send_signal(signal.SIGSTOP)
+            began = time.monotonic()
+            try:
+                with pytest.raises(StoreAway):
+                    line.ask(done, [], now=NOW, until=LATE)
+            finally:
+                server.process.send_signal(signal.SIGCONT)
+            assert time.monotonic() - began < SOON / 2
+        assert len(store.commit(done, now=NOW)) == 2000
+        store.close()
+
+
+@contextlib.contextmanager
+def line_of(store: RedisPersister) -> Iterator[RedisLine]:
+    line = store.line("demo")
+    assert line is not None
+    with contextlib.closing(line):
+        yield line
+
+
+def _heard(fd: int, hear: Callable[[], T | None]) -> T:
+    while (found := hear()) is None:
+        assert select.select([fd], [], [], SOON)[0]
+    return found
 
 
 def test_a_put_whose_reply_was_lost_is_put_again_by_itself(server: RedisServer) -> None:

@@ -16,7 +16,6 @@ VERBS = frozenset(name for kind in (Source, Persister) for name in vars(kind) if
     "close",
     "url",
     "is_far",
-    "wait_and_claim",  # these are made of others, which are passed on
     "await_end",
 }
 

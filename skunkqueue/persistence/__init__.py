@@ -24,6 +24,44 @@ EXPIRED = "expired"
 WORKER_GONE = "its worker is gone"
 
 
+class Line:
+    """A way to speak to a source without waiting for it: what is asked goes out at once, its answer is heard later.
+
+    So a pool does without threads that wait for each other. One question of each kind at a time, all on one thread.
+    Whatever raises, but ``close``, ends the line: close it, and ask elsewhere what was asked here, wants as repeated.
+    """
+
+    asked: int = -1
+    """A descriptor that can be read when the answer to ``ask`` comes, or the line has ended."""
+
+    stood: int = -1
+    """The same for ``stand``."""
+
+    def ask(
+        self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
+    ) -> bool:
+        """Begin an ``exchange``; False, and nothing was sent, where it is not one for a line."""
+        raise NotImplementedError
+
+    def answer(self) -> Exchange | None:
+        """What came of ``ask``; None while the answer is not all there."""
+        raise NotImplementedError
+
+    def stand(self, keys: Sequence[str], timeout: float, asked: Asked) -> None:
+        """Begin to ``wait``, and then to claim, by the source's own clock, for as long as from ``now`` to ``until``.
+
+        ``rouse`` ends the wait.
+        """
+        raise NotImplementedError
+
+    def caught(self) -> Caught | None:
+        """What came of ``stand``; None while the answer is not all there."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Hang up."""
+
+
 class Source:
     """Anything that claims can be taken from and outcomes given to. All that a pool needs."""
 
@@ -70,23 +108,16 @@ class Source:
         """
         time.sleep(min(timeout, 0.05))
 
-    def wait_and_claim(self, keys: Sequence[str], timeout: float, take: Callable[[], Asked | None]) -> Caught | None:
-        """``wait``, then claim what ``take`` names; None where it names nothing. A store may do both in one trip.
-
-        It then calls ``take`` before it waits, does not wait for nothing, and claims by its own clock, for as long as
-        from ``now`` to ``until``. Where this raises after ``take`` was called,
-        something may have been claimed: repeat the wants.
-        """
-        self.wait(keys, timeout)
-        asked = take()
-        if asked is None:
-            return None
-        wants, now, until = asked
-        return Caught(wants, self.exchange((), wants, now=now, until=until), now)
-
     def rouse(self, keys: Sequence[str]) -> bool:
         """Have the waits on these keys that are under way in this process return; says whether that can be done."""
         return False
+
+    def line(self, queue: str) -> Line | None:
+        """A line for the pool of a queue; None where every call has to be waited for, now and always.
+
+        Raises StoreError where there is none now.
+        """
+        return None
 
     def offset(self) -> float | None:
         """How far the store's clock is ahead of this process's wall clock, in seconds; None if it has none."""

@@ -5,21 +5,16 @@ The scripts and the layout of keys are in ``redis.lua``. This side packs argumen
 
 from __future__ import annotations
 
-import hashlib
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from importlib.resources import files
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import redis
 from redis.exceptions import NoScriptError
 
 from skunkqueue.envelope import (
-    Asked,
-    Caught,
     Claim,
     Envelope,
     Exchange,
@@ -34,11 +29,13 @@ from skunkqueue.envelope import (
 from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
 from skunkqueue.persistence import WORKER_GONE, Persister, run_key
 from skunkqueue.persistence.redis_connect import Link, connect
+from skunkqueue.persistence.redis_line import RedisLine, open_line
 from skunkqueue.persistence.redis_pack import (
     BUNCH,
     CHUNK,
     HOUSE,
     LETTERS,
+    SOON,
     Given,
     base_key,
     chunks,
@@ -47,10 +44,11 @@ from skunkqueue.persistence.redis_pack import (
     one_arguments,
     pairs,
     put_arguments,
-    read_claims,
+    read_exchange,
     read_records,
     want_arguments,
 )
+from skunkqueue.persistence.redis_scripts import SCRIPTS, Script
 from skunkqueue.persistence.redis_url import Target, parse_url
 from skunkqueue.persistence.redis_via import check_pipeline
 from skunkqueue.persistence.redis_wait import Ears
@@ -59,9 +57,6 @@ default_cfg = {"backend": "redis", "conn_url": "localhost:6379", "dbname": 0}
 
 SCHEMA = 1
 """The major version of the layout; written beside each queue's name."""
-
-SOON = 5.0
-"""A claimer that is full wakes another one for runs that ripen within so many seconds."""
 
 PUT_RETRY = 2.5
 """Seconds for which ``put`` tries again when the server is away: putting twice is putting once."""
@@ -75,36 +70,6 @@ _FEW = 200_000
 _SLICE = 5000
 _REMEMBERED_IDS = 50_000
 _LETTER_OF = {**{state: letter for letter, state in LETTERS.items()}, State.SCHEDULED: "l"}
-
-
-class Script(NamedTuple):
-    """A script's text and the digest it is called by."""
-
-    text: bytes
-    digest: str
-
-
-def _load_scripts() -> dict[str, Script]:
-    text = files(__package__).joinpath("redis.lua").read_text()
-    _, *pieces = re.split(r"^-- (part|script) (\w+)\n", text, flags=re.MULTILINE)
-    found = list(zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True))
-    parts = {name: body for kind, name, body in found if kind == "part"}
-
-    def join(named: re.Match[str]) -> str:
-        return "".join(parts[name] for name in named[1].split())
-
-    return {
-        name: _script(re.sub(r"^ *-- with (.*)\n", join, body, flags=re.MULTILINE))
-        for kind, name, body in found
-        if kind == "script"
-    }
-
-
-def _script(text: str) -> Script:
-    return Script(text.encode(), hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts so
-
-
-SCRIPTS = _load_scripts()
 
 
 QUICK: Final = 0.05
@@ -220,12 +185,11 @@ class RedisPersister(Persister):
         for queue in queues:
             asked = [want for want in wants if want.queue == queue]
             args = [repr(now), repr(until), repr(now + SOON), *given.arguments(queue)]
-            refused, next_ripe, bunches, _ = self._exchange(base_key(queue), args, asked)
-            taken.difference_update(id.decode() for id in refused)
-            got = read_claims(asked, bunches, until)
+            refused, got, next_ripe, _ = read_exchange(asked, self._exchange(base_key(queue), args, asked), until)
+            taken -= refused
             claims += got
-            if next_ripe:
-                ripe.append(float(next_ripe))
+            if next_ripe is not None:
+                ripe.append(next_ripe)
             if got and len(got) >= sum(want.limit for want in asked):
                 self._ears.release(queue)
         if len(queues) > 1:
@@ -417,40 +381,14 @@ class RedisPersister(Persister):
     def wait(self, keys: Sequence[str], timeout: float) -> None:
         self._ears.wait(keys, timeout)
 
-    def wait_and_claim(self, keys: Sequence[str], timeout: float, take: Callable[[], Asked | None]) -> Caught | None:
-        """The claim is sent right behind the call that blocks, so that it is done as soon as that returns."""
-        asked: Asked | None = None
-
-        def command() -> tuple[Any, ...] | None:
-            nonlocal asked
-            asked = take()
-            if asked is None:
-                return None
-            if len({want.queue for want in asked.wants}) > 1:
-                return ()
-            key, args = _by_its_clock(asked)
-            return "EVALSHA", SCRIPTS["exchange"].digest, "1", key, *args
-
-        reply = self._ears.wait(keys, timeout, command)
-        asked = asked or take()  # where nobody had to wait
-        if asked is None:
-            return None
-        if reply is None:
-            return self._claim_by_its_clock(asked)
-        return _caught(asked, reply)
-
-    def _claim_by_its_clock(self, asked: Asked) -> Caught:
-        found = []
-        for queue in {want.queue for want in asked.wants}:
-            some = asked._replace(wants=[want for want in asked.wants if want.queue == queue])
-            found.append(_caught(some, self._run("exchange", *_by_its_clock(some))))
-        claims = [claim for one in found for claim in one.result.claims]
-        ripe = [one.result.next_ripe for one in found if one.result.next_ripe is not None]
-        return Caught(asked.wants, Exchange(set(), claims, min(ripe, default=None)), min(one.now for one in found))
-
     def rouse(self, keys: Sequence[str]) -> bool:
         self._ears.rouse(keys)
         return True
+
+    def line(self, queue: str) -> RedisLine | None:
+        self._check()
+        self._used.add(queue)
+        return open_line(self._link, self._ears, queue)
 
     def offset(self) -> float | None:
         """The shorter the way, the better the guess of its middle: at first the best of three.
@@ -509,13 +447,17 @@ class RedisPersister(Persister):
 
     def _ask(self, key: str, command: tuple[Any, ...]) -> Any:
         if not self._checked:
-            self._checked = True
-            try:
-                self._queues()
-            except BaseException:
-                self._checked = False
-                raise
+            self._check()
         return self._link.ask(key, command)
+
+    def _check(self) -> None:
+        """Raise StoreVersion, before anything else is done with the store."""
+        self._checked = True
+        try:
+            self._queues()
+        except BaseException:
+            self._checked = False
+            raise
 
     def _queues(self) -> list[str]:
         """The queues there are. Raises StoreVersion where a newer major version has written."""
@@ -563,19 +505,6 @@ def _patiently(put: Callable[[], None]) -> None:
 def _was_cut(error: StoreAway) -> bool:
     """Whether a connection broke; a server that hangs is not asked twice."""
     return isinstance(error.__cause__, redis.ConnectionError) and not isinstance(error.__cause__, redis.TimeoutError)
-
-
-def _by_its_clock(asked: Asked) -> tuple[str, list[Any]]:
-    """Key and arguments of an exchange that is to go by the server's clock, for wants on one queue."""
-    args = ["", repr(asked.until - asked.now), repr(SOON), 0, *want_arguments(asked.wants)]
-    return base_key(asked.wants[0].queue), args
-
-
-def _caught(asked: Asked, reply: Any) -> Caught:
-    _, next_ripe, bunches, now = reply
-    moment = float(now)
-    claims = read_claims(asked.wants, bunches, moment + asked.until - asked.now)
-    return Caught(asked.wants, Exchange(set(), claims, float(next_ripe) if next_ripe else None), moment)
 
 
 def _by_queue(envelopes: Sequence[Envelope]) -> dict[str, Sequence[int]]:

@@ -17,6 +17,9 @@ BUNCH = 1000
 ALIKE = 8
 """So many runs of one route are worth a call of their own, where a call has others too."""
 
+SOON = 5.0
+"""A claimer that is full wakes another one for runs that ripen within so many seconds."""
+
 CHUNK = 500
 CHUNK_BYTES = 4 << 20
 
@@ -275,6 +278,15 @@ def want_arguments(wants: Sequence[Want]) -> list[Any]:
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_exchange(
+    wants: Sequence[Want], reply: Sequence[Any], until: float
+) -> tuple[set[str], list[Claim], float | None, float]:
+    """The ids refused, the claims, when the next run ripens, and when that was by whichever clock was asked for."""
+    refused, next_ripe, bunches, now = reply
+    claims = read_claims(wants, bunches, until)
+    return {id.decode() for id in refused}, claims, float(next_ripe) if next_ripe else None, float(now)
 
 
 def read_claims(wants: Sequence[Want], bunches: Any, until: float) -> list[Claim]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
@@ -50,23 +51,8 @@ class Blocked(NamedTuple):
     claims: bool = False
 
 
-Then = Callable[[], tuple[Any, ...] | None]
-"""What makes a command, at the last moment; empty for none, None where it is not worth waiting any more."""
-
-
-class Behind:
-    """The command that is sent right behind the one that blocks, so that it is done as soon as that returns."""
-
-    def __init__(self, then: Then | None) -> None:
-        self._then = then
-        self.commands: list[tuple[Any, ...]] = []
-
-    def make(self) -> bool:
-        """Says whether to wait."""
-        command = () if self._then is None else self._then()
-        if command:
-            self.commands.append(command)
-        return command is not None
+Then = Callable[[], tuple[Any, ...]]
+"""What makes a command, at the last moment; empty for none."""
 
 
 class Ear:
@@ -104,22 +90,19 @@ class Ears:
         return self._homes.get(worker, "")
 
     def wait(self, keys: Sequence[str], timeout: float, then: Then | None = None) -> Any:
-        """Sleep until something may have happened to a key, at most ``timeout``.
+        """Sleep until something may have happened to a key, at most ``timeout``; never raises StoreAway.
 
-        Where that means to block, the command that ``then`` makes is sent right behind, and its reply given; else, and
-        where its script is not known, None. Raises StoreAway only when ``then`` was called, otherwise sleeps a moment.
+        Where that means to block, the command that ``then`` makes is sent right behind, so that it is done as soon as
+        that returns, and its reply given; else, and where its script is not known, None.
         """
         end = time.monotonic() + timeout
-        behind = Behind(then)
         try:
-            return self._wait(keys, end, behind)
+            return self._wait(keys, end, then)
         except StoreAway:
             self._link.renew()
-            if behind.commands:
-                raise
             time.sleep(max(0.0, min(AWAY, end - time.monotonic())))
 
-    def _wait(self, keys: Sequence[str], end: float, behind: Behind) -> Any:
+    def _wait(self, keys: Sequence[str], end: float, then: Then | None) -> Any:
         watches = self._watches(keys)
         if watches is None:
             return None
@@ -129,7 +112,7 @@ class Ears:
         slot, watch = max(watches.items(), key=lambda item: len(item[1].keys) + len(item[1].runs))
         if len(watches) > 1:
             end = min(end, time.monotonic() + ELSEWHERE)
-        return self._listen(slot, watch, keys, end, behind)
+        return self._listen(slot, watch, keys, end, then)
 
     # what to wait for
 
@@ -163,7 +146,7 @@ class Ears:
 
     # listening
 
-    def _listen(self, slot: int, watch: Watch, hints: Sequence[str], end: float, behind: Behind) -> Any:
+    def _listen(self, slot: int, watch: Watch, hints: Sequence[str], end: float, then: Then | None) -> Any:
         key = watch.keys[0] if watch.keys else base_key(next(iter(watch.runs)))
         ear = self._take(slot, key)
         reply = None
@@ -174,7 +157,7 @@ class Ears:
                     break
                 keys.append(f"{base_key(queue)}:bell:{ear.bell}")
             else:
-                reply = self._block(ear, Blocked(key, keys, hints), end, behind)
+                reply = self._block(ear, Blocked(key, keys, hints), end, then)
         except BaseException:
             ear.connection.disconnect()
             raise
@@ -182,27 +165,41 @@ class Ears:
             self._free.setdefault(slot, []).append(ear)
         return reply
 
-    def _block(self, ear: Ear, blocked: Blocked, end: float, behind: Behind) -> Any:
+    def _block(self, ear: Ear, blocked: Blocked, end: float, then: Then | None) -> Any:
         left = end - time.monotonic()
         if left < SHORTEST:
             time.sleep(max(0.0, left))
             return None
-        if not behind.make():
-            return None
-        commands = [("BZPOPMIN", *blocked.keys, f"{left:.3f}"), *behind.commands]
-        self._blocked[ear] = blocked._replace(claims=bool(behind.commands))
-        try:
-            with speaking(self._link.target.url):
-                packed = [part for command in commands for part in pack_command(ear.connection, command)]
-                ear.connection.send_packed_command(packed)
-                heard = ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
-        finally:
-            del self._blocked[ear]
+        behind = () if then is None else then()
+        with self.blocking(ear, blocked), speaking(self._link.target.url):
+            ear.connection.send_packed_command(wait_and(ear.connection, blocked, left, behind))
+            heard = ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
         if not heard:
             self._unblock(ear, blocked.key)
         with speaking(self._link.target.url):
             ear.connection.read_response()
-            return _reply_behind(ear.connection) if behind.commands else None
+            return _reply_behind(ear.connection) if behind else None
+
+    @contextmanager
+    def blocking(self, ear: Ear, blocked: Blocked) -> Iterator[None]:
+        """Meanwhile an ear blocks, and can be roused."""
+        self.blocks(ear, blocked)
+        try:
+            yield
+        finally:
+            self.no_longer_blocks(ear)
+
+    def blocks(self, ear: Ear, blocked: Blocked) -> None:
+        """From now on it can be roused."""
+        self._blocked[ear] = blocked
+
+    def no_longer_blocks(self, ear: Ear) -> None:
+        self._blocked.pop(ear, None)
+
+    def marks(self, keys: Sequence[str]) -> list[str]:
+        """What to block on for ``work_key``s of one queue."""
+        (watch,) = (self._watches(keys) or {}).values()
+        return watch.keys
 
     def release(self, queue: str) -> None:
         """End the waits for work on a queue: whoever waits here has got as much as it wanted.
@@ -258,6 +255,12 @@ class Ears:
 
 
 _inherited: list[tuple[dict[int, list[Ear]], dict[Ear, Blocked]]] = []
+
+
+def wait_and(connection: Any, blocked: Blocked, seconds: float, behind: tuple[Any, ...]) -> list[bytes]:
+    """The bytes of the command that blocks, and of the one behind it, if there is one."""
+    packed = pack_command(connection, ("BZPOPMIN", *blocked.keys, f"{seconds:.3f}"))
+    return [*packed, *pack_command(connection, behind)] if behind else packed
 
 
 def _reply_behind(connection: Any) -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import select
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import TypeVar
 
-from skunkqueue.envelope import DAY, HIGH, Asked, Caught, Filter, Outcome, Record, State, address
+from skunkqueue.envelope import DAY, HIGH, Asked, Filter, Outcome, Record, State, address
 from skunkqueue.persistence import (
     EXPIRED,
     REMEMBERED,
@@ -33,6 +36,8 @@ from skunkqueue.testing.makers import (
     take_one,
     want,
 )
+
+T = TypeVar("T")
 
 SOON = 20.0
 """A wait that is woken ends within so many seconds, on the slowest machine."""
@@ -316,48 +321,85 @@ class WaitPromises(Promises):
             assert time.monotonic() - begun < SOON
             store.cancel([sealed(1).id], now=NOW)
 
-    def test_a_wait_for_work_can_claim_what_ends_it(self, store: Persister) -> None:
+    def test_a_line_exchanges_as_the_store_does(self, store: Persister) -> None:
+        """Outcomes are taken or refused, claims given. A store without a line promises nothing of it."""
+        store.put([sealed(n) for n in range(4)])
+        one, stolen = take(store, limit=2)
+        store.cancel([stolen.id], now=NOW)
+        outcomes = [(one, Outcome.complete(b"done")), (stolen, Outcome.complete(b"late"))]
+        line = store.line("demo")
+        if line is None:
+            return
+        with closing(line):
+            assert line.answer() is None
+            assert line.ask(outcomes, [want("B", limit=1)], now=NOW, until=LATE)
+            got = self.heard(line.asked, line.answer)
+            assert line.answer() is None
+
+            assert got.taken == {one.id}
+            assert [(claim.id, claim.token, claim.until) for claim in got.claims] == [(sealed(2).id, "B", LATE)]
+            assert got.next_ripe is not None
+            assert got.next_ripe <= NOW
+            assert line.ask([], [want("C", limit=5)], now=NOW, until=LATE)
+            assert ids_of(self.heard(line.asked, line.answer).claims) == [sealed(3).id]
+            assert record_of(store, one.id).value == b"done"
+
+    def test_a_line_gives_again_what_was_claimed_before(self, store: Persister) -> None:
+        """So that a claim whose answer was lost is none lost."""
+        store.put([sealed(1), sealed(2)])
+        (claim,) = take(store, "A", limit=1)
+        line = store.line("demo")
+        if line is None:
+            return
+        with closing(line):
+            assert line.ask([], [want("A", limit=1, repeated=True)], now=NOW, until=LATE)
+            assert ids_of(self.heard(line.asked, line.answer).claims) == [claim.id]
+
+    def test_a_line_claims_what_ends_its_wait(self, store: Persister) -> None:
         """Held under the token asked with, and leased from that moment on for as long as was asked."""
-        keys, ready, caught = (
-            [work_key("demo", "foo"), work_key("demo", "bar")],
-            threading.Event(),
-            list[Caught | None](),
-        )
+        keys = [work_key("demo", "foo"), work_key("demo", "bar")]
         wants = [want("A", limit=1), want("B", limit=5)]
+        line = store.line("demo")
+        if line is None:
+            return
+        with closing(line):
+            line.stand(keys, LONG, Asked(wants, NOW, LATE))
+            assert line.caught() is None
+            assert line.ask([], [want("C")], now=NOW, until=LATE)  # meanwhile it can be asked
+            assert self.heard(line.asked, line.answer).claims == []
 
-        def waiter() -> None:
-            store.wait_and_claim(keys, 0, lambda: Asked([want("C")], NOW, LATE))
-            ready.set()
-            while not caught or not (caught[-1] and caught[-1].result.claims):
-                caught.append(store.wait_and_claim(keys, LONG, lambda: Asked(wants, NOW, LATE)))
+            self.open_again(store).put([sealed()])
+            caught = self.heard(line.stood, line.caught)
 
-        thread = threading.Thread(target=waiter, daemon=True)
-        thread.start()
-        assert ready.wait(SOON)
-        self.open_again(store).put([sealed()])
-        thread.join(SOON)
+            assert caught.wants == wants
+            (claim,) = caught.result.claims
+            assert (claim.id, claim.token, claim.lapses) == (sealed().id, "A", 0)
+            assert math.isclose(claim.until - caught.now, LATE - NOW, abs_tol=1e-4)
+            assert store.extend([claim], until=LATE) == {claim.id}
+            assert store.commit([(claim, Outcome.complete(b"done"))], now=NOW) == {claim.id}
 
-        assert not thread.is_alive()
-        assert caught[-1] is not None
-        assert caught[-1].wants == wants
-        (claim,) = caught[-1].result.claims
-        assert (claim.id, claim.token, claim.lapses) == (sealed().id, "A", 0)
-        assert math.isclose(claim.until - caught[-1].now, LATE - NOW, abs_tol=1e-4)
-        assert store.extend([claim], until=LATE) == {claim.id}
-        assert store.commit([(claim, Outcome.complete(b"done"))], now=NOW) == {claim.id}
-
-    def test_a_wait_for_work_that_is_over_claims_nothing_where_nothing_is(self, store: Persister) -> None:
-        """Nor where it is asked for nothing by then; and it knows when the next run ripens."""
+    def test_a_line_whose_wait_is_over_claims_nothing_where_nothing_is(self, store: Persister) -> None:
+        """Whether its time is up or it is roused; it knows when the next run ripens, and can wait again."""
         keys, later = [work_key("demo", "foo")], time.time() + DAY
         store.put([sealed(due=later)])
+        line = store.line("demo")
+        if line is None:
+            return
+        with closing(line):
+            for timeout in (0.05, 10 * LONG):
+                line.stand(keys, timeout, Asked([want("A")], NOW, LATE))
+                caught = self.heard(line.stood, line.caught, meanwhile=lambda: store.rouse(keys))
+                assert (caught.result.claims, caught.result.next_ripe) == ([], later)
+        assert count_states(store) == {"queued": 1}
 
-        caught = store.wait_and_claim(keys, 0.05, lambda: Asked([want("A")], NOW, LATE))
-
-        assert caught is not None
-        assert (caught.result.claims, caught.result.next_ripe) == ([], later)
-        store.put([sealed(2)])
-        assert store.wait_and_claim(keys, 0.05, lambda: None) is None
-        assert count_states(store) == {"queued": 2}
+    def heard(self, fd: int, hear: Callable[[], T | None], meanwhile: Callable[[], object] | None = None) -> T:
+        """What there is to be heard, as soon as it is all there."""
+        end = time.monotonic() + SOON
+        while (found := hear()) is None:
+            assert time.monotonic() < end, "nothing was heard"
+            if not select.select([fd], [], [], 0.1)[0] and meanwhile is not None:
+                meanwhile()
+        return found
 
     def test_the_end_of_a_run_can_be_awaited(self, store: Persister) -> None:
         """Its record comes when it ends, whoever ends it; at once where it has; in time where it does not."""

@@ -8,8 +8,9 @@ from typing import Final
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Want
 from skunkqueue.persistence import Source, work_key
-from skunkqueue.worker.courier import Courier, Delivery, Lookout
+from skunkqueue.worker.courier import Courier, Delivery
 from skunkqueue.worker.crew import Worker
+from skunkqueue.worker.lookout import Lookout
 from skunkqueue.worker.settings import Settings
 
 LOOK_ANYWAY: Final = 10.0
@@ -47,6 +48,7 @@ class Claimer:
         self._wanted: dict[str, Worker] = {}  # by token: whom the last exchange claims for
         self._stood: dict[str, Worker] = {}  # by token: whom the lookout claims for
         self._rouse_at = 0.0
+        self._back_at = FOREVER  # ticks when the line is to come back with what it has
         routes = [*dict.fromkeys(settings.routes), *(worker.routes[0] for worker in workers)]
         self._keys = [work_key(settings.queue, route) for route in routes]
         self._lookout = Lookout(self._catch, poke, "skunkqueue-lookout")
@@ -69,7 +71,8 @@ class Claimer:
         """Ticks when to claim, as far as nobody else sees to it."""
         at = self._look_at()
         if self._courier.free:
-            return 0.0 if self._called and at < FOREVER else at
+            at = 0.0 if self._called and at < FOREVER else at
+            return min(at, max(self._back_at, self._rouse_at)) if self._courier.out else at
         return at + LATE if self._courier.standing else FOREVER  # the lookout is on it; a courier pokes
 
     def wants(self, anyway: bool) -> list[Want]:
@@ -94,7 +97,7 @@ class Claimer:
         self._courier.withdraw()
 
     def learn(self, delivery: Delivery, burst: bool) -> None:
-        """When to look again: at once where a want was filled and left something, else when the next run ripens or somebody calls."""
+        """When to look again: at once where a want was filled and more is left, else when the next run ripens."""
         wants, result = delivery.wants, delivery.result
         got: dict[str, int] = {}
         for claim in result.claims:
@@ -133,14 +136,23 @@ class Claimer:
 
         Only as much as they can begin at once, for others may have begun to wait by then.
         """
+        if self._courier.out:
+            if ticks() >= self._back_at:
+                self.rouse()
+            return
         if self._lookout.watching or not self._courier.free:
             return
         found = {want: w for w in self._workers if (want := w.want(self._most(w), w.free)) is not None}
         left = min((worker.look_at for worker in found.values()), default=0.0) - ticks()
         if left > 0:
+            left = min(left, LOOK_ANYWAY)
             self._stood = {want.token: worker for want, worker in found.items()}
+            if self._courier.stand(self._keys, list(found), left):
+                self._back_at = ticks() + left
+                return
+            self._back_at = FOREVER
             self._courier.stand_by(list(found))
-            self._lookout.watch(min(left, LOOK_ANYWAY))
+            self._lookout.watch(left)
 
     def _catch(self, timeout: float) -> None:
         """On the lookout's thread: wait for work."""
@@ -152,7 +164,7 @@ class Claimer:
                 self._called = True
 
     def rouse(self) -> float:
-        """Have the lookout come back, if it is out; gives the ticks when to do so once more."""
+        """Have who waits for work come back, if somebody does; gives the ticks when to do so once more."""
         if not self._courier.out:
             return FOREVER
         if ticks() >= self._rouse_at:
@@ -165,7 +177,7 @@ class Claimer:
 
     def hush(self) -> bool:
         """On the courier's thread: end the wait for work; says whether there is one, and that can be done."""
-        return self._lookout.watching and self._source.rouse(self._keys)
+        return (self._lookout.watching or self._courier.out) and self._source.rouse(self._keys)
 
     def close(self) -> None:
         self._lookout.close()

@@ -12,13 +12,14 @@ from typing import Final
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
 from skunkqueue.errors import StoreError
-from skunkqueue.persistence import Source, worker_key
+from skunkqueue.persistence import Line, Source, worker_key
 from skunkqueue.worker.claimer import Claimer
-from skunkqueue.worker.courier import Courier, Delivery, Lookout
+from skunkqueue.worker.courier import Courier, Delivery
 from skunkqueue.worker.court import Court
 from skunkqueue.worker.crew import Held, Worker
 from skunkqueue.worker.hearing import Hearing
 from skunkqueue.worker.journal import Journal
+from skunkqueue.worker.lookout import Lookout
 from skunkqueue.worker.process import Guard, Process, Thread
 from skunkqueue.worker.pulse import Beaten, Pulse
 from skunkqueue.worker.settings import Settings, describe, make_workers
@@ -61,6 +62,7 @@ class Engine:
         self._unasked = FOREVER  # ticks until when those are leased that came after the last beat was put together
         self._overslept = False
         self._was_away = False
+        self._line: Line | None = None
         self._wake, self._poke_end = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(self._poke_end, False)
@@ -111,7 +113,7 @@ class Engine:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._guard = None if settings.in_process else Guard()
-        self._courier = Courier(self._source, self._clock, settings.lease, self.poke)
+        self._courier = Courier(self._source, self._clock, settings.queue, settings.lease, self.poke)
         self._courier.start()
         self._claimer = Claimer(self._source, self._clock, settings, self._workers, self._courier, self.poke)
         about = {worker.name: self._about(worker) for worker in self._workers}
@@ -122,6 +124,7 @@ class Engine:
         self._journal.flush()
 
     def _turn(self) -> None:
+        self._attend()
         self._listen()
         self._obey()
         self._hear_pulse()
@@ -133,6 +136,28 @@ class Engine:
 
     # 1. hear what happened
 
+    def _attend(self) -> None:
+        """Listen to the line that there is now; end the one before."""
+        line = self._courier.line
+        if line is self._line:
+            return
+        if self._line is not None:
+            self._selector.unregister(self._line.asked)
+            self._selector.unregister(self._line.stood)
+            self._line.close()
+        self._line = line
+        if line is not None:
+            self._selector.register(line.asked, selectors.EVENT_READ, self._hear_answer)
+            self._selector.register(line.stood, selectors.EVENT_READ, self._hear_news)
+
+    def _hear_answer(self) -> None:
+        self._courier.hear()
+        self._collect()
+
+    def _hear_news(self) -> None:
+        self._courier.hear_news()
+        self._collect()
+
     def _listen(self) -> None:
         timeout = max(0.0, self._until() - ticks())
         for key, _ in self._selector.select(None if timeout == FOREVER else timeout):
@@ -140,9 +165,10 @@ class Engine:
 
     def _until(self) -> float:
         """Ticks when there is something to do though nothing happens."""
-        if self._court.outcomes or self._is_idle_burst():
+        if (self._court.outcomes and not self._courier.asking) or self._is_idle_burst():
             return 0.0
-        until = min(self._rough_at, self._give_up_at, self._rouse_at, *(w.next_deadline() for w in self._workers))
+        until = min(self._rough_at, self._give_up_at, self._rouse_at, self._courier.late_at)
+        until = min(until, *(worker.next_deadline() for worker in self._workers))
         if not self._pulse.under_way:
             until = min(until, self._beat_at)
         if not self._level and not self._overslept:
@@ -408,16 +434,19 @@ class Engine:
     # 6. exchange outcomes for claims
 
     def _exchange(self) -> None:
+        if ticks() >= self._courier.late_at:
+            self._courier.hang_up()
         is_paused = self._level or self._overslept
-        wants = [] if is_paused else self._claimer.wants(anyway=bool(self._court.outcomes))
-        if self._court.outcomes or wants:
+        outcomes = self._court.outcomes and not self._courier.asking
+        wants = [] if is_paused else self._claimer.wants(anyway=bool(outcomes))
+        if outcomes or wants:
             self._courier.carry(*self._court.take(), wants)
             if not self._source.is_far:
                 self._courier.linger(LINGER)
             self._collect()
         elif is_paused:
             self._claimer.pause()
-        else:
+        elif not self._is_quiet_burst():
             self._claimer.look_out()
         is_ending = self._level or (self.burst and self._is_at_rest())
         self._rouse_at = self._claimer.rouse() if is_ending else FOREVER
@@ -513,12 +542,12 @@ class Engine:
     # 7. end
 
     def _is_idle_burst(self) -> bool:
-        has_looked = self._claimer.looked and not self._claimer.called
-        return self.burst and not self._level and has_looked and self._is_idle()
+        """Nothing ripe as far as the last look tells, nothing running, and nothing under way."""
+        return self._is_quiet_burst() and self._courier.idle
 
-    def _is_idle(self) -> bool:
-        """Nothing ripe as far as the last look tells, and nothing running."""
-        return self._is_at_rest() and self._courier.idle
+    def _is_quiet_burst(self) -> bool:
+        has_looked = self._claimer.looked and not self._claimer.called
+        return self.burst and not self._level and has_looked and self._is_at_rest()
 
     def _is_at_rest(self) -> bool:
         return not self._court.outcomes and all(worker.ready and not worker.busy for worker in self._workers)
@@ -538,6 +567,8 @@ class Engine:
         self._claimer.close()
         self._orders.close()
         self._courier.run(self._call_back)
+        self._courier.hang_up()
+        self._attend()
         if not self._courier.close(0.5):
             if self._courier.owes:
                 self._say("gave up on the store: what it did not hear of will be run again when the leases end")

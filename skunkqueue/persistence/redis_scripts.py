@@ -1,0 +1,38 @@
+"""The Redis store's scripts, put together from ``redis.lua``."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib.resources import files
+from typing import NamedTuple
+
+
+class Script(NamedTuple):
+    """A script's text and the digest it is called by."""
+
+    text: bytes
+    digest: str
+
+
+def _load_scripts() -> dict[str, Script]:
+    text = files(__package__).joinpath("redis.lua").read_text()
+    _, *pieces = re.split(r"^-- (part|script) (\w+)\n", text, flags=re.MULTILINE)
+    found = list(zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True))
+    parts = {name: body for kind, name, body in found if kind == "part"}
+
+    def join(named: re.Match[str]) -> str:
+        return "".join(parts[name] for name in named[1].split())
+
+    return {
+        name: _script(re.sub(r"^ *-- with (.*)\n", join, body, flags=re.MULTILINE))
+        for kind, name, body in found
+        if kind == "script"
+    }
+
+
+def _script(text: str) -> Script:
+    return Script(text.encode(), hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts so
+
+
+SCRIPTS = _load_scripts()
