@@ -32,6 +32,8 @@ LINGER: Final = 0.02
 """Seconds that the engine waits for an exchange that is done in this process, before it goes on."""
 AGAIN: Final = 1.0
 """Seconds after which a beat is tried again that failed."""
+BREATH: Final = 0.002
+"""Seconds of quiet before the log is written: who wants to know how a run ended does not wait for that."""
 QUICK: Final = 2.0
 """Seconds that a pool told to kill waits for a store that is away."""
 FOREVER: Final = float("inf")
@@ -63,6 +65,7 @@ class Engine:
         self._overslept = False
         self._was_away = False
         self._line: Line | None = None
+        self._write_at = FOREVER  # ticks when the log is to be written
         self._wake, self._poke_end = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(self._poke_end, False)
@@ -132,7 +135,7 @@ class Engine:
         for worker in self._workers:
             self._tend(worker)
         self._exchange()
-        self._journal.flush()
+        self._keep_journal()
 
     # 1. hear what happened
 
@@ -173,6 +176,8 @@ class Engine:
             until = min(until, self._beat_at)
         if not self._level and not self._overslept:
             until = min(until, self._claimer.until())
+        if self._journal.waits:
+            until = min(until, self._write_at)
         if any(w.body is not None and w.body.death < 0 for w in self._workers):
             until = min(until, ticks() + 0.05)  # no word of deaths from this kernel: ask
         return until
@@ -594,6 +599,16 @@ class Engine:
             if not (self._claimer.hush() or orders):
                 return
             sleep(0.02)
+
+    def _keep_journal(self) -> None:
+        """Have what was said written, but not amid what somebody waits for."""
+        if not self._journal.waits:
+            self._write_at = FOREVER
+            self._journal.flush()  # which looks after what is far behind
+        elif self._write_at == FOREVER:
+            self._write_at = ticks() + BREATH
+        elif ticks() >= self._write_at:
+            self._journal.flush()
 
     def _say(self, line: str) -> None:
         self._journal.say(line)

@@ -92,6 +92,11 @@ class Journal:
         self._size += sum(map(len, lines))
         self._lines.extend(lines)
 
+    @property
+    def waits(self) -> bool:
+        """Whether something was said that nobody writes before ``flush``."""
+        return bool(self._lines) and not self._awake
+
     def flush(self) -> None:
         """Have what has gathered written: at once where nothing was for a while, else with the next batch."""
         if self._lines and not self._awake:
