@@ -850,13 +850,16 @@ end
 return list
 
 -- script listen
--- ARGV: the name of a bell, ids. Gives 1 if one of them has ended already (or is not here), else rings it then.
+-- ARGV: the name of a bell, ids. Has it rung when one of them ends; at once where one has ended, or is not here.
 
 -- with base
 
-local WAITING = base .. ':waiting'
+local WAITING, BELL = base .. ':waiting', base .. ':bell:' .. ARGV[1]
 for i = 2, #ARGV do
-  if call('HEXISTS', base .. ':run', ARGV[i]) == 0 or call('HEXISTS', base .. ':done', ARGV[i]) == 1 then return 1 end
+  if call('HEXISTS', base .. ':run', ARGV[i]) == 0 or call('HEXISTS', base .. ':done', ARGV[i]) == 1 then
+    call('ZADD', BELL, 0, ARGV[i])
+    return call('PEXPIRE', BELL, 30000)
+  end
 end
 for i = 2, #ARGV do
   local bells = call('HGET', WAITING, ARGV[i]) or ''

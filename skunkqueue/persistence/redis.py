@@ -51,7 +51,7 @@ from skunkqueue.persistence.redis_pack import (
 from skunkqueue.persistence.redis_scripts import SCRIPTS, Script
 from skunkqueue.persistence.redis_url import Target, parse_url
 from skunkqueue.persistence.redis_via import check_pipeline
-from skunkqueue.persistence.redis_wait import Ears
+from skunkqueue.persistence.redis_wait import Ears, call
 
 default_cfg = {"backend": "redis", "conn_url": "localhost:6379", "dbname": 0}
 
@@ -247,7 +247,7 @@ class RedisPersister(Persister):
         def command() -> tuple[Any, ...]:
             nonlocal queue
             queue = self._queue_of.get(id, "")
-            return () if not queue else ("EVALSHA", SCRIPTS["get"].digest, "1", base_key(queue), id)
+            return () if not queue else call("get", base_key(queue), id)
 
         reply = self._ears.wait([run_key(id)], timeout, command) if timeout > 0 else None
         if not reply:

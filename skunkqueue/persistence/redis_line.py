@@ -17,10 +17,10 @@ except ImportError:  # then there are no lines
 from skunkqueue.envelope import Asked, Caught, Claim, Exchange, Outcome, Want
 from skunkqueue.errors import StoreAway
 from skunkqueue.persistence import Line
-from skunkqueue.persistence.redis_connect import Link, pack_command, say, speaking
+from skunkqueue.persistence.redis_connect import Link, say, speaking
 from skunkqueue.persistence.redis_pack import SOON, Given, base_key, read_exchange, want_arguments
 from skunkqueue.persistence.redis_scripts import SCRIPTS
-from skunkqueue.persistence.redis_wait import SHORTEST, Blocked, Ear, Ears, wait_and
+from skunkqueue.persistence.redis_wait import SHORTEST, Blocked, Command, Ear, Ears, call, packed, wait_for
 
 PATIENCE = 0.25
 """Seconds that are waited for a server that does not take what it is sent; then it is left to who may wait longer."""
@@ -121,7 +121,7 @@ class RedisLine(Line):
         command = self._exchange(*times, *given.arguments(self._queue), *want_arguments(wants))
         self._given, self._wants, self._until = given.ids, wants, until
         with speaking(self._url):
-            self._talk.send(pack_command(self._talk.connection, command))
+            self._talk.send(packed(self._talk.connection, command))
         return True
 
     def answer(self) -> Exchange | None:
@@ -142,7 +142,7 @@ class RedisLine(Line):
         self._ears.blocks(self._ear, blocked)
         with speaking(self._url):
             seconds = max(SHORTEST, timeout) + LATE
-            self._news.send(wait_and(self._news.connection, blocked, seconds, behind))
+            self._news.send(packed(self._news.connection, wait_for(blocked, seconds), behind))
 
     def caught(self) -> Caught | None:
         with speaking(self._url):
@@ -158,8 +158,8 @@ class RedisLine(Line):
         _, claims, ripe, _ = read_exchange(asked.wants, reply, now + asked.until - asked.now)
         return Caught(asked.wants, Exchange(set(), claims, ripe), now)
 
-    def _exchange(self, *args: Any) -> tuple[Any, ...]:
-        return "EVALSHA", SCRIPTS["exchange"].digest, "1", self._key, *args
+    def _exchange(self, *args: Any) -> Command:
+        return call("exchange", self._key, *args)
 
     def _sound(self, *replies: Any) -> Any:
         """The one reply, or replies, that are no errors. Whoever asks elsewhere then learns what was wrong."""

@@ -21,6 +21,7 @@ from skunkqueue.envelope import with_priorities
 from skunkqueue.errors import StoreAway, StoreError
 from skunkqueue.persistence.redis_connect import Link, is_quiet, pack_command, say, speaking
 from skunkqueue.persistence.redis_pack import HOUSE, base_key
+from skunkqueue.persistence.redis_scripts import SCRIPTS
 
 SHORTEST = 0.002
 """Redis counts milliseconds, and takes zero for ever."""
@@ -51,7 +52,8 @@ class Blocked(NamedTuple):
     claims: bool = False
 
 
-Then = Callable[[], tuple[Any, ...]]
+Command = tuple[Any, ...]
+Then = Callable[[], Command]
 """What makes a command, at the last moment; empty for none."""
 
 
@@ -149,15 +151,10 @@ class Ears:
     def _listen(self, slot: int, watch: Watch, hints: Sequence[str], end: float, then: Then | None) -> Any:
         key = watch.keys[0] if watch.keys else base_key(next(iter(watch.runs)))
         ear = self._take(slot, key)
-        reply = None
+        bells = [f"{base_key(queue)}:bell:{ear.bell}" for queue in watch.runs]
+        listen = [call("listen", base_key(queue), ear.bell, *ids) for queue, ids in watch.runs.items()]
         try:
-            keys = list(watch.keys)
-            for queue, ids in watch.runs.items():
-                if self._run("listen", base_key(queue), [ear.bell, *ids]):
-                    break
-                keys.append(f"{base_key(queue)}:bell:{ear.bell}")
-            else:
-                reply = self._block(ear, Blocked(key, keys, hints), end, then)
+            reply = self._block(ear, Blocked(key, [*watch.keys, *bells], hints), end, listen, then)
         except BaseException:
             ear.connection.disconnect()
             raise
@@ -165,20 +162,25 @@ class Ears:
             self._free.setdefault(slot, []).append(ear)
         return reply
 
-    def _block(self, ear: Ear, blocked: Blocked, end: float, then: Then | None) -> Any:
+    def _block(self, ear: Ear, blocked: Blocked, end: float, before: list[Command], then: Then | None) -> Any:
+        """Send the commands before, the one that blocks and the one behind it together: one trip for all."""
         left = end - time.monotonic()
         if left < SHORTEST:
             time.sleep(max(0.0, left))
             return None
-        behind = () if then is None else then()
+        behind = [command] if then is not None and (command := then()) else []
         with self.blocking(ear, blocked), speaking(self._link.target.url):
-            ear.connection.send_packed_command(wait_and(ear.connection, blocked, left, behind))
-            heard = ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
+            ear.connection.send_packed_command(packed(ear.connection, *before, wait_for(blocked, left), *behind))
+            unknown = [command for command in before if not _is_done(ear.connection)]
+            heard = not unknown and ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
         if not heard:
             self._unblock(ear, blocked.key)
         with speaking(self._link.target.url):
             ear.connection.read_response()
-            return _reply_behind(ear.connection) if behind else None
+            reply = _reply_behind(ear.connection) if behind else None
+        for _, _, _, key, *args in unknown:
+            self._run("listen", key, args)  # so that it is known the next time
+        return reply
 
     @contextmanager
     def blocking(self, ear: Ear, blocked: Blocked) -> Iterator[None]:
@@ -257,10 +259,28 @@ class Ears:
 _inherited: list[tuple[dict[int, list[Ear]], dict[Ear, Blocked]]] = []
 
 
-def wait_and(connection: Any, blocked: Blocked, seconds: float, behind: tuple[Any, ...]) -> list[bytes]:
-    """The bytes of the command that blocks, and of the one behind it, if there is one."""
-    packed = pack_command(connection, ("BZPOPMIN", *blocked.keys, f"{seconds:.3f}"))
-    return [*packed, *pack_command(connection, behind)] if behind else packed
+def call(script: str, key: str, *args: Any) -> Command:
+    """The command that calls one of our scripts, which the server has to know."""
+    return "EVALSHA", SCRIPTS[script].digest, "1", key, *args
+
+
+def wait_for(blocked: Blocked, seconds: float) -> Command:
+    """The command that blocks."""
+    return "BZPOPMIN", *blocked.keys, f"{seconds:.3f}"
+
+
+def packed(connection: Any, *commands: Command) -> list[bytes]:
+    """The bytes of several commands."""
+    return [part for command in commands for part in pack_command(connection, command)]
+
+
+def _is_done(connection: Any) -> bool:
+    """Read what a script replied; False where the server did not know it."""
+    try:
+        connection.read_response()
+    except NoScriptError:
+        return False
+    return True
 
 
 def _reply_behind(connection: Any) -> Any:
