@@ -64,6 +64,7 @@ class Ear:
         self.connection = connection
         self.bell = os.urandom(8).hex()
         self.number = int(say(connection, ("CLIENT", "ID")))
+        self.is_taught = False
 
 
 class Ears:
@@ -153,8 +154,16 @@ class Ears:
         ear = self._take(slot, key)
         bells = [f"{base_key(queue)}:bell:{ear.bell}" for queue in watch.runs]
         listen = [call("listen", base_key(queue), ear.bell, *ids) for queue, ids in watch.runs.items()]
+        blocked = Blocked(key, [*watch.keys, *bells], hints)
         try:
-            reply = self._block(ear, Blocked(key, [*watch.keys, *bells], hints), end, listen, then)
+            if listen:
+                self._teach(ear)
+            try:
+                reply = self._block(ear, blocked, end, listen, then)
+            except NoScriptError:  # they were flushed meanwhile
+                ear.is_taught = False
+                self._teach(ear)
+                reply = self._block(ear, blocked, end, listen, then)
         except BaseException:
             ear.connection.disconnect()
             raise
@@ -162,8 +171,19 @@ class Ears:
             self._free.setdefault(slot, []).append(ear)
         return reply
 
+    def _teach(self, ear: Ear) -> None:
+        """Have its server know the scripts that stand beside a command that blocks, where no error is met in time."""
+        if not ear.is_taught:
+            with speaking(self._link.target.url):
+                for script in ("listen", "get"):
+                    say(ear.connection, ("SCRIPT", "LOAD", SCRIPTS[script].text))
+            ear.is_taught = True
+
     def _block(self, ear: Ear, blocked: Blocked, end: float, before: list[Command], then: Then | None) -> Any:
-        """Send the commands before, the one that blocks and the one behind it together: one trip for all."""
+        """Send the commands before, the one that blocks and the one behind it together: one trip for all.
+
+        Raises NoScriptError where one before is not known.
+        """
         left = end - time.monotonic()
         if left < SHORTEST:
             time.sleep(max(0.0, left))
@@ -171,15 +191,15 @@ class Ears:
         behind = [command] if then is not None and (command := then()) else []
         with self.blocking(ear, blocked), speaking(self._link.target.url):
             ear.connection.send_packed_command(packed(ear.connection, *before, wait_for(blocked, left), *behind))
-            unknown = [command for command in before if not _is_done(ear.connection)]
+            unknown = [error for _ in before if (error := _unknown(ear.connection)) is not None]
             heard = not unknown and ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
         if not heard:
             self._unblock(ear, blocked.key)
         with speaking(self._link.target.url):
             ear.connection.read_response()
             reply = _reply_behind(ear.connection) if behind else None
-        for _, _, _, key, *args in unknown:
-            self._run("listen", key, args)  # so that it is known the next time
+        if unknown:
+            raise unknown[0]
         return reply
 
     @contextmanager
@@ -274,13 +294,13 @@ def packed(connection: Any, *commands: Command) -> list[bytes]:
     return [part for command in commands for part in pack_command(connection, command)]
 
 
-def _is_done(connection: Any) -> bool:
-    """Read what a script replied; False where the server did not know it."""
+def _unknown(connection: Any) -> NoScriptError | None:
+    """Read what a script replied: an error where the server did not know it."""
     try:
         connection.read_response()
-    except NoScriptError:
-        return False
-    return True
+    except NoScriptError as error:
+        return error
+    return None
 
 
 def _reply_behind(connection: Any) -> Any:
