@@ -75,6 +75,16 @@ def with_a_pool_of_processes():
         return workers.map(abs, [-1, -2, -3])
 
 
+@queue.event(routes=["foo"])
+def end_what_it_forked():
+    """As multiprocessing ends its processes."""
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    child.terminate()
+    child.join(20)
+    return child.exitcode
+
+
 @pytest.fixture
 def store():
     queue.store.__init__("process")
@@ -192,6 +202,14 @@ def test_jobs_that_print_much_leave_threads_or_fork_disturb_nobody(store, capfd)
     assert [run.result for run in runs] == ["printed", "left", [1, 2, 3], 3]
     assert len(capfd.readouterr().out) > 5_000_000
     assert pool.log.getvalue().count(" started, process ") == 1
+
+
+def test_what_a_job_forks_can_be_ended(store):
+    run = end_what_it_forked.fire()
+
+    make_pool(store).run_until_idle()
+
+    assert run.result == -signal.SIGTERM
 
 
 def test_a_job_that_blocks_every_signal_is_killed_when_its_time_is_up(store):

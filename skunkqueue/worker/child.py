@@ -322,12 +322,33 @@ def _nothing(*_: object) -> None:
     """For signals that a terminal or systemd sends to everybody: the pool answers them."""
 
 
+def _let_forks_be_ended() -> None:
+    """What a job forks can be ended by SIGTERM: multiprocessing ends its processes so, and waits until they are dead.
+
+    Held back while the fork is under way, for it may come before the copy is no longer deaf to it.
+    """
+    masks = threading.local()
+
+    def hold() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def give_way() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        let_go()
+
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=give_way)
+
+
 def main() -> None:
     """The entry of a worker process."""
     setup = json.loads(os.environ.pop("SKUNKQUEUE_CHILD"))
     die_with(setup["parent"])
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGABRT"):
         signal.signal(getattr(signal, name), _nothing)
+    _let_forks_be_ended()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
