@@ -20,10 +20,17 @@ import redis
 LIMIT = 30.0
 
 
+PROGRAM = "SKUNKQUEUE_TEST_REDIS_SERVER"
+"""Names another server's program for all of these tests: an older or newer Redis, or a Valkey."""
+
+
 def find_redis_server() -> str:
     """The server's program. Without it: skips at home, fails in CI."""
-    found = shutil.which("redis-server")
+    name = os.environ.get(PROGRAM) or "redis-server"
+    found = shutil.which(name)
     if found is None:
+        if PROGRAM in os.environ:
+            pytest.fail(f"{PROGRAM} names {name}, which is no program")
         message = "redis-server is not installed: apt install redis-server"
         if os.environ.get("CI"):
             pytest.fail(message)
@@ -279,9 +286,7 @@ def cluster_servers() -> Iterator[tuple[list[RedisServer], str]]:
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(
-                RedisServer(
-                    "--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-node-timeout", "5000"
-                )
+                RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "5000", port=_free_port_and_bus())
             )
             for _ in range(3)
         ]
@@ -289,13 +294,21 @@ def cluster_servers() -> Iterator[tuple[list[RedisServer], str]]:
         yield servers, "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
 
 
+def _free_port_and_bus() -> int:
+    """A free port; so is the one ten thousand above, where servers of a cluster talk to each other."""
+    while True:
+        port = free_port()
+        with contextlib.suppress(OSError, OverflowError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port + 10_000))
+            return port
+
+
 def _join(servers: Sequence[RedisServer]) -> None:
     bounds = [0, 5461, 10923, 16384]
     for n, server in enumerate(servers):
         client = server.client()
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[n], bounds[n + 1] - 1)
-        bus = _after(server.options, "--cluster-port")
-        servers[0].client().execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(bounds[n], bounds[n + 1]))
+        servers[0].client().execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
     for server in servers:
         client = server.client()
         _until(lambda client=client: b"cluster_state:ok" in client.execute_command("CLUSTER INFO")
