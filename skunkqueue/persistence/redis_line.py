@@ -20,7 +20,7 @@ from skunkqueue.persistence import Line
 from skunkqueue.persistence.redis_connect import Link, say, speaking
 from skunkqueue.persistence.redis_pack import SOON, Given, base_key, read_exchange, want_arguments
 from skunkqueue.persistence.redis_scripts import SCRIPTS
-from skunkqueue.persistence.redis_wait import SHORTEST, Blocked, Command, Ear, Ears, call, packed, wait_for
+from skunkqueue.persistence.redis_wait import SHORTEST, Blocked, Command, Ear, Ears, call, packed
 
 PATIENCE = 0.25
 """Seconds that are waited for a server that does not take what it is sent; then it is left to who may wait longer."""
@@ -142,7 +142,7 @@ class RedisLine(Line):
         self._ears.blocks(self._ear, blocked)
         with speaking(self._url):
             seconds = max(SHORTEST, timeout) + LATE
-            self._news.send(packed(self._news.connection, wait_for(blocked, seconds), behind))
+            self._news.send(packed(self._news.connection, self._ear.block(blocked, seconds), behind))
 
     def caught(self) -> Caught | None:
         with speaking(self._url):

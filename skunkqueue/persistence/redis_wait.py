@@ -8,6 +8,7 @@ whoever ends one of them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from skunkqueue.envelope import with_priorities
 from skunkqueue.errors import StoreAway, StoreError
@@ -31,6 +32,9 @@ ELSEWHERE = 0.25
 
 PATIENCE = 0.25
 """Seconds that a wait which is over gives a server that hangs, before it leaves the connection."""
+
+RING = "redis.call('ZADD', KEYS[1], 0, '') redis.call('PEXPIRE', KEYS[1], 30000)"
+"""Ends a block on a bell, for a user who may not do so by CLIENT, which is among the dangerous commands."""
 
 AWAY = 0.25
 """Seconds that a wait takes at least while the server is away, so that nobody spins."""
@@ -58,13 +62,32 @@ Then = Callable[[], Command]
 
 
 class Ear:
-    """A connection that blocks, and the name of the bell that is rung for it."""
+    """A connection that blocks, and the name of the bell that is rung for it; its number where that ends a block."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.bell = os.urandom(8).hex()
-        self.number = int(say(connection, ("CLIENT", "ID")))
         self.is_taught = False
+        self.number: int | None = None
+        with contextlib.suppress(ResponseError):  # there CLIENT, or some of it, is not for us
+            number = int(say(connection, ("CLIENT", "ID")))
+            say(connection, ("CLIENT", "UNBLOCK", number))
+            self.number = number
+
+    def block(self, blocked: Blocked, timeout: float) -> Command:
+        """The command that blocks. Where a bell is to end it, it outlasts its time, or the bell would stay rung."""
+        if self.number:
+            return ("BZPOPMIN", *blocked.keys, f"{timeout:.3f}")
+        return ("BZPOPMIN", *blocked.keys, self._own_bell(blocked.key), f"{timeout + 0.1:.3f}")
+
+    def unblock(self, key: str) -> tuple[Any, ...]:
+        """The command that ends what it blocks on; in a key's slot."""
+        if self.number:
+            return ("CLIENT", "UNBLOCK", self.number)
+        return ("EVAL", RING, "1", self._own_bell(key))
+
+    def _own_bell(self, key: str) -> str:
+        return f"{key[: key.index('}') + 1]}:bell:{self.bell}"
 
 
 class Ears:
@@ -190,7 +213,7 @@ class Ears:
             return None
         behind = [command] if then is not None and (command := then()) else []
         with self.blocking(ear, blocked), speaking(self._link.target.url):
-            ear.connection.send_packed_command(packed(ear.connection, *before, wait_for(blocked, left), *behind))
+            ear.connection.send_packed_command(packed(ear.connection, *before, ear.block(blocked, left), *behind))
             unknown = [error for _ in before if (error := _unknown(ear.connection)) is not None]
             heard = not unknown and ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
         if not heard:
@@ -241,10 +264,10 @@ class Ears:
     def _unblock(self, ear: Ear, key: str) -> None:
         """Redis ends a block up to a tenth of a second late, unless it is told to."""
         try:
-            self._link.ask(key, ("CLIENT", "UNBLOCK", ear.number), PATIENCE)
+            self._link.ask(key, ear.unblock(key), PATIENCE)
         except StoreAway:
             raise
-        except StoreError:  # not allowed here: then late
+        except StoreError:  # not allowed any more: then late
             return
 
     def _take(self, slot: int, key: str) -> Ear:
@@ -282,11 +305,6 @@ _inherited: list[tuple[dict[int, list[Ear]], dict[Ear, Blocked]]] = []
 def call(script: str, key: str, *args: Any) -> Command:
     """The command that calls one of our scripts, which the server has to know."""
     return "EVALSHA", SCRIPTS[script].digest, "1", key, *args
-
-
-def wait_for(blocked: Blocked, seconds: float) -> Command:
-    """The command that blocks."""
-    return "BZPOPMIN", *blocked.keys, f"{seconds:.3f}"
 
 
 def packed(connection: Any, *commands: Command) -> list[bytes]:
