@@ -134,6 +134,20 @@ def test_with_a_password_and_refused_without_it() -> None:
             assert "wrong-one" not in str(caught.value)
 
 
+@pytest.mark.parametrize("rights", ["-zadd", "-hset", "-evalsha", "resetkeys ~other:*"])
+def test_a_user_who_may_do_less_is_told_so(rights: str) -> None:
+    """Whether it is the call that is refused or one within a script, which each version says in other words."""
+    with RedisServer() as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "me", "on", ">secret", "~skunk:*", "+@all", *rights.split())
+        store = open_url(f"redis://me:secret@127.0.0.1:{server.port}/0")
+
+        with pytest.raises(StoreError, match="does not let us in") as caught:
+            store.put([sealed()])
+
+        assert not isinstance(caught.value, StoreAway)
+        store.close()
+
+
 @pytest.mark.parametrize("rights", ["-@admin -@dangerous +@scripting", "-client", "-@dangerous +client|id"])
 def test_with_a_user_who_may_do_no_more_than_needed(rights: str) -> None:
     """What ends waits otherwise, CLIENT UNBLOCK, is a dangerous command; on Redis 6.2 all of CLIENT is."""
@@ -146,6 +160,9 @@ def test_with_a_user_who_may_do_no_more_than_needed(rights: str) -> None:
         assert wakes(store, keys, lambda: other.put([sealed(2)]), by=other) == 1
         assert abs(late(store)[7]) < 0.05
         assert store.warnings() == []
+        client.config_set("maxmemory", 1)
+        assert wakes(store, keys, lambda: store.rouse(keys), by=other) == 1
+        client.config_set("maxmemory", 0)
         assert all(client.pttl(key) > 0 for key in client.scan_iter("*:bell:*"))
         client.flushall()
         use(store)

@@ -51,6 +51,7 @@ IDLE = 1.0
 _AWAY = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
 _AWAY_WORDS = ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS", "BUSY")
 _REFUSED_WORDS = ("OOM", "MISCONF", "NOSPACE")
+_RIGHTS_WORDS = ("NOAUTH", "WRONGPASS", "NOPERM", "user executing the script", "ACL failure")  # the last two in scripts
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def _refusal(url: str, error: ResponseError) -> StoreError:
         return StoreRefused(f"Redis at {url} is full: its maxmemory is reached; raise it, or purge ended runs")
     if any(word in text for word in _REFUSED_WORDS):
         return StoreRefused(f"Redis at {url} takes no writes: {text}")
-    if "NOAUTH" in text or "WRONGPASS" in text or "NOPERM" in text:
+    if any(word in text for word in _RIGHTS_WORDS):
         return StoreError(f"Redis at {url} does not let us in: {text}; check user, password and rights")
     if any(word in text for word in _AWAY_WORDS) or _redirection(error)[0]:
         return StoreAway(f"Redis at {url} cannot answer now: {text}")

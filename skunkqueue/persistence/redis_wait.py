@@ -33,8 +33,10 @@ ELSEWHERE = 0.25
 PATIENCE = 0.25
 """Seconds that a wait which is over gives a server that hangs, before it leaves the connection."""
 
-RING = "redis.call('ZADD', KEYS[1], 0, '') redis.call('PEXPIRE', KEYS[1], 30000)"
-"""Ends a block on a bell, for a user who may not do so by CLIENT, which is among the dangerous commands."""
+RING = "redis.call('DEL', KEYS[1]) redis.call('ZADD', KEYS[1], 0, '') redis.call('PEXPIRE', KEYS[1], 30000)"
+"""Ends a block on a bell, for a user who may not do so by CLIENT, which is among the dangerous commands.
+
+On a full server as well: a first write that no maxmemory refuses lets the others pass."""
 
 AWAY = 0.25
 """Seconds that a wait takes at least while the server is away, so that nobody spins."""
