@@ -91,7 +91,7 @@ class RedisPersister(Persister):
         self._known: set[str] = set()
         self._used: set[str] = set()
         self._queue_of: dict[str, str] = {}
-        self._ears = Ears(self._link, self._run, self._places)
+        self._ears = Ears(self._link, self._places)
         self._checked = False
         self._measured = False
 

@@ -88,7 +88,7 @@ def open_line(link: Link, ears: Ears, queue: str) -> RedisLine | None:
         undo.callback(ear.disconnect)
         if not isinstance(talk._sock, socket.socket):
             return None
-        say(talk, ("SCRIPT", "LOAD", SCRIPTS["exchange"].text))
+        say(talk, ("EVAL", SCRIPTS["exchange"].text, "1", key, "0", "0", "0", "0"))  # of nothing, to have it known
         line = RedisLine(link, ears, queue, talk, ear)
         undo.pop_all()
     return line

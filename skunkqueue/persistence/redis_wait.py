@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -95,17 +94,15 @@ class Ear:
 class Ears:
     """The blocking connections of one store.
 
-    ``run`` runs a script, ``places`` gives the queues of runs, or None where one of them is not open.
+    ``places`` gives the queues of runs, or None where one of them is not open.
     """
 
     def __init__(
         self,
         link: Link,
-        run: Callable[[str, str, Sequence[Any]], Any],
         places: Callable[[Sequence[str]], dict[str, list[str]] | None],
     ) -> None:
         self._link = link
-        self._run = run
         self._places = places
         self._homes: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -182,12 +179,12 @@ class Ears:
         blocked = Blocked(key, [*watch.keys, *bells], hints)
         try:
             if listen:
-                self._teach(ear)
+                self._teach(ear, base_key(next(iter(watch.runs))))
             try:
                 reply = self._block(ear, blocked, end, listen, then)
             except NoScriptError:  # they were flushed meanwhile
                 ear.is_taught = False
-                self._teach(ear)
+                self._teach(ear, base_key(next(iter(watch.runs))))
                 reply = self._block(ear, blocked, end, listen, then)
         except BaseException:
             ear.connection.disconnect()
@@ -196,12 +193,12 @@ class Ears:
             self._free.setdefault(slot, []).append(ear)
         return reply
 
-    def _teach(self, ear: Ear) -> None:
+    def _teach(self, ear: Ear, key: str) -> None:
         """Have its server know the scripts that stand beside a command that blocks, where no error is met in time."""
         if not ear.is_taught:
             with speaking(self._link.target.url):
-                for script in ("listen", "get"):
-                    say(ear.connection, ("SCRIPT", "LOAD", SCRIPTS[script].text))
+                say(ear.connection, ("EVAL", SCRIPTS["listen"].text, "1", key, ear.bell))
+                say(ear.connection, ("EVAL", SCRIPTS["get"].text, "1", key))
             ear.is_taught = True
 
     def _block(self, ear: Ear, blocked: Blocked, end: float, before: list[Command], then: Then | None) -> Any:
@@ -227,7 +224,7 @@ class Ears:
             raise unknown[0]
         return reply
 
-    @contextmanager
+    @contextlib.contextmanager
     def blocking(self, ear: Ear, blocked: Blocked) -> Iterator[None]:
         """Meanwhile an ear blocks, and can be roused."""
         self.blocks(ear, blocked)
