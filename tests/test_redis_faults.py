@@ -9,10 +9,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from redis_server import CuttingProxy, RedisServer
+from redis_server import CuttingProxy, RedisServer, tls_server
 
 from skunkqueue.clock import Clock
 from skunkqueue.envelope import Asked, Claim, Envelope, Filter, Outcome, State, Want, new_id, new_token
@@ -329,6 +330,25 @@ def test_a_line_to_a_server_that_takes_nothing_gives_up_and_never_hangs() -> Non
             assert time.monotonic() - began < SOON / 2
         assert len(store.commit(done, now=NOW)) == 2000
         store.close()
+
+
+def test_a_line_over_tls_hears_as_any_other(tmp_path: Path) -> None:
+    """Also what comes in more pieces than one: as records of TLS, which a socket that can be read need not tell of."""
+    with tls_server(str(tmp_path)) as (_, url):
+        store, other = open_url(url), open_url(url)
+        with line_of(store) as line:
+            line.stand(KEYS, SOON, Asked([want("A", limit=1)], NOW, LATE))
+            assert line.caught() is None
+            other.put([sealed(n, body=b"x" * 5000) for n in range(200)])
+            assert len(_heard(line.stood, line.caught).result.claims) == 1
+
+            line.ask([], [want("B", limit=500)], now=NOW, until=LATE)
+            claims = _heard(line.asked, line.answer).claims
+            assert len(claims) == 199
+            line.ask([(claim, Outcome.complete(b"y" * 5000)) for claim in claims], [], now=NOW, until=LATE)
+            assert len(_heard(line.asked, line.answer).taken) == 199
+        for each in (store, other):
+            each.close()
 
 
 @contextlib.contextmanager
