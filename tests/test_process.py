@@ -56,6 +56,14 @@ def print_much(megabytes):
 
 
 @queue.event(routes=["foo"])
+def first_write_of_a_print():
+    reader, writer = os.pipe2(os.O_DIRECT)  # a packet for each write
+    os.dup2(writer, sys.stdout.fileno())
+    print("lines", "stay", "whole")
+    return os.read(reader, 100)
+
+
+@queue.event(routes=["foo"])
 def leave_daemon_threads():
     for _ in range(3):
         threading.Thread(target=lambda: [time.sleep(0.01) for _ in range(10_000)], daemon=True).start()
@@ -202,6 +210,16 @@ def test_jobs_that_print_much_leave_threads_or_fork_disturb_nobody(store, capfd)
     assert [run.result for run in runs] == ["printed", "left", [1, 2, 3], 3]
     assert len(capfd.readouterr().out) > 5_000_000
     assert pool.log.getvalue().count(" started, process ") == 1
+
+
+def test_lines_that_several_workers_print_stay_whole(store, monkeypatch):
+    """For each is one write: of several they would be torn, as all write to the same."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")  # as in many a container
+    run = first_write_of_a_print.fire()
+
+    make_pool(store).run_until_idle()
+
+    assert run.result == b"lines stay whole\n"
 
 
 def test_what_a_job_forks_can_be_ended(store):

@@ -351,7 +351,9 @@ def main() -> None:
     _let_forks_be_ended()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)
+            # A line at a time, also under PYTHONUNBUFFERED, by which each word of a print would be written for itself:
+            # all workers of a pool, and its log, often write to the same.
+            stream.reconfigure(line_buffering=True, write_through=False)
     link = Link(Ends(*setup["ends"]))
     worker = make(link, setup)
     signal.signal(signal.SIGURG, worker.on_signal)
