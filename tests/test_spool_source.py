@@ -433,7 +433,7 @@ def test_a_file_that_is_read_by_somebody_is_taken(folder, source):
 
 def test_where_the_system_cannot_tell_quiet_time_does(folder):
     source = folder.source(moment=0.3)
-    source._looker._can_lease = False
+    source._looker.can_lease = False
     path = folder.path / "in" / "email"
     data = pickle.dumps({"type": "email", "body": "x" * 1000})
     with open(path, "wb") as file:
@@ -444,7 +444,16 @@ def test_where_the_system_cannot_tell_quiet_time_does(folder):
             assert claim(source, time.time()) == []
             time.sleep(0.02)
 
-    assert len(soon(source)) == 1
+        assert len(soon(source)) == 1  # its writer has it open still, which only a lease would tell
+
+
+@pytest.mark.parametrize(("answers", "found"), [([False, False, True], True), ([None], False), ([False] * 99, False)])
+def test_a_probe_that_somebody_has_open_for_a_moment_is_tried_again(folder, monkeypatch, answers, found):
+    """A fork copies what is open for writing, until it becomes another program: that says nothing of the system."""
+    monkeypatch.setattr("skunkqueue.spool.files.lease", lambda fd: answers.pop(0))
+    monkeypatch.setattr("skunkqueue.spool.files.PROBE_PAUSE", 0.0)
+
+    assert folder.source().can_lease is found
 
 
 def test_a_pickle_that_breaks_off_waits_a_moment_and_may_still_be_completed(folder, source):
@@ -497,6 +506,7 @@ def test_a_writer_that_comes_while_we_look_gets_its_file_back(folder, source, mo
 
     monkeypatch.setattr(looker, "was_replaced", meanwhile)
 
+    assert source.can_lease
     assert claim(source, time.time()) == []
     assert writers[0].wait(30) == 0
     assert os.listdir(path.parent) == ["email"]

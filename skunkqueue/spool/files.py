@@ -21,6 +21,9 @@ WORK: Final = "work"
 
 IGNORED: Final = (".tmp", ".part")
 
+PROBES: Final = 50
+PROBE_PAUSE: Final = 0.01
+
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EXDEV})
 
 
@@ -93,10 +96,20 @@ def can_lease(folder: str) -> bool:
     try:
         os.close(fd)
         fd = os.open(path, OPEN)
-        return bool(lease(fd))
+        return _can_be_leased(fd)
     finally:
         os.close(fd)
         os.unlink(path)
+
+
+def _can_be_leased(fd: int) -> bool:
+    """A process that forked a moment ago, until it becomes another program, has the file open for writing as well."""
+    for _ in range(PROBES):
+        free = lease(fd)
+        if free is not False:
+            break
+        time.sleep(PROBE_PAUSE)
+    return bool(free)
 
 
 def file_time(folder: str) -> float:
