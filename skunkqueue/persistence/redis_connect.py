@@ -60,10 +60,11 @@ def speaking(url: str) -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise _ours(url, error) from error
+        raise translated(url, error) from error
 
 
-def _ours(url: str, error: Exception) -> StoreError:
+def translated(url: str, error: Exception) -> StoreError:
+    """An error of redis-py or of the system as one of ours."""
     if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
         return StoreError(f"Redis at {url} does not let us in: {error}; check user, password and rights")
     if isinstance(error, ResponseError) and not isinstance(error, _AWAY):
@@ -186,7 +187,7 @@ class Server:
         try:
             return self._node.ask(command, patience)
         except (RedisError, OSError) as error:  # without a context manager, which would cost as much as all the rest
-            raise _ours(self.target.url, error) from error
+            raise translated(self.target.url, error) from error
 
     def ear(self, key: str) -> Any:
         """A connection of the caller's own to where the key is."""

@@ -17,7 +17,7 @@ except ImportError:  # then there are no lines
 from skunkqueue.envelope import Asked, Caught, Claim, Exchange, Outcome, Want
 from skunkqueue.errors import StoreAway
 from skunkqueue.persistence import Line
-from skunkqueue.persistence.redis_connect import Link, say, speaking
+from skunkqueue.persistence.redis_connect import Link, say, speaking, translated
 from skunkqueue.persistence.redis_pack import SOON, Given, base_key, read_exchange, want_arguments
 from skunkqueue.persistence.redis_scripts import SCRIPTS
 from skunkqueue.persistence.redis_wait import SHORTEST, Blocked, Command, Ear, Ears, call, packed
@@ -30,13 +30,17 @@ LATE = 0.5
 
 CHUNK = 1 << 16
 
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
 
 class Wire:
     """A connection of redis-py's that has been opened, spoken over without waiting."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, url: str) -> None:
         self.connection = connection
+        self._url = url
         self._sock: socket.socket = connection._sock
+        self._has_records = isinstance(self._sock, ssl.SSLSocket)  # of which more may have come than is given at once
         self._sock.setblocking(False)
         self._reader = Reader()
         self.fd = self._sock.fileno()
@@ -47,7 +51,7 @@ class Wire:
         while data:
             try:
                 data = data[self._sock.send(data) :]
-            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            except _NOT_NOW:
                 self._await_room()
 
     def _await_room(self) -> None:
@@ -57,14 +61,18 @@ class Wire:
             raise TimeoutError("it takes nothing")
 
     def replies(self) -> list[Any]:
-        """What has come whole since the last time. Raises OSError where the connection has ended."""
-        with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        """What has come whole since the last time. Raises StoreAway where the connection has ended."""
+        try:
             while data := self._sock.recv(CHUNK):
                 self._reader.feed(data)
-                if len(data) < CHUNK and not isinstance(self._sock, ssl.SSLSocket):
+                if len(data) < CHUNK and not self._has_records:
                     break
             else:
                 raise ConnectionResetError("it has ended")
+        except _NOT_NOW:  # not suppressed by a context manager, which costs as much as all the rest
+            pass
+        except OSError as error:
+            raise translated(self._url, error) from error
         found = []
         while (reply := self._reader.gets()) is not False:
             found.append(reply)
@@ -108,7 +116,7 @@ class RedisLine(Line):
         self._standing: Asked | None = None
         self._heard: list[Any] = []
         self._ear = Ear(ear)
-        self._talk, self._news = Wire(talk), Wire(ear)
+        self._talk, self._news = Wire(talk, self._url), Wire(ear, self._url)
         self.asked, self.stood = self._talk.fd, self._news.fd
 
     def ask(
@@ -125,8 +133,7 @@ class RedisLine(Line):
         return True
 
     def answer(self) -> Exchange | None:
-        with speaking(self._url):
-            replies = self._talk.replies()
+        replies = self._talk.replies()
         if not replies:
             return None
         refused, claims, ripe, _ = read_exchange(self._wants, self._sound(*replies), self._until)
@@ -145,8 +152,7 @@ class RedisLine(Line):
             self._news.send(packed(self._news.connection, self._ear.block(blocked, seconds), behind))
 
     def caught(self) -> Caught | None:
-        with speaking(self._url):
-            self._heard += self._news.replies()
+        self._heard += self._news.replies()
         if len(self._heard) < 2:
             return None
         self._ears.no_longer_blocks(self._ear)

@@ -465,11 +465,12 @@ class Engine:
 
     def _delivered(self, delivery: Delivery) -> None:
         taken = delivery.result.taken
-        self._report(delivery)
-        if any(worker.marking is not None for worker in self._workers):
-            for claim, outcome in delivery.outcomes:
-                if outcome.kind == "started":
-                    self._marked(claim, claim.id in taken)
+        if delivery.outcomes:
+            self._report(delivery)
+            if any(worker.marking is not None for worker in self._workers):
+                for claim, outcome in delivery.outcomes:
+                    if outcome.kind == "started":
+                        self._marked(claim, claim.id in taken)
         if delivery.result.claims:
             self._leased(ticks() + delivery.now + self.settings.lease - self._clock.now())
             self._received(delivery.result.claims)
