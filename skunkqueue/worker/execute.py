@@ -162,7 +162,7 @@ def _trace(error: BaseException) -> str:
     import traceback  # late: jobs that go well need none
 
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in _OURS:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
         trace = trace.tb_next
     try:
         text = "".join(traceback.format_exception(type(error), error, trace))
@@ -171,11 +171,7 @@ def _trace(error: BaseException) -> str:
     return text if len(text) <= MOST_TEXT else text[: MOST_TEXT // 2] + "\n...\n" + text[-MOST_TEXT // 2 :]
 
 
-_FOLDER = os.path.dirname(__file__)
-_OURS = frozenset(
-    os.path.normpath(os.path.join(_FOLDER, name))
-    for name in ("execute.py", "child.py", "several.py", "../spool/processors.py")
-)
+_OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
 
 def shown(value: Any) -> bytes:
