@@ -48,10 +48,10 @@ from skunkqueue.persistence.redis_pack import (
     read_records,
     want_arguments,
 )
-from skunkqueue.persistence.redis_scripts import SCRIPTS, Script
+from skunkqueue.persistence.redis_scripts import call, in_full
 from skunkqueue.persistence.redis_url import Target, parse_url
 from skunkqueue.persistence.redis_via import check_pipeline
-from skunkqueue.persistence.redis_wait import Ears, call
+from skunkqueue.persistence.redis_wait import Ears
 
 default_cfg = {"backend": "redis", "conn_url": "localhost:6379", "dbname": 0}
 
@@ -148,9 +148,9 @@ class RedisPersister(Persister):
             puts = put_arguments(envelopes, places)
             # The whole text: EVALSHA in a transaction fails alone where the script is not known, and the rest is done.
             for args, _ in puts.alike:
-                via.execute_command("EVAL", SCRIPTS["put"].text, 1, base_key(queue), *args)
+                via.execute_command(*in_full("put", base_key(queue), *args))
             if puts.each[1]:
-                via.execute_command("EVAL", SCRIPTS["put_each"].text, 1, base_key(queue), *puts.each[0])
+                via.execute_command(*in_full("put_each", base_key(queue), *puts.each[0]))
         return [envelope.id for envelope in envelopes]
 
     def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
@@ -431,19 +431,19 @@ class RedisPersister(Persister):
 
     def _run(self, name: str, key: str, args: Sequence[Any]) -> Any:
         try:
-            return self._evaluate(SCRIPTS[name], key, args)
+            return self._evaluate(name, key, args)
         except StoreAway as error:
             if name not in _HARMLESS or not _was_cut(error):
                 raise
-        return self._evaluate(SCRIPTS[name], key, args)
+        return self._evaluate(name, key, args)
 
-    def _evaluate(self, script: Script, key: str, args: Sequence[Any]) -> Any:
+    def _evaluate(self, name: str, key: str, args: Sequence[Any]) -> Any:
         try:
-            return self._ask(key, ("EVALSHA", script.digest, "1", key, *args))
+            return self._ask(key, call(name, key, *args))
         except StoreError as error:
             if not isinstance(error.__cause__, NoScriptError):
                 raise
-        return self._ask(key, ("EVAL", script.text, "1", key, *args))
+        return self._ask(key, in_full(name, key, *args))
 
     def _ask(self, key: str, command: tuple[Any, ...]) -> Any:
         if not self._checked:

@@ -19,8 +19,8 @@ from skunkqueue.errors import StoreAway
 from skunkqueue.persistence import Line
 from skunkqueue.persistence.redis_connect import Link, say, speaking, translated
 from skunkqueue.persistence.redis_pack import SOON, Given, base_key, read_exchange, want_arguments
-from skunkqueue.persistence.redis_scripts import SCRIPTS
-from skunkqueue.persistence.redis_wait import SHORTEST, Blocked, Command, Ear, Ears, call, packed
+from skunkqueue.persistence.redis_scripts import Command, call, in_full
+from skunkqueue.persistence.redis_wait import SHORTEST, Blocked, Ear, Ears, packed
 
 PATIENCE = 0.25
 """Seconds that are waited for a server that does not take what it is sent; then it is left to who may wait longer."""
@@ -96,7 +96,7 @@ def open_line(link: Link, ears: Ears, queue: str) -> RedisLine | None:
         undo.callback(ear.disconnect)
         if not isinstance(talk._sock, socket.socket):
             return None
-        say(talk, ("EVAL", SCRIPTS["exchange"].text, "1", key, "0", "0", "0", "0"))  # of nothing, to have it known
+        say(talk, in_full("exchange", key, "0", "0", "0", "0"))  # of nothing, to have it known
         line = RedisLine(link, ears, queue, talk, ear)
         undo.pop_all()
     return line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Script(NamedTuple):
@@ -36,3 +36,16 @@ def _script(text: str) -> Script:
 
 
 SCRIPTS = _load_scripts()
+
+Command = tuple[Any, ...]
+"""A command of Redis and what it is given."""
+
+
+def call(script: str, key: str, *args: Any) -> Command:
+    """The command that calls one of our scripts, which the server has to know: else it answers NOSCRIPT."""
+    return "EVALSHA", SCRIPTS[script].digest, "1", key, *args
+
+
+def in_full(script: str, key: str, *args: Any) -> Command:
+    """The command that sends one of our scripts whole: it is known from then on, until somebody flushes it."""
+    return "EVAL", SCRIPTS[script].text, "1", key, *args

@@ -21,7 +21,7 @@ from skunkqueue.envelope import with_priorities
 from skunkqueue.errors import StoreAway, StoreError
 from skunkqueue.persistence.redis_connect import Link, is_quiet, pack_command, say, speaking
 from skunkqueue.persistence.redis_pack import HOUSE, base_key
-from skunkqueue.persistence.redis_scripts import SCRIPTS
+from skunkqueue.persistence.redis_scripts import Command, call, in_full
 
 SHORTEST = 0.002
 """Redis counts milliseconds, and takes zero for ever."""
@@ -57,7 +57,6 @@ class Blocked(NamedTuple):
     claims: bool = False
 
 
-Command = tuple[Any, ...]
 Then = Callable[[], Command]
 """What makes a command, at the last moment; empty for none."""
 
@@ -81,7 +80,7 @@ class Ear:
             return ("BZPOPMIN", *blocked.keys, f"{timeout:.3f}")
         return ("BZPOPMIN", *blocked.keys, self._own_bell(blocked.key), f"{timeout + 0.1:.3f}")
 
-    def unblock(self, key: str) -> tuple[Any, ...]:
+    def unblock(self, key: str) -> Command:
         """The command that ends what it blocks on; in a key's slot."""
         if self.number:
             return ("CLIENT", "UNBLOCK", self.number)
@@ -97,11 +96,7 @@ class Ears:
     ``places`` gives the queues of runs, or None where one of them is not open.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        places: Callable[[Sequence[str]], dict[str, list[str]] | None],
-    ) -> None:
+    def __init__(self, link: Link, places: Callable[[Sequence[str]], dict[str, list[str]] | None]) -> None:
         self._link = link
         self._places = places
         self._homes: dict[str, str] = {}
@@ -178,14 +173,7 @@ class Ears:
         listen = [call("listen", base_key(queue), ear.bell, *ids) for queue, ids in watch.runs.items()]
         blocked = Blocked(key, [*watch.keys, *bells], hints)
         try:
-            if listen:
-                self._teach(ear, base_key(next(iter(watch.runs))))
-            try:
-                reply = self._block(ear, blocked, end, listen, then)
-            except NoScriptError:  # they were flushed meanwhile
-                ear.is_taught = False
-                self._teach(ear, base_key(next(iter(watch.runs))))
-                reply = self._block(ear, blocked, end, listen, then)
+            reply = self._listen_on(ear, blocked, end, listen, then)
         except BaseException:
             ear.connection.disconnect()
             raise
@@ -193,12 +181,21 @@ class Ears:
             self._free.setdefault(slot, []).append(ear)
         return reply
 
+    def _listen_on(self, ear: Ear, blocked: Blocked, end: float, listen: list[Command], then: Then | None) -> Any:
+        while True:
+            if listen:
+                self._teach(ear, blocked.key)
+            try:
+                return self._block(ear, blocked, end, listen, then)
+            except NoScriptError:  # they were flushed meanwhile
+                ear.is_taught = False
+
     def _teach(self, ear: Ear, key: str) -> None:
         """Have its server know the scripts that stand beside a command that blocks, where no error is met in time."""
         if not ear.is_taught:
             with speaking(self._link.target.url):
-                say(ear.connection, ("EVAL", SCRIPTS["listen"].text, "1", key, ear.bell))
-                say(ear.connection, ("EVAL", SCRIPTS["get"].text, "1", key))
+                say(ear.connection, in_full("listen", key, ear.bell))
+                say(ear.connection, in_full("get", key))
             ear.is_taught = True
 
     def _block(self, ear: Ear, blocked: Blocked, end: float, before: list[Command], then: Then | None) -> Any:
@@ -299,11 +296,6 @@ class Ears:
 
 
 _inherited: list[tuple[dict[int, list[Ear]], dict[Ear, Blocked]]] = []
-
-
-def call(script: str, key: str, *args: Any) -> Command:
-    """The command that calls one of our scripts, which the server has to know."""
-    return "EVALSHA", SCRIPTS[script].digest, "1", key, *args
 
 
 def packed(connection: Any, *commands: Command) -> list[bytes]:

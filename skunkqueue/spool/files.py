@@ -22,7 +22,9 @@ WORK: Final = "work"
 IGNORED: Final = (".tmp", ".part")
 
 PROBES: Final = 50
+"""How often a probe for leases is tried that is refused."""
 PROBE_PAUSE: Final = 0.01
+"""Seconds between them."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EXDEV})
 

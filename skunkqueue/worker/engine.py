@@ -464,13 +464,9 @@ class Engine:
             self._beaten(beaten)
 
     def _delivered(self, delivery: Delivery) -> None:
-        taken = delivery.result.taken
         if delivery.outcomes:
             self._report(delivery)
-            if any(worker.marking is not None for worker in self._workers):
-                for claim, outcome in delivery.outcomes:
-                    if outcome.kind == "started":
-                        self._marked(claim, claim.id in taken)
+            self._hear_of_marks(delivery)
         if delivery.result.claims:
             self._leased(ticks() + delivery.now + self.settings.lease - self._clock.now())
             self._received(delivery.result.claims)
@@ -487,6 +483,13 @@ class Engine:
                 self._journal.say_all([report])
             else:
                 self._say(f"refused: {report or claim.id} (its lease was taken away meanwhile; nothing was written)")
+
+    def _hear_of_marks(self, delivery: Delivery) -> None:
+        if all(worker.marking is None for worker in self._workers):
+            return
+        for claim, outcome in delivery.outcomes:
+            if outcome.kind == "started":
+                self._marked(claim, claim.id in delivery.result.taken)
 
     def _marked(self, claim: Claim, taken: bool) -> None:
         """A careful run is marked as started in the store: now it may start."""
