@@ -342,6 +342,35 @@ def test_scripts_come_back_after_a_flush_on_every_verb(server: RedisServer, stor
     }
 
 
+@pytest.mark.parametrize("flushes", [1, 3])
+def test_a_wait_goes_on_whose_scripts_are_flushed_as_soon_as_they_are_known(
+    server: RedisServer, store: RedisPersister, monkeypatch: pytest.MonkeyPatch, flushes: int
+) -> None:
+    store.put([sealed(1)])
+    (claim,) = take(store)
+    store.wait([run_key(claim.id)], 0.05)  # its connection knows the scripts from now on
+    teach, left = store._ears._teach, [flushes]
+
+    def and_flush(*args: object) -> None:
+        teach(*args)
+        if left[0]:
+            left[0] -= 1
+            with server.client() as client:
+                client.script_flush()
+
+    monkeypatch.setattr(store._ears, "_teach", and_flush)
+    ending = threading.Timer(0.3, lambda: store.commit([(claim, Outcome.complete(b"good"))], now=NOW))
+    ending.start()
+    began = time.monotonic()
+
+    record = store.await_end(claim.id, 10)
+
+    took = time.monotonic() - began
+    ending.join()
+    assert record is not None and record.state == State.SUCCEEDED and left == [0]
+    assert 0.2 < took < 5
+
+
 # waiting
 
 
