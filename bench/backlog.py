@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.trial import Trial
 from skunkqueue.envelope import Envelope, Outcome, Want, new_id
-from skunkqueue.persistence import get_backend
+from skunkqueue.persistence.url import get_backend
 
 CHUNK = 500
 

@@ -177,7 +177,7 @@ def our_wakeup(url: str, count: int = 2_000) -> tuple[float, float]:
     """Seconds from ``put`` in this process to the claim in another that waited: the median and the 99th percentile."""
     store = _our_store(url)
     client = redis.Redis.from_url(url, socket_timeout=None)
-    there = multiprocessing.get_context("spawn").Process(target=_claimer, args=(url, count))
+    there = multiprocessing.get_context("spawn").Process(target=_fetcher, args=(url, count))
     there.start()
     client.brpop("ready", 60)
     took = []
@@ -191,7 +191,7 @@ def our_wakeup(url: str, count: int = 2_000) -> tuple[float, float]:
     return statistics.median(took), statistics.quantiles(took, n=100)[98]
 
 
-def _claimer(url: str, count: int) -> None:
+def _fetcher(url: str, count: int) -> None:
     store, client = open_url(url), redis.Redis.from_url(url, socket_timeout=None)
     store.wait([work_key("bench", "foo")], 0.01)
     client.lpush("ready", 1)

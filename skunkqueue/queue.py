@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
-from weakref import WeakSet
 
 from skunkqueue.clock import Clock
+from skunkqueue.connection import POOL_URL, Connection, connect, let_go
 from skunkqueue.envelope import OPEN, Envelope, Filter, Record, State, address, base_route, check_name
 from skunkqueue.errors import StoreAway, WrongCall
 from skunkqueue.job import Job
 from skunkqueue.options import Given, Options, choice, did_you_mean
-from skunkqueue.persistence import Address, Persister, get_backend, locate, without_secrets
+from skunkqueue.persistence import Persister
+from skunkqueue.persistence.url import locate, without_secrets
 from skunkqueue.run import Run, Runs
 
 if TYPE_CHECKING:
     from skunkqueue.job import AsyncJob
-    from skunkqueue.watch import Watcher
+    from skunkqueue.watcher import Watcher
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-POOL_URL: Final = "SKUNKQUEUE_POOL_URL"
-"""Where a pool tells its workers its store's URL, secrets and all, which never travel with a queue."""
 
 QUEUE_TYPES: Final = ("direct", "broadcast")
 STORED: Final = (State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED)
@@ -59,7 +56,7 @@ class SkunkQueue:
             raise WrongCall(f"max_payload is a number of bytes; got {max_payload!r}")
         self.max_payload = max_payload
         self._address = locate(conn_url, backend, dbname)
-        self._opened: Opened | None = None
+        self._connection: Connection | None = None
 
     def __repr__(self) -> str:
         return f"SkunkQueue({self.name!r}, {self.url!r})"
@@ -90,21 +87,21 @@ class SkunkQueue:
     # the store
 
     @property
-    def opened(self) -> Opened:
-        opened = self._opened
-        if opened is None or opened.process is not _process:
-            opened = self._opened = _open(self._address, self)
-        return opened
+    def connection(self) -> Connection:
+        connection = self._connection
+        if connection is None or not connection.is_here:
+            connection = self._connection = connect(self._address, self)
+        return connection
 
     @property
     def store(self) -> Persister:
         """The store, which queues of equal configuration share within a process."""
-        return self.opened.store
+        return self.connection.store
 
     @property
     def clock(self) -> Clock:
         """The store's time."""
-        return self.opened.clock
+        return self.connection.clock
 
     def now(self) -> float:
         """Store time for sealing a run; our own where the store is away, for the put then says so and holds the run."""
@@ -115,13 +112,13 @@ class SkunkQueue:
 
     @property
     def watcher(self) -> Watcher:
-        return self.opened.watch()
+        return self.connection.watch()
 
     def close(self) -> None:
         """Let go of the store. A closed queue may be used again: it opens anew."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            _close(opened, self)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            let_go(connection, self)
 
     # jobs
 
@@ -261,77 +258,6 @@ def _serves(about: str, queue: str, routes: set[str]) -> bool:
         return bool(told["queue"] == queue and routes.intersection(map(base_route, told["routes"])))
     except (ValueError, KeyError, TypeError):
         return False
-
-
-# -- stores open in this process -------------------------------------------------------------------------------------
-
-
-class Process:
-    """This process, as long as it has not forked."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.stores: dict[Address, Opened] = {}
-
-
-class Opened:
-    """A store in use, with its clock and its watcher."""
-
-    def __init__(self, address: Address, process: Process) -> None:
-        self.address = address
-        self.process = process
-        if address.backend == "memory" and os.environ.get(POOL_URL):
-            raise WrongCall(
-                "a job in a worker process cannot use a memory:// store, which lives in one process only: "
-                "give the pool in_process=True, or use sqlite://"
-            )
-        self.store = get_backend(address.url, address.backend)
-        self.clock = Clock(self.store.offset)
-        self.users: WeakSet[SkunkQueue] = WeakSet()
-        self._watcher: Watcher | None = None
-
-    def watch(self) -> Watcher:
-        """The one that waits for all who await runs."""
-        with self.process.lock:
-            if self._watcher is None:
-                from skunkqueue.watch import Watcher
-
-                self._watcher = Watcher(self.store)
-            return self._watcher
-
-
-_process = Process()
-_inherited: list[Process] = []
-
-
-def _forked() -> None:
-    """A forked process opens its own connections; the inherited ones are left untouched, so not even collected."""
-    global _process
-    _inherited.append(_process)
-    _process = Process()
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
-def _open(address: Address, user: SkunkQueue) -> Opened:
-    process = _process
-    with process.lock:
-        opened = process.stores.get(address)
-        if opened is None:
-            opened = process.stores[address] = Opened(address, process)
-        opened.users.add(user)
-        return opened
-
-
-def _close(opened: Opened, user: SkunkQueue) -> None:
-    if opened.process is not _process:
-        return
-    with _process.lock:
-        opened.users.discard(user)
-        unused = not opened.users and _process.stores.pop(opened.address, None) is not None
-    if unused:
-        opened.store.close()
 
 
 def _rebuild(name: str, backend: str, url: str, queue_type: str, max_payload: int) -> SkunkQueue:

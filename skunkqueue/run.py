@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
 
 from skunkqueue.clock import ticks
 from skunkqueue.codec import decode_value
+from skunkqueue.connection import fetch
 from skunkqueue.durations import seconds
 from skunkqueue.envelope import Envelope, Record, State
 from skunkqueue.errors import JobCancelled, JobFailed, RunGone, SkunkError, StoreAway, WaitTimeout, WrongCall
-from skunkqueue.persistence import Persister
 
 if TYPE_CHECKING:
     from skunkqueue.queue import SkunkQueue
@@ -24,10 +24,6 @@ R = TypeVar("R")
 
 GLANCE: Final = 1.0
 """Seconds after which a waiter looks again, woken or not: a wake-up is a hint and may be missed."""
-
-
-PAGE: Final = 1000
-"""Runs asked for, or waited for, in one call."""
 
 
 class Run(Generic[R]):
@@ -208,14 +204,6 @@ def look(runs: Sequence[Run[Any]]) -> None:
         records = fetch(changing[0]._queue.store, [run.id for run in changing])
         for run in changing:
             run._saw(records.get(run.id))
-
-
-def fetch(store: Persister, ids: Sequence[str]) -> dict[str, Record]:
-    """The records there are, asked for in pages, so that no single question is too large for a store."""
-    records: dict[str, Record] = {}
-    for start in range(0, len(ids), PAGE):
-        records.update(store.get(ids[start : start + PAGE]))
-    return records
 
 
 def _glance(runs: Sequence[Run[Any]]) -> None:

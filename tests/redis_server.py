@@ -193,8 +193,8 @@ def fake_redis(monkeypatch: pytest.MonkeyPatch) -> str:
     """A new, empty Redis in Python behind our own connections; gives its URL."""
     from fakeredis import FakeRedisConnection, FakeServer
 
-    from skunkqueue.persistence import redis_connect
-    from skunkqueue.persistence.redis_url import Target
+    from skunkqueue.persistence.redis import connect as redis_connect
+    from skunkqueue.persistence.redis.url import Target
 
     server = FakeServer(version=7)
 

@@ -28,7 +28,7 @@ import skunkqueue
 from skunkqueue import SkunkQueue, WorkerPool
 from skunkqueue.cli.commands import COMMANDS, skunq
 from skunkqueue.options import Given
-from skunkqueue.persistence import get_backend
+from skunkqueue.persistence.url import get_backend
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", ROOT / "docs" / "stores.md", ROOT / "docs" / "promises.md"]

@@ -1,4 +1,4 @@
-"""The engine, the courier and the workers where things happen at an unlucky moment."""
+"""The engine, the exchanger and the workers where things happen at an unlucky moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from troubled import Troubled, make_pool
 from skunkqueue import SkunkQueue, codec, current_run
 from skunkqueue.clock import Clock
 from skunkqueue.envelope import Envelope, Seal, Want, new_id, new_token, pack_body, pack_head
-from skunkqueue.worker.courier import Courier
+from skunkqueue.worker.pool.exchanger import Exchanger
 
 queue = SkunkQueue("demo", "memory://engine")
 ran = []
@@ -42,20 +42,20 @@ def states(runs):
     return [str(run.state) for run in runs]
 
 
-# -- the courier -----------------------------------------------------------------------------------------------------
+# -- the exchanger -----------------------------------------------------------------------------------------------------
 
 
 def test_a_courier_is_not_free_before_what_it_brought_has_been_collected(store):
     poked = threading.Event()
-    courier = Courier(store, Clock(store.offset), "demo", 5.0, poked.set)
-    courier.start()
-    courier.carry([], [], [Want("demo", ("foo",), "w", new_token(), 1)])
+    exchanger = Exchanger(store, Clock(store.offset), "demo", 5.0, poked.set)
+    exchanger.start()
+    exchanger.carry([], [], [Want("demo", ("foo",), "w", new_token(), 1)])
     assert poked.wait(LIMIT)
 
-    assert not courier.free
-    assert len(courier.collect()) == 1
-    assert courier.free
-    courier.close(1.0)
+    assert not exchanger.free
+    assert len(exchanger.collect()) == 1
+    assert exchanger.free
+    exchanger.close(1.0)
 
 
 # -- what strangers and bad jobs send -----------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_behind_a_cancelled_run_the_next_one_starts_and_burst_does_not_end(store
 
 
 def test_a_lookout_that_hangs_does_not_keep_the_pool_from_looking(store, monkeypatch):
-    monkeypatch.setattr("skunkqueue.worker.claimer.LOOK_ANYWAY", 0.5)
+    monkeypatch.setattr("skunkqueue.worker.pool.fetcher.LOOK_ANYWAY", 0.5)
     let_go = threading.Event()
     store.before = lambda verb, *_: verb == "wait" and let_go.wait(LIMIT)
 

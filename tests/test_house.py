@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ ROOT = Path(skunkqueue.__file__).parent
 FLOORS = (
     {"errors", "envelope", "clock", "durations", "keys", "codec", "signals"},
     {"persistence", "policy"},
-    {"queue", "job", "run", "options", "stub", "watch"},
+    {"queue", "job", "run", "options", "stub", "watcher", "connection"},
     {"worker"},
     {"spool", "gearman"},
     {"cli"},
@@ -72,7 +73,7 @@ def imports() -> Iterator[Import]:
 
 
 def room(module: str) -> str:
-    """``worker`` of ``skunkqueue.worker.pool``; empty for the package itself."""
+    """``worker`` of ``skunkqueue.worker.pool.pool``; empty for the package itself."""
     parts = module.split(".")
     known = {name for floor in FLOORS for name in floor} | OUTSIDE
     return parts[1] if len(parts) > 1 and parts[1] in known else ""
@@ -135,7 +136,9 @@ def test_no_store_is_named_outside_of_persistence() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("store", [name for name in STORES if (ROOT / "persistence" / f"{name}.py").exists()])
+@pytest.mark.parametrize(
+    "store", [name for name in STORES if importlib.util.find_spec(f"skunkqueue.persistence.{name}")]
+)
 def test_every_store_has_a_default_cfg(store: str) -> None:
     if store == "redis":
         pytest.importorskip("redis")
@@ -184,10 +187,10 @@ def test_the_commands_load_click_and_no_more() -> None:
 
 
 def test_a_worker_process_loads_no_store_and_no_pool() -> None:
-    loaded = loaded_by("import skunkqueue.worker.child")
+    loaded = loaded_by("import skunkqueue.worker.child.main")
 
     assert loaded & (HEAVY - {"inspect"}) == set()
-    assert not {name for name in loaded if name in ("skunkqueue.worker.pool", "skunkqueue.worker.engine")}
+    assert not {name for name in loaded if name in ("skunkqueue.worker.pool.pool", "skunkqueue.worker.pool.engine")}
 
 
 def test_every_module_says_what_it_is_for() -> None:

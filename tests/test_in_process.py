@@ -9,7 +9,7 @@ import time
 
 import pytest
 from pools import LIMIT, until
-from troubled import Log
+from troubled import Said
 
 from skunkqueue import JobFailed, Retry, SkunkError, SkunkQueue, WorkerPool, current_run
 
@@ -73,8 +73,8 @@ def empty():
 
 
 def pool(*routes, **options):
-    made = WorkerPool(queue, routes or "default", in_process=True, log=Log(), **options)
-    made.log = made._journal._stream
+    made = WorkerPool(queue, routes or "default", in_process=True, log=Said(), **options)
+    made.log = made._log._stream
     return made
 
 

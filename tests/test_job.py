@@ -496,7 +496,7 @@ def test_many_can_be_fired_at_once(queue, add):
 
 
 def test_many_go_in_batches_and_in_order(queue, add):
-    queue.opened.store = store = Unreachable(queue.store)
+    queue.connection.store = store = Unreachable(queue.store)
     runs = add.fire_many((number,) for number in range(1200))
 
     assert store.calls.count("put") == 3

@@ -17,8 +17,8 @@ from troubled import Troubled, make_pool
 
 from skunkqueue import SkunkQueue
 from skunkqueue.clock import ticks
-from skunkqueue.worker.crew import Worker
-from skunkqueue.worker.process import Guard, Pipes, Process
+from skunkqueue.worker.pool.process import Guard, Pipes, Process
+from skunkqueue.worker.pool.slot import Worker
 
 queue = SkunkQueue("demo", "memory://process")
 SETUP = {"concurrency": 1, "max_result": 1 << 20, "imports": []}
@@ -122,7 +122,7 @@ def test_pipes_for_which_no_descriptor_is_left_leave_none_open(monkeypatch):
         raise OSError(24, "Too many open files")
 
     before = open_files()
-    monkeypatch.setattr("skunkqueue.worker.process.shared_bytes", none_left)
+    monkeypatch.setattr("skunkqueue.worker.pool.process.shared_bytes", none_left)
     for _ in range(20):
         with pytest.raises(OSError, match="Too many"):
             Pipes(0.0)

@@ -67,7 +67,7 @@ def test_nothing_is_opened_until_it_is_needed():
     queue = SkunkQueue("demo", "redis://nowhere.invalid:1")
     queue.event(len).options(timeout=5, unique="x")
 
-    assert queue._opened is None
+    assert queue._connection is None
 
 
 def test_the_environment_says_where_and_so_does_a_default_cfg(monkeypatch):
@@ -109,7 +109,7 @@ def test_threads_that_come_first_at_once_get_one_store():
 
     def come():
         gate.wait(LIMIT)
-        stores.append(queue.opened)
+        stores.append(queue.connection)
 
     threads = [threading.Thread(target=come) for _ in range(8)]
     for thread in threads:
@@ -170,17 +170,17 @@ from skunkqueue import SkunkQueue
 queue = SkunkQueue("demo", "sqlite:///{tmp_path}/runs.db")
 job = queue.event(len)
 before = job.fire("parent")
-opened, closed = queue.opened, []
+opened, closed = queue.connection, []
 pid = os.fork()
 if pid == 0:
     opened.store.close = lambda: closed.append(1)
     ids = {{job.fire("child").id for _ in range(5)}}
     queue.close()
-    right = queue.opened is not opened and not closed and before.state == "queued"
+    right = queue.connection is not opened and not closed and before.state == "queued"
     os._exit(0 if right else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 after = job.fire("parent again")
-assert queue.opened is opened
+assert queue.connection is opened
 assert len({{run.id for run in queue.runs()}}) == 7
 queue.close()
 """

@@ -16,11 +16,12 @@ from redis_server import RedisServer, cluster_servers, sentinel_servers, tls_ser
 
 from skunkqueue.envelope import Filter, Outcome, State, Want, with_priorities
 from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
-from skunkqueue.persistence import get_backend, run_key, work_key, worker_key
 from skunkqueue.persistence import redis as module
+from skunkqueue.persistence import run_key, work_key, worker_key
 from skunkqueue.persistence.redis import RedisPersister, default_cfg, open_url
-from skunkqueue.persistence.redis_scripts import SCRIPTS, _script
-from skunkqueue.persistence.redis_url import parse_url
+from skunkqueue.persistence.redis.scripts import SCRIPTS, _script
+from skunkqueue.persistence.redis.url import parse_url
+from skunkqueue.persistence.url import get_backend
 from skunkqueue.testing import StoreContract, random_walk
 from skunkqueue.testing.makers import LATE, NOW, sealed, take, want
 
@@ -349,7 +350,7 @@ def test_a_wait_goes_on_whose_scripts_are_flushed_as_soon_as_they_are_known(
     store.put([sealed(1)])
     (claim,) = take(store)
     store.wait([run_key(claim.id)], 0.05)  # its connection knows the scripts from now on
-    teach, left = store._ears._teach, [flushes]
+    teach, left = store._notifier._teach, [flushes]
 
     def and_flush(*args: object) -> None:
         teach(*args)
@@ -358,7 +359,7 @@ def test_a_wait_goes_on_whose_scripts_are_flushed_as_soon_as_they_are_known(
             with server.client() as client:
                 client.script_flush()
 
-    monkeypatch.setattr(store._ears, "_teach", and_flush)
+    monkeypatch.setattr(store._notifier, "_teach", and_flush)
     ending = threading.Timer(0.3, lambda: store.commit([(claim, Outcome.complete(b"good"))], now=NOW))
     ending.start()
     began = time.monotonic()
@@ -539,7 +540,7 @@ def test_the_random_walk_finds_no_difference_by_small_steps(
     store: RedisPersister, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No short cut for few runs, and every list cut into pieces of three."""
-    from skunkqueue.persistence import redis_pack
+    from skunkqueue.persistence.redis import wire as redis_pack
 
     small_pages(monkeypatch)
     monkeypatch.setattr(module, "_FEW", -1)

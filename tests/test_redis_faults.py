@@ -22,7 +22,7 @@ from skunkqueue.persistence import redis as module
 from skunkqueue.persistence import run_key, work_key
 from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.persistence.redis import RedisPersister, open_url
-from skunkqueue.persistence.redis_line import RedisLine
+from skunkqueue.persistence.redis.channel import RedisChannel
 from skunkqueue.testing.makers import LATE, NOW, sealed, take, want
 
 SOON = 60.0
@@ -352,7 +352,7 @@ def test_a_line_over_tls_hears_as_any_other(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def line_of(store: RedisPersister) -> Iterator[RedisLine]:
+def line_of(store: RedisPersister) -> Iterator[RedisChannel]:
     line = store.line("demo")
     assert line is not None
     with contextlib.closing(line):

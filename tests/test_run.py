@@ -28,7 +28,7 @@ from skunkqueue.codec import Keys, encode_value
 from skunkqueue.envelope import Outcome, State
 from skunkqueue.policy import Notes, encode_notes
 from skunkqueue.run import CurrentRun, set_current
-from skunkqueue.watch import Watcher
+from skunkqueue.watcher import Watcher
 
 LIMIT = 30
 
@@ -56,7 +56,7 @@ def hands(queue):
 
 
 def unreachable(queue):
-    queue.opened.store = store = Unreachable(queue.store)
+    queue.connection.store = store = Unreachable(queue.store)
     return store
 
 
@@ -228,7 +228,7 @@ def test_waiting_goes_on_while_the_store_is_away(queue, add, hands):
         run.wait(0.1)
 
     hands.queue = SkunkQueue("demo", queue.url)
-    hands.queue.opened.store = store._store
+    hands.queue.connection.store = store._store
     hands.succeed(9)
     threading.Timer(0.2, setattr, [store, "away", False]).start()
     assert run.wait(LIMIT) == 9
@@ -427,7 +427,7 @@ def test_an_await_that_is_cancelled_leaves_nothing_behind(queue, add, hands):
 
 
 def test_the_watcher_ends_when_nobody_waits(add, hands, monkeypatch):
-    monkeypatch.setattr("skunkqueue.watch.LINGER", 0.01)
+    monkeypatch.setattr("skunkqueue.watcher.LINGER", 0.01)
     run = add.fire(4, 5)
     hands.succeed(9)
 

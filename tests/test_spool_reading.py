@@ -27,7 +27,7 @@ from skunkqueue.spool.processors import Processor
 from skunkqueue.spool.reading import NOT_READ, Reading
 from skunkqueue.spool.roster import Board, Roster
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.worker.execute import Told
+from skunkqueue.worker.child.execute import Told
 
 DAY = 86400.0
 Spool = namedtuple("Spool", "path log unread")

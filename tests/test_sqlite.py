@@ -22,8 +22,9 @@ import pytest
 from skunkqueue import clock
 from skunkqueue.envelope import Claim, Envelope, Filter, Outcome, State, Want, address
 from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion, WrongCall
-from skunkqueue.persistence import get_backend, locate, run_key, sqlite, sqlite_file, sqlite_wake, work_key, worker_key
+from skunkqueue.persistence import run_key, sqlite, sqlite_file, sqlite_wake, work_key, worker_key
 from skunkqueue.persistence.sqlite import SQLitePersister, open_url
+from skunkqueue.persistence.url import get_backend, locate
 from skunkqueue.testing import StoreContract
 from skunkqueue.testing.makers import LATE, LEASE, NOW, sealed, take, take_one, want
 
@@ -162,8 +163,8 @@ def test_find_is_the_same_whichever_way_it_goes(store: _Store, monkeypatch) -> N
     filters = [Filter("demo", route, state) for route in (None, "a", "b") for state in (None, *State)]
     few = [[r.id for r in store.find(which, now=NOW, limit=7)] for which in filters]
 
-    monkeypatch.setattr("skunkqueue.persistence.sqlite_rows.FEW", -10)
-    monkeypatch.setattr("skunkqueue.persistence.sqlite_rows._is_cheaper", lambda *_: False)
+    monkeypatch.setattr("skunkqueue.persistence.sqlite.rows.FEW", -10)
+    monkeypatch.setattr("skunkqueue.persistence.sqlite.rows._is_cheaper", lambda *_: False)
 
     assert [[r.id for r in store.find(which, now=NOW, limit=7)] for which in filters] == few
     assert any(few)
@@ -844,7 +845,7 @@ def test_a_folder_that_may_not_be_written_refuses() -> None:
     """As a user who is not root, whom no mode keeps from writing."""
     code = """
         from skunkqueue.errors import *
-        import skunkqueue.persistence.sqlite_step
+        import skunkqueue.persistence.sqlite.transaction
         store.put([sealed(1)])
         store.close()
         os.chmod(os.path.dirname(store.path), 0o555)

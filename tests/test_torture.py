@@ -19,7 +19,7 @@ from collections import Counter
 import pytest
 from pools import PoolProcess, alive, traced, until
 from test_worker_faults import store_url  # noqa: F401
-from troubled import Log
+from troubled import Said
 
 from skunkqueue import WorkerPool, codec
 
@@ -144,7 +144,7 @@ def torment(jobs, folder, url, seconds, chance):
 
 def finish(jobs, url):
     """Let one healthy pool do what is left; gives the records of all."""
-    log = Log()
+    log = Said()
 
     def left():
         with WorkerPool("demo", ["foo", "foo", "bar", "bar"], url, lease=LEASE, log=log) as pool:

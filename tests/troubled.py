@@ -8,9 +8,9 @@ import time
 
 from skunkqueue.clock import Clock
 from skunkqueue.persistence import Persister, Source
-from skunkqueue.worker.journal import Journal
-from skunkqueue.worker.pool import Pool, pool_name
-from skunkqueue.worker.settings import Settings
+from skunkqueue.worker.pool.log import Log
+from skunkqueue.worker.pool.pool import Pool, pool_name
+from skunkqueue.worker.pool.settings import Settings
 
 VERBS = frozenset(name for kind in (Source, Persister) for name in vars(kind) if not name.startswith("_")) - {
     "close",
@@ -53,7 +53,7 @@ class Troubled(Persister):
             return self.calls.count(verb)
 
 
-class Log(io.StringIO):
+class Said(io.StringIO):
     """What a pool in this process says."""
 
     def said(self, text, limit=30.0):
@@ -65,8 +65,8 @@ class Log(io.StringIO):
 
 def make_pool(source, *routes, queue="demo", **options):
     """A pool on any source, with its log as ``pool.log``."""
-    log = Log()
+    log = Said()
     settings = Settings(name=pool_name(), queue=queue, routes=routes or ("foo",), url=source.url, **options)
-    pool = Pool(source, Clock(source.offset), settings, Journal(log))
+    pool = Pool(source, Clock(source.offset), settings, Log(log))
     pool.log = log
     return pool

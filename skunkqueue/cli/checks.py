@@ -31,7 +31,7 @@ def state(value: str) -> State:
 
 def url(value: str) -> str:
     """A store's URL; that it cannot be one is said before anything is made on disk."""
-    from skunkqueue.persistence import locate
+    from skunkqueue.persistence.url import locate
 
     if "://" not in value:
         raise WrongCall(f"a URL is like sqlite:///file.db or redis://host:6379/0, got {value!r}")

@@ -10,7 +10,8 @@ import click
 from skunkqueue.cli.rows import job_of
 from skunkqueue.clock import Clock
 from skunkqueue.envelope import Filter, Record, State
-from skunkqueue.persistence import Persister, get_backend
+from skunkqueue.persistence import Persister
+from skunkqueue.persistence.url import get_backend
 
 PAGE = 500
 

@@ -1,4 +1,4 @@
-"""The contract of a store, and where stores are found.
+"""The contract of a store.
 
 Verbs about runs, plain frozen values in and out. Every verb is plural, because batching decides speed on every store.
 Time is an argument: a store has no clock, so a test never sleeps. Policy never enters: a store compares, sets, and
@@ -7,15 +7,10 @@ returns what took. ``skunkqueue.persistence.memory`` is the same contract in dic
 
 from __future__ import annotations
 
-import importlib
-import os
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
 
 from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
-from skunkqueue.errors import WrongCall
 
 REMEMBERED = 60.0
 """Seconds that an ended run's id is remembered at least, whatever its ``keep``."""
@@ -24,7 +19,7 @@ EXPIRED = "expired"
 WORKER_GONE = "its worker is gone"
 
 
-class Line:
+class Channel:
     """A way to speak to a source without waiting for it: what is asked goes out at once, its answer is heard later.
 
     So a pool does without threads that wait for each other. One question of each kind at a time, all on one thread.
@@ -112,7 +107,7 @@ class Source:
         """Have the waits on these keys that are under way in this process return; says whether that can be done."""
         return False
 
-    def line(self, queue: str) -> Line | None:
+    def line(self, queue: str) -> Channel | None:
         """A line for the pool of a queue; None where every call has to be waited for, now and always.
 
         Raises StoreError where there is none now.
@@ -222,111 +217,3 @@ def run_key(id: str) -> str:
 def worker_key(worker: str) -> str:
     """What a pool waits on: a worker may have orders."""
     return f"worker:{worker}"
-
-
-# -- where stores are found ------------------------------------------------------------------------------------------
-
-
-class Address(NamedTuple):
-    """Where a store is: the module that speaks to it, and its URL."""
-
-    backend: str
-    url: str
-
-
-BACKENDS: Mapping[str, tuple[str, str]] = {
-    # backend: (module, what to install)
-    "memory": ("skunkqueue.persistence.memory", ""),
-    "sqlite": ("skunkqueue.persistence.sqlite", ""),
-    "redis": ("skunkqueue.persistence.redis", "skunkqueue[redis]"),
-}
-
-SCHEMES: Mapping[str, str] = {
-    "memory": "memory",
-    "sqlite": "sqlite",
-    "redis": "redis",
-    "rediss": "redis",
-    "redis+unix": "redis",
-    "unix": "redis",
-    "redis+sentinel": "redis",
-    "rediss+sentinel": "redis",
-    "redis+cluster": "redis",
-    "rediss+cluster": "redis",
-}
-
-
-def get_backend(conn_url: str | None = None, backend: str | None = None, dbname: Any = None) -> Persister:
-    """The store at a URL, or at a ``default_cfg``'s (backend, conn_url, dbname). Imports only the driver named.
-
-    With nothing given: the environment variable SKUNKQUEUE_URL, else the embedded file of this user. Raises WrongCall.
-    """
-    found = locate(conn_url, backend, dbname)
-    module_name, package = BACKENDS[found.backend]
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise WrongCall(f"the {found.backend} store needs its driver: pip install '{package}' ({error})") from error
-    opened: Persister = module.open_url(found.url)
-    return opened
-
-
-def locate(conn_url: str | None = None, backend: str | None = None, dbname: Any = None) -> Address:
-    """Turn what people write into one URL. Raises WrongCall for a scheme or backend that is not there."""
-    if conn_url is None and backend is None:
-        conn_url = os.environ.get("SKUNKQUEUE_URL") or "sqlite://"
-    if conn_url is not None and "://" in conn_url:
-        return _from_url(conn_url, backend)
-    name = backend or "sqlite"
-    if name not in BACKENDS:
-        raise WrongCall(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
-    return Address(name, _URL_OF[name](conn_url or "", dbname))
-
-
-def _from_url(url: str, backend: str | None) -> Address:
-    scheme = url.partition("://")[0].lower()
-    name = SCHEMES.get(scheme)
-    if name is None:
-        raise WrongCall(f"there is no store for {scheme}:// ; there are {', '.join(s + '://' for s in SCHEMES)}")
-    if backend is not None and backend != name:
-        raise WrongCall(f"the URL is one of {name}, but backend is {backend!r}; give one of the two")
-    return Address(name, url)
-
-
-def _sqlite_url(conn_url: str, dbname: Any) -> str:
-    """``conn_url`` is a folder (the user's data folder when empty), ``dbname`` a file in it."""
-    from urllib.parse import quote  # late, here and below: a worker process opens no store
-
-    path = os.path.join(conn_url, str(dbname)) if conn_url and dbname else conn_url or str(dbname or "")
-    return f"sqlite:///{quote(path)}" if path else "sqlite://"
-
-
-def _memory_url(conn_url: str, dbname: Any) -> str:
-    from urllib.parse import quote
-
-    return f"memory://{quote(str(dbname or conn_url or ''))}"
-
-
-def _redis_url(conn_url: str, dbname: Any) -> str:
-    return f"redis://{conn_url or 'localhost:6379'}/{0 if dbname is None else dbname}"
-
-
-_URL_OF: Mapping[str, Callable[[str, Any], str]] = {
-    "memory": _memory_url,
-    "sqlite": _sqlite_url,
-    "redis": _redis_url,
-}
-
-_PASSWORD = re.compile(r"(?<=://)([^/@]*)@")
-_SECRETS = re.compile(r"(?i)([?&](?:password|passwd|token|secret|username|ssl_keyfile_password)=)[^&]*")
-
-
-def without_secrets(url: str) -> str:
-    """The URL with user, password and secret parameters left out: for logs, errors and pickles."""
-    return _SECRETS.sub(r"\1***", _PASSWORD.sub("", url))
-
-
-def url_path(url: str) -> str:
-    """What stands between ``scheme://`` and ``?``, unquoted."""
-    from urllib.parse import unquote
-
-    return unquote(url.partition("://")[2].partition("?")[0])

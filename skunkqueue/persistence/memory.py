@@ -19,7 +19,8 @@ from skunkqueue.envelope import (
     Want,
     base_route,
 )
-from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Persister, run_key, url_path, work_key, worker_key
+from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Persister, run_key, work_key, worker_key
+from skunkqueue.persistence.url import url_path
 
 default_cfg = {"backend": "memory", "conn_url": "", "dbname": ""}
 

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Final
 
 from skunkqueue.signals import catch
-from skunkqueue.worker.pool import Pool
+from skunkqueue.worker.pool.pool import Pool
 
 OVERDUE: Final = 0.3
 """Seconds after which a signal that Python has not answered is sent once more."""

@@ -22,7 +22,7 @@ from skunkqueue.spool.contents import Content
 from skunkqueue.spool.lines import Lines
 from skunkqueue.spool.look import MOST_SIZE
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.worker.pool import pool_name
+from skunkqueue.worker.pool.pool import pool_name
 
 BATCH: Final = 256
 """Files that are put on the queue in one call."""
@@ -51,8 +51,8 @@ class Feeder:
         self._queue = queue
         self._route = check_name(route, "route")
         self._lease = seconds(lease, "lease")
-        self._journal = Lines(log, verbose=verbose)
-        self._source = SpoolSource(path, self._pack, max_size=max_size, say=self._journal.say, **options)
+        self._log = Lines(log, verbose=verbose)
+        self._source = SpoolSource(path, self._pack, max_size=max_size, say=self._log.say, **options)
         self._clock = Clock(self._source.offset)
         self._stopping = threading.Event()
         self._name = pool_name()
@@ -61,8 +61,8 @@ class Feeder:
     def run(self, *, burst: bool = False) -> None:
         """Feed until a signal or ``stop``; with ``burst`` until there is no file left to take."""
         caught = self._catch_signals()
-        self._journal.say(f"feeding {self._queue.name}/{self._route} on {self._queue.url} from {self._source.url}")
-        self._journal.flush()
+        self._log.say(f"feeding {self._queue.name}/{self._route} on {self._queue.url} from {self._source.url}")
+        self._log.flush()
         try:
             while not self._stopping.is_set():
                 if not self._feed() and burst:
@@ -70,8 +70,8 @@ class Feeder:
         finally:
             give_back(caught)
             self._source.close()
-            self._journal.say("feeding stopped")
-            self._journal.close()
+            self._log.say("feeding stopped")
+            self._log.close()
 
     def stop(self) -> None:
         """Stop after the files in hand."""
@@ -90,11 +90,11 @@ class Feeder:
                 left = (result.next_ripe or now) - self._clock.now()
                 self._source.wait([work_key(self._queue.name, self._route)], max(0.005, left))
         except StoreError as error:
-            self._journal.say(f"trying again: {error}")
+            self._log.say(f"trying again: {error}")
             self._stopping.wait(1.0)
             return True
         finally:
-            self._journal.flush()
+            self._log.flush()
         return bool(result.claims)
 
     def _put(self, claims: Sequence[Claim]) -> None:
@@ -105,8 +105,8 @@ class Feeder:
                 self._queue.store.put([self._envelope(claim) for claim in claims])
                 break
             except StoreError as error:
-                self._journal.say(f"the store is away, trying again until it is back: {error}")
-                self._journal.flush()
+                self._log.say(f"the store is away, trying again until it is back: {error}")
+                self._log.flush()
             if self._stopping.wait(pause):
                 # Not as untouched: the store may have accepted it all the same, and the id must stay.
                 self._commit(claims, Outcome.again())
@@ -117,7 +117,7 @@ class Feeder:
         names = [self._source.names.pop(claim.id, "?") for claim in claims]
         self._commit(claims, Outcome.complete(None))
         for name, claim in zip(names, claims, strict=True):
-            self._journal.say(f"fired in/{name} as {claim.id} on {self._queue.name}/{self._route}")
+            self._log.say(f"fired in/{name} as {claim.id} on {self._queue.name}/{self._route}")
 
     def _commit(self, claims: Sequence[Claim], outcome: Outcome) -> None:
         with suppress(StoreError):  # the files are taken up again when their leases end, with the same ids

@@ -24,8 +24,8 @@ from skunkqueue.spool.processors import Processors
 from skunkqueue.spool.reading import UNREAD
 from skunkqueue.spool.roster import Board, Roster
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.worker.pool import Pool, pool_name
-from skunkqueue.worker.settings import Settings
+from skunkqueue.worker.pool.pool import Pool, pool_name
+from skunkqueue.worker.pool.settings import Settings
 
 ROUTE: Final = "spool"
 JOBS_FROM: Final = "skunkqueue.spool.reading:jobs"
@@ -62,7 +62,7 @@ class Hermes:
         )
         self._in_process = not _whole(workers, "workers", 0)
         self._keys = None if self._in_process else default_keys()
-        self._journal = Lines(log, verbose=verbose)
+        self._log = Lines(log, verbose=verbose)
         self._heads: dict[str, tuple[bytes, bytes]] = {}  # by type: the head of a body, and the processor's code
         self._bodies: dict[str, bytes] = {}
         self._board = None if self._keys is None else Board(self._keys)
@@ -72,14 +72,14 @@ class Hermes:
         size = _whole(max_size, "max_size", 1)
         quick = None if self._in_process else self._pack_unread
         self._source = SpoolSource(
-            self.path, self._pack, make_unread=quick, max_size=size, say=self._journal.say, **options
+            self.path, self._pack, make_unread=quick, max_size=size, say=self._log.say, **options
         )
-        self._journal.names, self._journal.types = self._source.names, self._source.types
+        self._log.names, self._log.types = self._source.names, self._source.types
         self.processors = Processors(self._source.data_of)
         settings = self._settings(workers or _whole(threads, "threads", 1), seconds(lease, "lease"))
-        self._pool = Pool(self._source, Clock(self._source.offset), settings, self._journal)
+        self._pool = Pool(self._source, Clock(self._source.offset), settings, self._log)
         self._background = Background(self._pool, self._source.close)
-        self._journal.close()
+        self._log.close()
 
     def _settings(self, workers: int, lease: float) -> Settings:
         return Settings(
@@ -107,8 +107,8 @@ class Hermes:
             self._heads.pop(type, None)
             self._version += 1
             if old is not None:
-                self._journal.say(f"{type} is now processed by {_name(target)}, no longer by {_name(old)}")
-        self._journal.flush()
+                self._log.say(f"{type} is now processed by {_name(target)}, no longer by {_name(old)}")
+        self._log.flush()
 
     def start(self, daemon: bool = False) -> None:
         """Process jobs, in the foreground, until Ctrl-C, a signal or ``stop``; a line is logged for each.

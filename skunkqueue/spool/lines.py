@@ -6,13 +6,13 @@ from collections.abc import MutableMapping
 from typing import Final, TextIO
 
 from skunkqueue.spool.reading import UNREAD
-from skunkqueue.worker.journal import Journal
+from skunkqueue.worker.pool.log import Log
 
 _LAST: Final = frozenset({"finished", "failed", "retries", "handed"})
 """Verbs after which a name is said no more, until its run is claimed anew."""
 
 
-class Lines(Journal):
+class Lines(Log):
     """Says ``in/NAME`` for the id of a run, and not that it was taken, unless ``verbose``.
 
     ``names`` holds the names by id; they are taken out of it when they have been said for the last time. So does

@@ -14,7 +14,7 @@ from skunkqueue.job import Carried
 from skunkqueue.spool import roster, ticket
 from skunkqueue.spool.contents import Content
 from skunkqueue.spool.look import read_taken
-from skunkqueue.worker.execute import Told, shown
+from skunkqueue.worker.child.execute import Told, shown
 
 UNREAD: Final = "file"
 """What a run is called whose file nobody has looked into; its type becomes known with its outcome."""

@@ -14,7 +14,7 @@ from skunkqueue.codec import default_keys
 from skunkqueue.envelope import SIGNATURE
 from skunkqueue.errors import BadSignature
 from skunkqueue.keys import Keys
-from skunkqueue.worker.process import shared_bytes
+from skunkqueue.worker.pool.process import shared_bytes
 
 ROSTER: Final = b"roster"
 """What its signature is for: there are pickled processors in it."""

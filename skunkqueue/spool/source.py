@@ -24,8 +24,8 @@ from skunkqueue.spool.inbox import Candidate, Inbox
 from skunkqueue.spool.kept import Report, keep_in_err, traced
 from skunkqueue.spool.look import MOMENT, MOST_SIZE, Looker, looks_of
 from skunkqueue.spool.reading import NOT_READ, UNREAD
-from skunkqueue.spool.watch import Watcher
-from skunkqueue.spool.workroom import Held, Workroom
+from skunkqueue.spool.watch import FolderWatcher
+from skunkqueue.spool.workroom import HeldFile, Workroom
 
 RESCAN: Final = 1.0
 """Seconds after which the folder is listed although no event came: on some mounts none ever comes."""
@@ -71,7 +71,7 @@ class SpoolSource(Source):
         self._inbox = Inbox(self._in, rescan=rescan, say=say)
         with on(self.url):
             self._looker = Looker(self._inbox, work, max_size=max_size, moment=moment)
-        self._watcher = Watcher(self._in, events=events, say=say)
+        self._watcher = FolderWatcher(self._in, events=events, say=say)
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._taken: set[str] = set()
@@ -112,12 +112,12 @@ class SpoolSource(Source):
                 left -= 1
                 yield self._claim_of(held, want, now)
 
-    def _claim_of(self, held: Held, want: Want, now: float) -> Claim:
+    def _claim_of(self, held: HeldFile, want: Want, now: float) -> Claim:
         ticket = held.ticket
         envelope = Envelope(ticket.id, want.queue, want.queue, now, held.body)
         return Claim(envelope, ticket.token, want.worker, ticket.ripe, ticket.lapses, held.notes)
 
-    def _anew(self, token: str, now: float, until: float) -> Held | None:
+    def _anew(self, token: str, now: float, until: float) -> HeldFile | None:
         """Take the next file of in/ that is a job."""
         while (candidate := self._inbox.next()) is not None:
             if not stat.S_ISREG(candidate.mode):
@@ -129,7 +129,7 @@ class SpoolSource(Source):
                 return held
         return None
 
-    def _take_first(self, candidate: Candidate, token: str, now: float, until: float) -> Held | None:
+    def _take_first(self, candidate: Candidate, token: str, now: float, until: float) -> HeldFile | None:
         """Take a file that has lain there for a while, and look at it then: it goes back if it is not done."""
         held = self._seize(new_id(now), candidate.name, token, until)
         if held is None:
@@ -141,7 +141,7 @@ class SpoolSource(Source):
         self.names[held.ticket.id] = held.name
         return held
 
-    def _look_at_taken(self, held: Held, candidate: Candidate, now: float) -> Held | None:
+    def _look_at_taken(self, held: HeldFile, candidate: Candidate, now: float) -> HeldFile | None:
         kind = ""
         try:
             content = self._looker.look_at_taken(self._room.folder + held.file, candidate, now)
@@ -158,7 +158,7 @@ class SpoolSource(Source):
             return None
         return held
 
-    def _look_first(self, candidate: Candidate, token: str, now: float, until: float) -> Held | None:
+    def _look_first(self, candidate: Candidate, token: str, now: float, until: float) -> HeldFile | None:
         """Look at a file where it is: its writer may come back to it by its name."""
         name = candidate.name
         try:
@@ -171,7 +171,7 @@ class SpoolSource(Source):
         finally:
             os.close(fd)
 
-    def _take(self, fd: int, name: str, token: str, now: float, until: float) -> Held | None:
+    def _take(self, fd: int, name: str, token: str, now: float, until: float) -> HeldFile | None:
         """What is open is ours if it is done, and still what lies there."""
         try:
             seen = self._looker.look(fd, name, now)
@@ -193,12 +193,12 @@ class SpoolSource(Source):
             return None
         return held
 
-    def _fill(self, held: Held, content: Content, size: int) -> None:
+    def _fill(self, held: HeldFile, content: Content, size: int) -> None:
         """Say what is in it; raises where nobody wants that."""
         self._room.fill(held, self._make(content), content, size)
         self.names[held.ticket.id] = held.name
 
-    def _seize(self, id: str, name: str, token: str, until: float) -> Held | None:
+    def _seize(self, id: str, name: str, token: str, until: float) -> HeldFile | None:
         """Take a file by its name, whatever it is; None where that cannot be."""
         try:
             held = self._room.seize(self._in + name, id, name, token, until)
@@ -239,17 +239,17 @@ class SpoolSource(Source):
         if held is not None:
             self._refuse_held(held, error)
 
-    def _refuse_held(self, held: Held, error: Exception, kind: str = "") -> None:
+    def _refuse_held(self, held: HeldFile, error: Exception, kind: str = "") -> None:
         attempts = decode_notes(held.notes).starts
         self._keep(held, Report(held.name, _line(error), kind, held.ticket.id, attempts, _trace(error)))
         self._say(f"in/{held.name} goes to err/: {_line(error)}")
 
-    def _keep(self, held: Held, report: Report) -> bool:
+    def _keep(self, held: HeldFile, report: Report) -> bool:
         kept = keep_in_err(self._room.path(held), self._err, report)
         self._room.done(held)
         return kept is not None
 
-    def _again(self, token: str, now: float, until: float) -> Held | None:
+    def _again(self, token: str, now: float, until: float) -> HeldFile | None:
         """Take a file of work/ that waited, or whose holder vanished."""
         while (held := self._room.retake(token, now, until)) is not None:
             kind = ""
@@ -268,7 +268,7 @@ class SpoolSource(Source):
                 return held
         return None
 
-    def _reread(self, held: Held) -> bytes:
+    def _reread(self, held: HeldFile) -> bytes:
         fd = os.open(self._room.path(held), OPEN)
         try:
             data = self._looker.read(fd, os.fstat(fd))
@@ -323,7 +323,7 @@ class SpoolSource(Source):
         due = claim.envelope.due if kind == "untouched" or outcome.due is None else outcome.due
         return self._room.release(held, due, notes)
 
-    def _failed(self, held: Held, outcome: Outcome) -> bool:
+    def _failed(self, held: HeldFile, outcome: Outcome) -> bool:
         details: dict[str, Any] = {}
         with suppress(Exception):
             details = msgpack.unpackb((outcome.value or b"")[1:])
@@ -333,7 +333,7 @@ class SpoolSource(Source):
         report = Report(held.name, why, kind, held.ticket.id, notes.starts, str(details.get("traceback", "")))
         return self._keep(held, report)
 
-    def _learn_type(self, held: Held, outcome: Outcome) -> None:
+    def _learn_type(self, held: HeldFile, outcome: Outcome) -> None:
         """The type of a file that was handed out unread is the result of a job that went well; else the file tells."""
         if outcome.kind == "complete":
             type = msgpack.unpackb((outcome.value or NOT_READ)[1:])
@@ -343,7 +343,7 @@ class SpoolSource(Source):
             type = held.data.get("type", UNREAD)
         self.types[held.ticket.id] = str(type)
 
-    def _look_after_all(self, held: Held, now: float) -> bool:
+    def _look_after_all(self, held: HeldFile, now: float) -> bool:
         """A worker has not come to process it: it goes where it would have gone if we had looked first."""
         self.types[held.ticket.id] = ""
         try:
@@ -356,7 +356,7 @@ class SpoolSource(Source):
         looked = self._look_at_taken(held, candidate, now)
         return looked is None or self._room.release(held, now, held.notes)
 
-    def _put_back(self, held: Held, now: float) -> bool:
+    def _put_back(self, held: HeldFile, now: float) -> bool:
         """To in/, as it came; where another of its name has come meanwhile it waits in work/."""
         took = self._room.put_back(held, self._in + held.name)
         if took is None:

@@ -17,8 +17,8 @@ POLL: Final = 0.05
 """Seconds between two looks at the folder where there are no events."""
 
 
-class Watcher:
-    """Tells when something has happened in a folder. Several threads may wait, though one is enough."""
+class FolderWatcher:
+    """Tells when something has happened in a folder. Concurrent threads may wait, though one is enough."""
 
     def __init__(self, folder: str, *, events: bool = True, say: Callable[[str], None] = lambda line: None) -> None:
         self._folder = folder

@@ -17,7 +17,7 @@ from skunkqueue.spool.ticket import MOST_NAME, Slip, Ticket, between, cut, new_s
 _NOTHING: Final[dict[Any, Any]] = {}
 
 
-class Held:
+class HeldFile:
     """A file in our hands, or one that was."""
 
     __slots__ = ("body", "data", "file", "name", "notes", "size", "ticket", "unread")
@@ -41,25 +41,25 @@ class Workroom:
 
     def __init__(self, folder: str, *, rescan: float) -> None:
         self.folder = folder
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, HeldFile] = {}
         self.size = 0
         self._rescan = rescan
         self._waiting: list[tuple[float, str]] = []  # all tickets as of the last listing, and ours that wait, by ripe
         self._list_at = 0.0
         self._last_between: tuple[tuple[float, str, str], str] = ((0.0, "", ""), "")
 
-    def path(self, held: Held) -> str:
+    def path(self, held: HeldFile) -> str:
         return self.folder + held.file
 
     # taking
 
-    def seize(self, path: str, id: str, name: str, token: str, until: float) -> Held:
+    def seize(self, path: str, id: str, name: str, token: str, until: float) -> HeldFile:
         """Take a file from outside. Raises OSError, FileNotFoundError where somebody else was faster."""
         ticket = Ticket(id, until, token, 0, "", name)
         if size_of(name) > MOST_NAME:
             ticket = ticket._replace(slip=new_slip(), name=cut(name, MOST_NAME))
             self._write_slip(ticket, name, b"")
-        held = Held(ticket, f"{id}{self._between(until, token, ticket.slip)}{ticket.name}", name, b"")
+        held = HeldFile(ticket, f"{id}{self._between(until, token, ticket.slip)}{ticket.name}", name, b"")
         try:
             os.rename(path, self.folder + held.file)
         except OSError:
@@ -75,12 +75,12 @@ class Workroom:
             self._last_between = key, between(until, token, 0, slip)
         return self._last_between[1]
 
-    def fill(self, held: Held, body: bytes, content: Content, size: int) -> None:
+    def fill(self, held: HeldFile, body: bytes, content: Content, size: int) -> None:
         """Say what is in it."""
         held.body, held.data, held.size = body, content.data, size
         self.size += size
 
-    def fill_unread(self, held: Held, body: bytes) -> None:
+    def fill_unread(self, held: HeldFile, body: bytes) -> None:
         """It is handed out without a look into it."""
         held.body, held.size, held.unread = body, len(body), True
         self.size += held.size
@@ -95,14 +95,14 @@ class Workroom:
             done = ticks()
             self._list_at = done + max(self._rescan, 20 * (done - now))
 
-    def retake(self, token: str, now: float, until: float) -> Held | None:
+    def retake(self, token: str, now: float, until: float) -> HeldFile | None:
         """Take the first ticket that is ripe; None where none is."""
         while self._waiting and self._waiting[0][0] <= now:
             _, file = heapq.heappop(self._waiting)
             old = tickets.parse(file)
             assert old is not None
             ticket = old._replace(ripe=until, token=token, lapses=old.lapses + bool(old.token))
-            held = Held(ticket, str(ticket), ticket.name, b"")
+            held = HeldFile(ticket, str(ticket), ticket.name, b"")
             try:
                 os.rename(self.folder + file, self.folder + held.file)
             except FileNotFoundError:
@@ -113,10 +113,10 @@ class Workroom:
             return held
         return None
 
-    def held_by(self, token: str) -> list[Held]:
+    def held_by(self, token: str) -> list[HeldFile]:
         return [held for held in self.held.values() if held.ticket.token == token]
 
-    def find(self, claim: Claim) -> Held | None:
+    def find(self, claim: Claim) -> HeldFile | None:
         """The file of a claim; None where it is no longer, or was never, held under its token."""
         id, token = claim.envelope.id, claim.token
         held = self.held.get(id)
@@ -124,29 +124,29 @@ class Workroom:
             return held
         for file in os.listdir(self.folder):  # claimed through another source of this folder
             if file.startswith(id) and (ticket := tickets.parse(file)) is not None and ticket.token == token:
-                held = Held(ticket, file, ticket.name, b"")
+                held = HeldFile(ticket, file, ticket.name, b"")
                 self._read_slip(held)
                 return held
         return None
 
     # keeping
 
-    def extend(self, held: Held, until: float) -> bool:
+    def extend(self, held: HeldFile, until: float) -> bool:
         ticket = held.ticket
         if until <= ticket.ripe:
             return self.is_there(held)
         return self._turn_into(held, ticket._replace(ripe=until))
 
-    def note(self, held: Held, notes: bytes) -> bool:
+    def note(self, held: HeldFile, notes: bytes) -> bool:
         """Keep notes with it."""
         return self._noted(held, held.ticket, notes)
 
-    def is_there(self, held: Held) -> bool:
+    def is_there(self, held: HeldFile) -> bool:
         return os.path.lexists(self.path(held)) or self.lose(held)
 
     # giving up
 
-    def remove(self, held: Held) -> bool:
+    def remove(self, held: HeldFile) -> bool:
         """It is done."""
         try:
             os.unlink(self.folder + held.file)
@@ -158,7 +158,7 @@ class Workroom:
             self.size -= held.size
         return True
 
-    def release(self, held: Held, due: float, notes: bytes) -> bool:
+    def release(self, held: HeldFile, due: float, notes: bytes) -> bool:
         """It waits until then, for whoever comes."""
         if not self._noted(held, held.ticket._replace(ripe=max(0.0, due), token=""), notes):
             return False
@@ -166,7 +166,7 @@ class Workroom:
         heapq.heappush(self._waiting, (held.ticket.ripe, held.file))
         return True
 
-    def put_back(self, held: Held, path: str) -> bool | None:
+    def put_back(self, held: HeldFile, path: str) -> bool | None:
         """Move it out again, as it came; None where another of its name is there."""
         try:
             moved = move(self.path(held), path)
@@ -177,7 +177,7 @@ class Workroom:
         self.done(held)
         return True
 
-    def done(self, held: Held) -> None:
+    def done(self, held: HeldFile) -> None:
         """It is no longer here."""
         self._drop_slip(held.ticket)
         self._forget(held.ticket.id)
@@ -189,7 +189,7 @@ class Workroom:
 
     # behind them
 
-    def _noted(self, held: Held, ticket: Ticket, notes: bytes) -> bool:
+    def _noted(self, held: HeldFile, ticket: Ticket, notes: bytes) -> bool:
         """Turn into another ticket with these notes; the slip is written first, and known by what it belongs to."""
         old = held.ticket
         if notes != held.notes:
@@ -205,7 +205,7 @@ class Workroom:
         held.notes = notes
         return True
 
-    def _turn_into(self, held: Held, ticket: Ticket) -> bool:
+    def _turn_into(self, held: HeldFile, ticket: Ticket) -> bool:
         file = str(ticket)
         try:
             os.rename(self.path(held), self.folder + file)
@@ -214,7 +214,7 @@ class Workroom:
         held.ticket, held.file = ticket, file
         return True
 
-    def lose(self, held: Held) -> bool:
+    def lose(self, held: HeldFile) -> bool:
         """Somebody else has it, or had."""
         if self.held.get(held.ticket.id) is held:
             self._forget(held.ticket.id)
@@ -229,7 +229,7 @@ class Workroom:
         with open(self.folder + ticket.slip_file, "wb") as file:
             file.write(Slip(name, notes).pack())
 
-    def _read_slip(self, held: Held) -> None:
+    def _read_slip(self, held: HeldFile) -> None:
         if not held.ticket.slip:
             return
         # A slip that is gone or torn costs the notes, and the end of a long name; the job is run all the same.

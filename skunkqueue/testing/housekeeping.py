@@ -17,10 +17,10 @@ from skunkqueue.persistence import (
     WORKER_GONE,
     Persister,
     run_key,
-    without_secrets,
     work_key,
     worker_key,
 )
+from skunkqueue.persistence.url import without_secrets
 from skunkqueue.testing.makers import (
     EVERY_BYTE,
     LATE,

@@ -7,7 +7,7 @@ from typing import Any
 
 from skunkqueue.envelope import Filter, State, base_route
 from skunkqueue.queue import SkunkQueue
-from skunkqueue.worker.pool import WorkerPool
+from skunkqueue.worker.pool.pool import WorkerPool
 
 
 def drain(queue: SkunkQueue, *routes: str, **options: Any) -> str:

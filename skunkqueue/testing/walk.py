@@ -139,7 +139,7 @@ class _Walk:
 
     def envelope(self) -> Envelope:
         self.number += 1
-        # Several senders: ids of the same moment do not ascend.
+        # Concurrent senders: ids of the same moment do not ascend.
         id = id_at(self.now, self.number + self.dice.choice((0, 10_000, 20_000)))
         due = self.now + self.dice.choice((0, 0, 0, -5, 0.3, 5, 10, 100))
         body = self.dice.choice((b"", b"body", EVERY_BYTE))

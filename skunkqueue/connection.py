@@ -1,0 +1,107 @@
+"""A store opened in this process, with its clock and its watcher: what queue, run and watcher share."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
+
+from skunkqueue.clock import Clock
+from skunkqueue.envelope import Record
+from skunkqueue.errors import WrongCall
+from skunkqueue.persistence import Persister
+from skunkqueue.persistence.url import Address, get_backend
+
+if TYPE_CHECKING:
+    from skunkqueue.watcher import Watcher
+
+POOL_URL: Final = "SKUNKQUEUE_POOL_URL"
+"""Where a pool tells its workers its store's URL, secrets and all, which never travel with a queue."""
+
+PAGE: Final = 1000
+"""Runs asked for, or waited for, in one call."""
+
+
+class _Connections:
+    """The stores open in this process, as long as it has not forked."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.by_address: dict[Address, Connection] = {}
+
+
+class Connection:
+    """A store in use, with its clock and its watcher."""
+
+    def __init__(self, address: Address, siblings: _Connections) -> None:
+        self.address = address
+        self._siblings = siblings
+        if address.backend == "memory" and os.environ.get(POOL_URL):
+            raise WrongCall(
+                "a job in a worker process cannot use a memory:// store, which lives in one process only: "
+                "give the pool in_process=True, or use sqlite://"
+            )
+        self.store = get_backend(address.url, address.backend)
+        self.clock = Clock(self.store.offset)
+        self.users: WeakSet[Any] = WeakSet()
+        self._watcher: Watcher | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it was opened by this process, and not by one that it was forked from."""
+        return self._siblings is _connections
+
+    def watch(self) -> Watcher:
+        """The one that waits for all who await runs."""
+        with self._siblings.lock:
+            if self._watcher is None:
+                from skunkqueue.watcher import Watcher
+
+                self._watcher = Watcher(self.store)
+            return self._watcher
+
+
+_connections = _Connections()
+_inherited: list[_Connections] = []
+
+
+def _forked() -> None:
+    """A forked process opens its own connections; the inherited ones are left untouched, so not even collected."""
+    global _connections
+    _inherited.append(_connections)
+    _connections = _Connections()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def connect(address: Address, user: Any) -> Connection:
+    """The connection to a store, which all users of equal configuration share within a process."""
+    open_here = _connections
+    with open_here.lock:
+        connection = open_here.by_address.get(address)
+        if connection is None:
+            connection = open_here.by_address[address] = Connection(address, open_here)
+        connection.users.add(user)
+        return connection
+
+
+def let_go(connection: Connection, user: Any) -> None:
+    """This user needs it no more; with the last one it is closed."""
+    if not connection.is_here:
+        return
+    with _connections.lock:
+        connection.users.discard(user)
+        unused = not connection.users and _connections.by_address.pop(connection.address, None) is not None
+    if unused:
+        connection.store.close()
+
+
+def fetch(store: Persister, ids: Sequence[str]) -> dict[str, Record]:
+    """The records there are, asked for in pages, so that no single question is too large for a store."""
+    records: dict[str, Record] = {}
+    for start in range(0, len(ids), PAGE):
+        records.update(store.get(ids[start : start + PAGE]))
+    return records

@@ -1,0 +1,546 @@
+"""Redis: the fast store. One script per call, all keys of a queue in one hash slot, nothing scanned, nothing left.
+
+The scripts and the layout of keys are in ``scripts.lua``. This side packs arguments and reads replies.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+import redis
+from redis.exceptions import NoScriptError
+
+from skunkqueue.envelope import (
+    Claim,
+    Envelope,
+    Exchange,
+    Filter,
+    Order,
+    Outcome,
+    Record,
+    State,
+    Want,
+    new_id,
+)
+from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
+from skunkqueue.persistence import WORKER_GONE, Persister, run_key
+from skunkqueue.persistence.redis.channel import RedisChannel, open_channel
+from skunkqueue.persistence.redis.connect import Link, connect
+from skunkqueue.persistence.redis.notify import RedisNotifier
+from skunkqueue.persistence.redis.scripts import call, in_full
+from skunkqueue.persistence.redis.url import Target, parse_url
+from skunkqueue.persistence.redis.via import check_pipeline
+from skunkqueue.persistence.redis.wire import (
+    BUNCH,
+    CHUNK,
+    HOUSE,
+    LETTERS,
+    SOON,
+    OutcomeBatch,
+    base_key,
+    chunks,
+    held,
+    is_plain,
+    one_arguments,
+    pairs,
+    put_arguments,
+    read_exchange,
+    read_records,
+    want_arguments,
+)
+
+default_cfg = {"backend": "redis", "conn_url": "localhost:6379", "dbname": 0}
+
+SCHEMA = 1
+"""The major version of the layout; written beside each queue's name."""
+
+PUT_RETRY = 2.5
+"""Seconds for which ``put`` tries again when the server is away: putting twice is putting once."""
+
+_HARMLESS = frozenset({"get", "sources", "page", "among", "extend", "workers", "beat", "listen", "knock"})
+"""Scripts that are tried once more when a connection was cut: nobody can tell, and no answer is lost."""
+
+_FEW = 200_000
+"""So many ids are fetched and sorted here; of more, pages of all ids are looked through for those that fit."""
+
+_SLICE = 5000
+_REMEMBERED_IDS = 50_000
+_LETTER_OF = {**{state: letter for letter, state in LETTERS.items()}, State.SCHEDULED: "l"}
+
+
+QUICK: Final = 0.05
+"""Seconds within which the server answers when asked for its time, or the answer says little."""
+
+
+class RedisPersister(Persister):
+    """Runs on a Redis, a Valkey, behind sentinels or on a cluster. Thread-safe; survives fork.
+
+    Raises StoreAway, StoreRefused, StoreVersion or StoreError, and never says a user's name or password.
+    """
+
+    is_far = True
+
+    def __init__(self, target: Target) -> None:
+        self.url = target.url
+        self.target = target
+        self._link: Link = connect(target)
+        self._known: set[str] = set()
+        self._used: set[str] = set()
+        self._queue_of: dict[str, str] = {}
+        self._notifier = RedisNotifier(self._link, self._places)
+        self._checked = False
+        self._measured = False
+
+    def __repr__(self) -> str:
+        return f"RedisPersister({self.url!r})"
+
+    # the path of a job
+
+    def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:
+        """Store runs. ``via`` is a ``redis.Pipeline`` of yours with ``transaction=True``: the runs are then put when
+        you execute it, together with your own commands or not at all; a unique key cannot be asked for then.
+        """
+        if via is not None:
+            return self._put_via(envelopes, via)
+        ids = [envelope.id for envelope in envelopes]
+        if len(ids) == 1 and is_plain(envelopes[0]):
+            _patiently(lambda: self._put_one(envelopes[0]))
+            return ids
+        for queue, places in _by_queue(envelopes).items():
+            for chunk in chunks(envelopes, places):
+                _patiently(partial(self._put_chunk, queue, envelopes, chunk, ids))
+        return ids
+
+    def _put_one(self, envelope: Envelope) -> None:
+        queue = envelope.queue
+        self._know(queue)
+        if self._run("put_one", base_key(queue), one_arguments(envelope)):
+            self._know(queue, anew=True)
+        self._remember(queue, (envelope.id,))
+
+    def _put_chunk(self, queue: str, envelopes: Sequence[Envelope], places: Sequence[int], ids: list[str]) -> None:
+        self._know(queue)
+        key, puts = base_key(queue), put_arguments(envelopes, places)
+        was_empty = 0
+        for args, _ in puts.alike:
+            was_empty += self._run("put", key, args)
+        args, each = puts.each
+        if each:
+            was, *found = self._run("put_each", key, args)
+            was_empty += was
+            for i, id in zip(each, found, strict=True):
+                ids[i] = id.decode()
+        if was_empty:  # whoever cleaned the queue may have forgotten its name
+            self._know(queue, anew=True)
+        self._remember(queue, [ids[i] for i in places])
+
+    def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
+        check_pipeline(via, self.target)
+        if any(envelope.unique is not None for envelope in envelopes):
+            raise WrongCall("a run with a unique key cannot be fired through a pipeline: its id is not known before")
+        for queue, places in _by_queue(envelopes).items():
+            self._know(queue, anew=True)
+            self._remember(queue, [envelopes[i].id for i in places])
+            puts = put_arguments(envelopes, places)
+            # The whole text: EVALSHA in a transaction fails alone where the script is not known, and the rest is done.
+            for args, _ in puts.alike:
+                via.execute_command(*in_full("put", base_key(queue), *args))
+            if puts.each[1]:
+                via.execute_command(*in_full("put_each", base_key(queue), *puts.each[0]))
+        return [envelope.id for envelope in envelopes]
+
+    def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
+        return self.exchange((), wants, now=now, until=until).claims
+
+    def extend(self, claims: Sequence[Claim], *, until: float) -> set[str]:
+        still: set[str] = set()
+        by_queue: dict[str, list[Any]] = {}
+        for claim in claims:
+            args = by_queue.setdefault(claim.envelope.queue, [])
+            args += (claim.id, held(claim.token), claim.envelope.route)
+        for queue, args in by_queue.items():
+            for at in range(0, len(args), 3 * CHUNK):
+                chunk = [repr(until), *args[at : at + 3 * CHUNK]]
+                still.update(id.decode() for id in self._run("extend", base_key(queue), chunk))
+        return still
+
+    def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
+        return self.exchange(outcomes, (), now=now, until=now).taken
+
+    def exchange(
+        self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
+    ) -> Exchange:
+        given = OutcomeBatch(outcomes, now)
+        if given.later:  # two outcomes of one run: the second sees what the first did
+            taken = self.commit(given.first, now=now)
+            rest = self.exchange(given.later, wants, now=now, until=until)
+            return rest._replace(taken=taken | rest.taken)
+        taken, claims, ripe = given.ids, list[Claim](), list[float]()
+        queues = given.queues().union(want.queue for want in wants)
+        self._used |= queues
+        for queue in queues:
+            asked = [want for want in wants if want.queue == queue]
+            args = [repr(now), repr(until), repr(now + SOON), *given.arguments(queue)]
+            refused, got, next_ripe, _ = read_exchange(asked, self._exchange(base_key(queue), args, asked), until)
+            taken -= refused
+            claims += got
+            if next_ripe is not None:
+                ripe.append(next_ripe)
+            if got and len(got) >= sum(want.limit for want in asked):
+                self._notifier.release(queue)
+        if len(queues) > 1:
+            order = {want.token: n for n, want in enumerate(wants)}
+            claims.sort(key=lambda claim: order[claim.token])
+        return Exchange(taken, claims, min(ripe, default=None))
+
+    def _exchange(self, key: str, args: Sequence[Any], wants: Sequence[Want]) -> Any:
+        """Where a connection was cut, once more, and then said to be repeated: so nothing is claimed in vain."""
+        try:
+            return self._run("exchange", key, [*args, *want_arguments(wants)])
+        except StoreAway as error:
+            if not _was_cut(error):
+                raise
+        again = [want._replace(repeated=True) for want in wants]
+        return self._run("exchange", key, [*args, *want_arguments(again)])
+
+    # the desk
+
+    def cancel(self, ids: Iterable[str], *, now: float) -> list[Record]:
+        found = self._by_queue("cancel", sorted(set(ids)), [repr(now), "", ""])
+        return sorted((record for queue, reply in found for record in read_records(queue, reply)), key=lambda r: r.id)
+
+    def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
+        found = self._by_queue("reopen", sorted(set(ids)), [repr(now)])
+        return {id.decode() for _, reply in found for id in reply}
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        wanted = list(dict.fromkeys(ids))
+        found = {
+            record.id: record
+            for queue, reply in self._by_queue("get", wanted, [])
+            for record in read_records(queue, reply)
+        }
+        self._queue_of.update((record.id, record.envelope.queue) for record in found.values() if record.open)
+        return {id: found[id] for id in wanted if id in found}
+
+    def _places(self, ids: Sequence[str]) -> dict[str, list[str]] | None:
+        """The queues that open runs are in; None where one is not there, or has ended."""
+        if any(id not in self._queue_of for id in ids):
+            self.get(ids)
+        places: dict[str, list[str]] = {}
+        for id in ids:
+            queue = self._queue_of.get(id)
+            if queue is None:
+                return None
+            places.setdefault(queue, []).append(id)
+        return places
+
+    def await_end(self, id: str, timeout: float) -> Record | None:
+        """The question is sent right behind the call that blocks, so that it is answered as soon as that returns."""
+
+        queue = ""
+
+        def command() -> tuple[Any, ...]:
+            nonlocal queue
+            queue = self._queue_of.get(id, "")
+            return () if not queue else call("get", base_key(queue), id)
+
+        reply = self._notifier.wait([run_key(id)], timeout, command) if timeout > 0 else None
+        if not reply:
+            return self.get([id]).get(id)
+        return read_records(queue, reply)[0]
+
+    def _by_queue(self, name: str, ids: Sequence[str], args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        """Run a script on the queues that the ids are in; where that is not known, on all there are."""
+        by_queue: dict[str, list[str]] = {}
+        unknown: list[str] = []
+        for id in ids:
+            queue = self._queue_of.get(id)
+            (unknown if queue is None else by_queue.setdefault(queue, [])).append(id)
+        if unknown:
+            for queue in self._queues():
+                by_queue.setdefault(queue, []).extend(unknown)
+        for queue, some in by_queue.items():
+            for at in range(0, len(some), CHUNK):
+                yield queue, self._run(name, base_key(queue), [*args, *some[at : at + CHUNK]])
+
+    def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
+        queues = self._queues() if which.queue is None else [which.queue]
+        found = [record for queue in queues for record in self._find(queue, which, now, after, limit)]
+        return sorted(found, key=lambda record: record.id, reverse=True)[:limit]
+
+    def _find(self, queue: str, which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
+        filters = [repr(now), which.route or "", _LETTER_OF[which.state] if which.state else ""]
+        found: list[Record] = []
+        for page in self._candidates(queue, filters[1], filters[2], after):
+            every = {data.decode() for data in page}
+            ids = sorted((id for id in every if after is None or id < after), reverse=True)
+            for at in range(0, len(ids), CHUNK):
+                args = [limit - len(found), *filters, *ids[at : at + CHUNK]]
+                found += read_records(queue, self._run("among", base_key(queue), args))
+                if len(found) >= limit:
+                    return found
+        return found
+
+    def _candidates(self, queue: str, route: str, letter: str, after: str | None) -> Iterator[list[bytes]]:
+        """Ids that may fit, newest first by pages: of all runs, or, where they are few, of those in such a state."""
+        if not route and not letter:
+            return self._pages(queue, after)
+        reply = self._run("sources", base_key(queue), [route, letter.replace("l", "q")])
+        sources = [(key.decode(), size) for key, size in zip(reply[::2], reply[1::2], strict=True)]
+        if sum(size for _, size in sources) > _FEW:
+            return self._pages(queue, after)
+        return iter([[id for key, size in sources for id in self._members(key, size)]])
+
+    def _members(self, key: str, size: int) -> Iterator[bytes]:
+        """What is in a key of ids, so many at a time that nobody else waits for it."""
+        if key.endswith(":claims"):
+            yield from self._ask(key, ("HKEYS", key))
+            return
+        for at in range(0, size, _SLICE):
+            yield from self._ask(key, ("ZRANGE", key, at, at + _SLICE - 1))
+
+    def _pages(self, queue: str, after: str | None) -> Iterator[list[bytes]]:
+        """All ids of a queue before one, newest first by pages; a page's ids are in no order."""
+        at: str | bytes = after or ""
+        while (page := self._run("page", base_key(queue), [at])) is not None:
+            at, ids = page
+            yield ids.split()
+
+    def count(self) -> dict[tuple[str, str, str], int]:
+        counts: dict[tuple[str, str, str], int] = {}
+        for queue in self._queues():
+            reply = self._ask(base_key(queue), ("HGETALL", base_key(queue) + ":count"))
+            for name, number in zip(reply[::2], reply[1::2], strict=True):
+                text = name.decode()
+                counts[queue, text[1:], str(LETTERS[text[0]])] = int(number)
+        return counts
+
+    # the workers
+
+    def beat(self, worker: str, about: str, *, seen: Sequence[str] = (), until: float) -> list[Order]:
+        left = self._run("beat", HOUSE, [worker, repr(until), about, self._notifier.home(worker), *seen])
+        return [Order(*order.decode().split(" ", 1)) for order in left]
+
+    def tell(self, worker: str, order: str) -> None:
+        queue = self._run("tell", HOUSE, [worker, f"{new_id(time.time())} {order}"]).decode()
+        self._run("knock", base_key(queue) if queue else HOUSE, [worker])
+
+    def workers(self, *, now: float) -> dict[str, str]:
+        reply = self._run("workers", HOUSE, [repr(now)])
+        return {worker.decode(): about.decode() for worker, about in zip(reply[::2], reply[1::2], strict=True)}
+
+    # housekeeping
+
+    def purge(self, *, now: float, limit: int = 1000) -> int:
+        done = 0
+        named = self._queues()
+        addressees: dict[str, list[str]] = {}
+        for queue in {**dict.fromkeys(named), **dict.fromkeys(list(self._used))}:
+            did, is_empty, addressees[queue] = self._purge_queue(queue, now, limit - done)
+            done += did
+            if is_empty:
+                self._forget(queue)
+            elif queue not in named:  # its name was cleaned away while its next run came
+                self._know(queue, anew=True)
+        done += int(self._run("dismiss", HOUSE, [repr(now), limit - done])[0])
+        for queue, workers in addressees.items():
+            if workers:
+                done += self._purge_addressed(queue, workers, now, limit - done)
+        return done
+
+    def _purge_queue(self, queue: str, now: float, limit: int) -> tuple[int, bool, list[str]]:
+        """How many things it did, whether the queue is empty, and the workers that open runs are addressed to."""
+        done = 0
+        while True:
+            step = min(limit - done, BUNCH)
+            did, is_empty, workers = self._run("purge", base_key(queue), [repr(now), step])
+            done += did
+            if did < step or done >= limit:
+                return done, bool(is_empty), [worker.decode() for worker in workers]
+
+    def _purge_addressed(self, queue: str, workers: Sequence[str], now: float, limit: int) -> int:
+        """End what is addressed to workers that are gone."""
+        done = 0
+        gone = set(workers).difference(self.workers(now=now))
+        while gone and done < limit:
+            step = min(limit - done, BUNCH)
+            found = pairs(self._run("addressed", base_key(queue), [repr(now), step, *gone]))
+            gone.difference_update(self.workers(now=now))  # once more: who came by now has none of those ids
+            ids = [id for worker, id in found if worker in gone]
+            did = len(self._run("cancel", base_key(queue), [repr(now), WORKER_GONE, repr(now), *ids])) // 5
+            done += did
+            if did < step:
+                break
+        return done
+
+    def wait(self, keys: Sequence[str], timeout: float) -> None:
+        self._notifier.wait(keys, timeout)
+
+    def rouse(self, keys: Sequence[str]) -> bool:
+        self._notifier.rouse(keys)
+        return True
+
+    def line(self, queue: str) -> RedisChannel | None:
+        self._check()
+        self._used.add(queue)
+        return open_channel(self._link, self._notifier, queue)
+
+    def offset(self) -> float | None:
+        """The shorter the way, the better the guess of its middle: at first the best of three.
+
+        Later, for pools ask often, one that was quick enough to add to what is known; None where it was not.
+        """
+        if not self._measured:
+            self._measured = True
+            return min(self._measure() for _ in range(3))[1]
+        took, offset = self._measure()
+        return offset if took < QUICK else None
+
+    def _measure(self) -> tuple[float, float]:
+        start = time.time()
+        began = time.monotonic()
+        seconds, micros = self._ask(HOUSE, ("TIME",))
+        took = time.monotonic() - began
+        return took, int(seconds) + int(micros) / 1e6 - (start + took / 2)
+
+    def warnings(self) -> list[str]:
+        """What the operator should know about this server, as sentences; nothing where it may not be asked."""
+        try:
+            policy, aof, save = (self._config(name) for name in ("maxmemory-policy", "appendonly", "save"))
+        except StoreAway:
+            raise
+        except StoreError:
+            return []
+        return [text for text in (_about_policy(policy), _about_durability(aof, save)) if text]
+
+    def _config(self, name: str) -> str:
+        reply = self._ask(HOUSE, ("CONFIG", "GET", name))
+        return str(reply[1].decode()) if reply else ""
+
+    def close(self) -> None:
+        self._notifier.close()
+        self._link.close()
+        self._checked = False
+
+    # speaking
+
+    def _run(self, name: str, key: str, args: Sequence[Any]) -> Any:
+        try:
+            return self._evaluate(name, key, args)
+        except StoreAway as error:
+            if name not in _HARMLESS or not _was_cut(error):
+                raise
+        return self._evaluate(name, key, args)
+
+    def _evaluate(self, name: str, key: str, args: Sequence[Any]) -> Any:
+        try:
+            return self._ask(key, call(name, key, *args))
+        except StoreError as error:
+            if not isinstance(error.__cause__, NoScriptError):
+                raise
+        return self._ask(key, in_full(name, key, *args))
+
+    def _ask(self, key: str, command: tuple[Any, ...]) -> Any:
+        if not self._checked:
+            self._check()
+        return self._link.ask(key, command)
+
+    def _check(self) -> None:
+        """Raise StoreVersion, before anything else is done with the store."""
+        self._checked = True
+        try:
+            self._queues()
+        except BaseException:
+            self._checked = False
+            raise
+
+    def _queues(self) -> list[str]:
+        """The queues there are. Raises StoreVersion where a newer major version has written."""
+        reply = self._ask(HOUSE, ("HGETALL", HOUSE + ":queues"))
+        for queue, version in pairs(reply):
+            if int(version) > SCHEMA:
+                raise StoreVersion(
+                    f"queue {queue!r} in Redis at {self.url} was written by version {version} of the layout; this is "
+                    f"version {SCHEMA}: install a newer SkunkQueue here"
+                )
+        return [queue for queue, _ in pairs(reply)]
+
+    def _know(self, queue: str, *, anew: bool = False) -> None:
+        """Write down the queue's name, so that those who have only an id, or clean up, find it."""
+        if anew or queue not in self._known:
+            self._ask(HOUSE, ("HSETNX", HOUSE + ":queues", queue, SCHEMA))
+            self._known.add(queue)
+
+    def _forget(self, queue: str) -> None:
+        """Clean away the name of an empty queue, and write it down again if a run came meanwhile."""
+        self._ask(HOUSE, ("HDEL", HOUSE + ":queues", queue))
+        if self._ask(base_key(queue), ("EXISTS", base_key(queue) + ":run")):
+            self._know(queue, anew=True)
+
+    def _remember(self, queue: str, ids: Iterable[str]) -> None:
+        if len(self._queue_of) > _REMEMBERED_IDS:
+            self._queue_of.clear()
+        self._queue_of.update(dict.fromkeys(ids, queue))
+
+
+def _patiently(put: Callable[[], None]) -> None:
+    """Put, again for a moment where the server is away."""
+    end = time.monotonic() + PUT_RETRY
+    delay = 0.02
+    while True:
+        try:
+            return put()
+        except StoreAway:
+            if time.monotonic() + delay >= end:
+                raise
+            time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+            delay *= 2
+
+
+def _was_cut(error: StoreAway) -> bool:
+    """Whether a connection broke; a server that hangs is not asked twice."""
+    return isinstance(error.__cause__, redis.ConnectionError) and not isinstance(error.__cause__, redis.TimeoutError)
+
+
+def _by_queue(envelopes: Sequence[Envelope]) -> dict[str, Sequence[int]]:
+    """The places of the runs of each queue."""
+    first = envelopes[0].queue if envelopes else ""
+    if all(envelope.queue == first for envelope in envelopes):
+        return {first: range(len(envelopes))} if envelopes else {}
+    places: dict[str, list[int]] = {}
+    for i, envelope in enumerate(envelopes):
+        places.setdefault(envelope.queue, []).append(i)
+    return dict(places)
+
+
+def open_url(url: str) -> RedisPersister:
+    """The store at a redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster:// URL.
+
+    Nothing is opened yet. Raises WrongCall for a URL or parameter that cannot be right.
+    """
+    return RedisPersister(parse_url(url))
+
+
+def _about_policy(policy: str) -> str:
+    if policy in ("", "noeviction"):
+        return ""
+    return (
+        f"Redis may throw runs away when it is full (maxmemory-policy {policy}): set it to noeviction, "
+        "so that firing is refused instead"
+    )
+
+
+def _about_durability(aof: str, save: str) -> str:
+    if aof == "yes":
+        return ""
+    if save:
+        return (
+            "Redis writes only snapshots to disk: runs accepted since the last one are lost if it dies; "
+            "set appendonly yes"
+        )
+    return "Redis keeps nothing on disk: every run is lost if it stops; set appendonly yes"

@@ -1,0 +1,183 @@
+"""A pool's line to a Redis: nothing on it is waited for, so that the pool's own thread can speak and hear."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+try:
+    from hiredis import Reader
+except ImportError:  # then there are no lines
+    Reader = None  # type: ignore[assignment, misc]
+
+from skunkqueue.envelope import Asked, Caught, Claim, Exchange, Outcome, Want
+from skunkqueue.errors import StoreAway
+from skunkqueue.persistence import Channel
+from skunkqueue.persistence.redis.connect import Link, say, speaking, translated
+from skunkqueue.persistence.redis.notify import SHORTEST, Blocked, BlockingConnection, RedisNotifier, packed
+from skunkqueue.persistence.redis.scripts import Command, call, in_full
+from skunkqueue.persistence.redis.wire import SOON, OutcomeBatch, base_key, read_exchange, want_arguments
+
+PATIENCE = 0.25
+"""Seconds that are waited for a server that does not take what it is sent; then it is left to who may wait longer."""
+
+LATE = 0.5
+"""Seconds that a wait may outlast its time, should nobody end it: to be ended is quicker, for Redis is late with it."""
+
+CHUNK = 1 << 16
+
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Stream:
+    """A connection of redis-py's that has been opened, spoken over without waiting."""
+
+    def __init__(self, connection: Any, url: str) -> None:
+        self.connection = connection
+        self._url = url
+        self._sock: socket.socket = connection._sock
+        self._has_records = isinstance(self._sock, ssl.SSLSocket)  # of which more may have come than is given at once
+        self._sock.setblocking(False)
+        self._reader = Reader()
+        self.fd = self._sock.fileno()
+
+    def send(self, parts: Sequence[bytes]) -> None:
+        """Raises OSError; TimeoutError where there is no room for it all."""
+        data = memoryview(b"".join(parts))
+        while data:
+            try:
+                data = data[self._sock.send(data) :]
+            except _NOT_NOW:
+                self._await_room()
+
+    def _await_room(self) -> None:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        if not poll.poll(PATIENCE * 1000):
+            raise TimeoutError("it takes nothing")
+
+    def replies(self) -> list[Any]:
+        """What has come whole since the last time. Raises StoreAway where the connection has ended."""
+        try:
+            while data := self._sock.recv(CHUNK):
+                self._reader.feed(data)
+                if len(data) < CHUNK and not self._has_records:
+                    break
+            else:
+                raise ConnectionResetError("it has ended")
+        except _NOT_NOW:  # not suppressed by a context manager, which costs as much as all the rest
+            pass
+        except OSError as error:
+            raise translated(self._url, error) from error
+        found = []
+        while (reply := self._reader.gets()) is not False:
+            found.append(reply)
+        return found
+
+    def close(self) -> None:
+        self.connection.disconnect()
+
+
+def open_channel(link: Link, notifier: RedisNotifier, queue: str) -> RedisChannel | None:
+    """The one thing here that waits. None without the parser in C, which can be fed bit by bit, or a real socket.
+
+    Raises StoreAway or StoreError.
+    """
+    if Reader is None:
+        return None
+    key = base_key(queue)
+    with contextlib.ExitStack() as undo, speaking(link.target.url):
+        talk, ear = link.ear(key), link.ear(key)
+        undo.callback(talk.disconnect)
+        undo.callback(ear.disconnect)
+        if not isinstance(talk._sock, socket.socket):
+            return None
+        say(talk, in_full("exchange", key, "0", "0", "0", "0"))  # of nothing, to have it known
+        line = RedisChannel(link, notifier, queue, talk, ear)
+        undo.pop_all()
+    return line
+
+
+class RedisChannel(Channel):
+    """Two connections: one that exchanges, one that blocks and then claims."""
+
+    def __init__(self, link: Link, notifier: RedisNotifier, queue: str, talk: Any, ear: Any) -> None:
+        self._key = base_key(queue)
+        self._queue = queue
+        self._url = link.target.url
+        self._notifier = notifier
+        self._given: set[str] = set()
+        self._wants: Sequence[Want] = ()
+        self._until = 0.0
+        self._standing: Asked | None = None
+        self._heard: list[Any] = []
+        self._ear = BlockingConnection(ear)
+        self._talk, self._news = Stream(talk, self._url), Stream(ear, self._url)
+        self.asked, self.stood = self._talk.fd, self._news.fd
+
+    def ask(
+        self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
+    ) -> bool:
+        given = OutcomeBatch(outcomes, now)
+        if given.later or not given.queues() | {want.queue for want in wants} <= {self._queue}:
+            return False
+        times = (repr(now), repr(until), repr(now + SOON))
+        command = self._exchange(*times, *given.arguments(self._queue), *want_arguments(wants))
+        self._given, self._wants, self._until = given.ids, wants, until
+        with speaking(self._url):
+            self._talk.send(packed(self._talk.connection, command))
+        return True
+
+    def answer(self) -> Exchange | None:
+        replies = self._talk.replies()
+        if not replies:
+            return None
+        refused, claims, ripe, _ = read_exchange(self._wants, self._sound(*replies), self._until)
+        return Exchange(self._given - refused, claims, ripe)
+
+    def stand(self, keys: Sequence[str], timeout: float, asked: Asked) -> None:
+        """The claim is sent right behind the call that blocks, so that it is done as soon as that returns."""
+        marks = self._notifier.marks(keys)
+        blocked = Blocked(marks[0], marks, keys, claims=True)
+        lease = repr(asked.until - asked.now)
+        behind = self._exchange("", lease, repr(SOON), 0, *want_arguments(asked.wants))
+        self._standing, self._heard = asked, []
+        self._notifier.blocks(self._ear, blocked)
+        with speaking(self._url):
+            seconds = max(SHORTEST, timeout) + LATE
+            self._news.send(packed(self._news.connection, self._ear.block(blocked, seconds), behind))
+
+    def caught(self) -> Caught | None:
+        self._heard += self._news.replies()
+        if len(self._heard) < 2:
+            return None
+        self._notifier.no_longer_blocks(self._ear)
+        asked, self._standing = self._standing, None
+        if asked is None:
+            raise StoreAway(f"Redis at {self._url} answers what it was not asked")
+        _, reply = self._sound(self._heard)
+        now = float(reply[-1])
+        _, claims, ripe, _ = read_exchange(asked.wants, reply, now + asked.until - asked.now)
+        return Caught(asked.wants, Exchange(set(), claims, ripe), now)
+
+    def _exchange(self, *args: Any) -> Command:
+        return call("exchange", self._key, *args)
+
+    def _sound(self, *replies: Any) -> Any:
+        """The one reply, or replies, that are no errors. Whoever asks elsewhere then learns what was wrong."""
+        (reply,) = replies
+        for each in (reply, *(reply if isinstance(reply, list) else ())):
+            if isinstance(each, Exception):
+                raise StoreAway(f"Redis at {self._url} did not do as it was asked: {each}")
+        return reply
+
+    def close(self) -> None:
+        self._notifier.no_longer_blocks(self._ear)
+        with contextlib.suppress(Exception):
+            self._talk.close()
+        with contextlib.suppress(Exception):
+            self._news.close()

@@ -1,0 +1,51 @@
+"""The Redis store's scripts, put together from ``scripts.lua``."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+
+class Script(NamedTuple):
+    """A script's text and the digest it is called by."""
+
+    text: bytes
+    digest: str
+
+
+def _load_scripts() -> dict[str, Script]:
+    text = files(__package__).joinpath("scripts.lua").read_text()
+    _, *pieces = re.split(r"^-- (part|script) (\w+)\n", text, flags=re.MULTILINE)
+    found = list(zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True))
+    parts = {name: body for kind, name, body in found if kind == "part"}
+
+    def join(named: re.Match[str]) -> str:
+        return "".join(parts[name] for name in named[1].split())
+
+    return {
+        name: _script(re.sub(r"^ *-- with (.*)\n", join, body, flags=re.MULTILINE))
+        for kind, name, body in found
+        if kind == "script"
+    }
+
+
+def _script(text: str) -> Script:
+    return Script(text.encode(), hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts so
+
+
+SCRIPTS = _load_scripts()
+
+Command = tuple[Any, ...]
+"""A command of Redis and what it is given."""
+
+
+def call(script: str, key: str, *args: Any) -> Command:
+    """The command that calls one of our scripts, which the server has to know: else it answers NOSCRIPT."""
+    return "EVALSHA", SCRIPTS[script].digest, "1", key, *args
+
+
+def in_full(script: str, key: str, *args: Any) -> Command:
+    """The command that sends one of our scripts whole: it is known from then on, until somebody flushes it."""
+    return "EVAL", SCRIPTS[script].text, "1", key, *args

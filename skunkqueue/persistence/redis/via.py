@@ -1,0 +1,34 @@
+"""A pipeline of the user's own: whether a run put through it goes with their writes or not at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skunkqueue.errors import WrongCall
+from skunkqueue.persistence.redis.url import Target
+
+
+def check_pipeline(via: Any, target: Target) -> None:
+    """Raise WrongCall for what is no redis.Pipeline with a transaction, to where the queue is."""
+    if not hasattr(via, "execute_command") or not hasattr(via, "command_stack"):
+        raise WrongCall(f"via is a redis.Pipeline; got {type(via).__name__}")
+    has_transaction, is_watching = _ways(via)
+    if not has_transaction:
+        raise WrongCall("via is a pipeline without a transaction; make it with pipeline(transaction=True)")
+    if is_watching:
+        raise WrongCall("via is a pipeline that watches keys and has not begun; call its multi() first")
+    number = getattr(getattr(via, "connection_pool", None), "connection_kwargs", {}).get("db") or 0
+    if number != target.options.get("db", 0):
+        raise WrongCall(f"via is a pipeline to database {number}; the queue is in {target.url}")
+
+
+def _ways(via: Any) -> tuple[bool, bool]:
+    """Whether it will be a transaction, and whether commands go out at once, since it watches keys."""
+    strategy = getattr(via, "_execution_strategy", None)  # a cluster's pipeline says it only there
+    if strategy is not None:
+        begun = bool(getattr(strategy, "_explicit_transaction", False))
+        return type(strategy).__name__ == "TransactionStrategy", bool(
+            getattr(strategy, "_watching", False)
+        ) and not begun
+    begun = bool(getattr(via, "explicit_transaction", False))
+    return bool(getattr(via, "transaction", False)) or begun, bool(getattr(via, "watching", False)) and not begun

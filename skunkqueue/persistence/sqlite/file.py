@@ -1,0 +1,345 @@
+"""The file under the SQLite store: opening it, its schema and version, transactions, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion
+from skunkqueue.persistence.sqlite.lock import WriteLock
+from skunkqueue.persistence.sqlite.sql import APPLICATION, MAJOR, SCHEMA
+
+PATIENCE = 60.0
+"""Seconds to wait for another process's write before giving up."""
+
+GLANCE: Final = 0.2
+"""Seconds between looks whether the file was moved or deleted: a look costs a tenth of a put."""
+
+MUCH: Final = 10_000
+"""Free pages, of 4 KB, that are worth giving back."""
+
+LITTLE: Final = 2000
+"""Pages in use up to which that is done in no time."""
+
+
+class File:
+    """One SQLite file: a connection that writes and one that reads, each under its lock, opened when first needed.
+
+    Threads may share it. Connections are closed before a fork and opened anew after it, on both sides: SQLite keeps
+    its locks per process, and a child that inherited them could lose data.
+    """
+
+    def __init__(self, path: str, *, full: bool = True, make_folder: bool = False) -> None:
+        self.path = path
+        self.full = full
+        self.make_folder = make_folder
+        self._writer = _Connection()
+        self._reader = _Connection()
+        self._write_lock = WriteLock(f"{path}-turn")
+        weakref.finalize(self, _close_both, self._writer, self._reader)
+        _files.add(self)
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that writes; it is committed at the end and rolled back by any error.
+
+        Raises StoreAway, StoreRefused, StoreVersion or StoreError.
+        """
+        line = self._writer
+        with line.lock:
+            try:
+                db = self._ready(line)
+                if not self._write_lock.take(PATIENCE):
+                    raise _refusal(sqlite3.SQLITE_BUSY, self.path)
+                _patiently(db, "BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            except BaseException as error:
+                line.undo(error)
+                if isinstance(error, sqlite3.Error):
+                    raise explained(error, self.path) from error
+                raise
+            finally:
+                self._write_lock.give()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection that reads; it never waits for one that writes. Raises like ``writing``."""
+        line = self._reader
+        with line.lock:
+            try:
+                yield self._ready(line)
+            except sqlite3.Error as error:
+                line.undo(error)
+                raise explained(error, self.path) from error
+
+    def give_back(self) -> None:
+        """Give the disk back what a great backlog took, once it is gone: then there is little to write anew.
+
+        A file that is in use keeps its free pages and uses them again: giving them back bit by bit (auto_vacuum) would
+        cost each run 5 %.
+        """
+        line = self._writer
+        with line.lock:
+            try:
+                db = self._ready(line)
+                free = _asked(db, "freelist_count")
+                if free > MUCH and _asked(db, "page_count") - free < LITTLE:
+                    db.execute("VACUUM")
+            except sqlite3.Error as error:
+                line.undo(error)
+
+    def close(self) -> None:
+        """Close both connections; the next use opens them anew."""
+        for line in (self._writer, self._reader):
+            with line.lock:
+                line.close()
+                if line is self._writer:
+                    self._write_lock.close()
+
+    def _ready(self, line: _Connection) -> sqlite3.Connection:
+        """The connection, opened if need be, to the file that is at the path now."""
+        if line.db is not None:
+            if line.pid == os.getpid() and line.leads_to(self.path):
+                return line.db
+            line.abandon()
+        if self.make_folder:
+            self._make_folder()
+        line.db = self._open()
+        if line is self._writer:
+            line.db.execute("PRAGMA busy_timeout = 0")  # it waits by itself, see _patiently
+        line.pid = os.getpid()
+        line.file = _identity(self.path)
+        line.looked = time.monotonic()
+        return line.db
+
+    def _make_folder(self) -> None:
+        folder = os.path.dirname(self.path)
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreRefused(f"the folder for the store, {folder}, cannot be made: {error.strerror}") from error
+
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        try:
+            db.execute(f"PRAGMA synchronous = {'FULL' if self.full else 'NORMAL'}")
+            db.execute("PRAGMA cache_size = -16000")
+            db.execute("PRAGMA temp_store = MEMORY")
+            _prepare(db, self.path)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+
+class _Connection:
+    """A connection under its lock, with what tells whether it is still the right one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.db: sqlite3.Connection | None = None
+        self.pid = 0
+        self.file: tuple[int, int] | None = None
+        self.looked = 0.0
+
+    def leads_to(self, path: str) -> bool:
+        """Whether the file at the path is still the one that was opened, as far as anybody looked lately."""
+        now = time.monotonic()
+        if now - self.looked < GLANCE:
+            return True
+        self.looked = now
+        return self.file == _identity(path)
+
+    def undo(self, error: BaseException) -> None:
+        """After an error: roll back, and give up a connection that may not be trusted any more."""
+        if self.db is None:
+            return
+        try:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error) and _code(error) in _UNTRUSTED:
+                self.close()
+        except sqlite3.Error:
+            self.close()
+
+    def close(self) -> None:
+        db, self.db = self.db, None
+        if db is not None:
+            with suppress(sqlite3.Error):
+                db.close()
+
+    def abandon(self) -> None:
+        """Let go without ever closing: that would delete, by name, a journal that now belongs to others."""
+        if self.db is not None:
+            import ctypes  # rarely needed, and slow to import
+
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.db))
+        self.db = None
+
+
+def _close_both(*lines: _Connection) -> None:
+    """When nobody uses the file any more; what was inherited by a fork that we did not see stays untouched."""
+    for line in lines:
+        if line.pid == os.getpid():
+            line.close()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _patiently(db: sqlite3.Connection, statement: str) -> None:
+    """Execute, waiting for other processes. SQLite's own handler soon sleeps 100 ms at a time: slow, and unfair."""
+    try:
+        db.execute(statement)
+        return
+    except sqlite3.OperationalError as error:
+        if _code(error) != sqlite3.SQLITE_BUSY:
+            raise
+    _retry(db, statement, time.monotonic() + PATIENCE)
+
+
+def _retry(db: sqlite3.Connection, statement: str, give_up: float) -> None:
+    pause = 0.0002
+    while True:
+        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        try:
+            db.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+        pause = min(pause * 1.5, 0.004)
+
+
+# -- schema ----------------------------------------------------------------------------------------------------------
+
+
+def _prepare(db: sqlite3.Connection, path: str) -> None:
+    """See that the file is ours and of a version we know; make a new one ready. Safe with many first openers."""
+    if not _is_ours(db, path):
+        _patiently(db, "PRAGMA journal_mode = WAL")
+        _patiently(db, "BEGIN IMMEDIATE")
+        if not _is_ours(db, path):
+            for statement in SCHEMA:
+                db.execute(statement)
+        db.execute("COMMIT")
+    if _asked(db, "journal_mode") != "wal":
+        _patiently(db, "PRAGMA journal_mode = WAL")
+
+
+def _is_ours(db: sqlite3.Connection, path: str) -> bool:
+    """False for an empty file. Raises StoreVersion or StoreError for what we must not touch."""
+    # In this order: another process may be making it ready just now, and the tables come with the application id.
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application, version = _asked(db, "application_id"), _asked(db, "user_version")
+    if application == APPLICATION:
+        if version >= (MAJOR + 1) * 1000:
+            raise StoreVersion(
+                f"{path} was written by a newer SkunkQueue (store version {version // 1000}, this one knows "
+                f"{MAJOR}); upgrade skunkqueue here, or use another file"
+            )
+        return True
+    if application or tables:
+        raise StoreError(f"{path} is a database of another program; give SkunkQueue a file of its own")
+    return False
+
+
+def _asked(db: sqlite3.Connection, pragma: str) -> Any:
+    return db.execute(f"PRAGMA {pragma}").fetchone()[0]
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+_UNTRUSTED: Final = frozenset(
+    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL}
+)
+
+_CANNOT_WRITE: Final = frozenset(
+    {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_TRUNCATE}
+)
+
+_MEANING: Final[dict[int, tuple[type[StoreError], str]]] = {
+    sqlite3.SQLITE_FULL: (StoreRefused, "the disk that holds {path} is full; nothing was stored. Make room"),
+    sqlite3.SQLITE_READONLY: (StoreRefused, "{path} is read-only; nothing was stored. Make it and its folder writable"),
+    sqlite3.SQLITE_PERM: (StoreRefused, "{path} may not be written; nothing was stored. See to its permissions"),
+    sqlite3.SQLITE_TOOBIG: (StoreRefused, "{path} cannot hold anything as large as that; nothing was stored"),
+    sqlite3.SQLITE_NOMEM: (StoreRefused, "there is no memory left to use {path}; nothing was stored"),
+    sqlite3.SQLITE_BUSY: (StoreAway, "{path} was held by another process for too long; see which one is stuck"),
+    sqlite3.SQLITE_LOCKED: (StoreAway, "{path} was held by another process for too long; see which one is stuck"),
+    sqlite3.SQLITE_CANTOPEN: (StoreAway, "{path} cannot be opened; see that its folder is there and may be written"),
+    sqlite3.SQLITE_IOERR: (StoreAway, "{path} cannot be read or written ({error}); see to its disk"),
+    sqlite3.SQLITE_CORRUPT: (StoreError, "{path} is damaged ({error}); restore it, or move it away to start anew"),
+    sqlite3.SQLITE_NOTADB: (StoreError, "{path} is not a SkunkQueue store; give another file, or move it away"),
+}  # fmt: skip
+
+
+def explained(error: sqlite3.Error, path: str) -> StoreError:
+    """What an error of the driver means to people."""
+    code = _code(error)
+    if getattr(error, "sqlite_errorcode", 0) in _CANNOT_WRITE:
+        return StoreRefused(f"{path} cannot be written; nothing was stored. The disk may be full ({error})")
+    if code == sqlite3.SQLITE_CANTOPEN and _is_read_only(path):
+        code = sqlite3.SQLITE_READONLY
+    return _refusal(code, path, error)
+
+
+def _refusal(code: int, path: str, error: object = "") -> StoreError:
+    kind, sentence = _MEANING.get(code, (StoreError, "{path} cannot be used ({error})"))
+    return kind(sentence.format(path=path, error=error))
+
+
+def _is_read_only(path: str) -> bool:
+    folder = os.path.dirname(path)
+    return os.path.isdir(folder) and not os.access(folder, os.W_OK)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary code; the extended one tells more in its upper bits."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+# -- forks -----------------------------------------------------------------------------------------------------------
+
+_files: weakref.WeakSet[File] = weakref.WeakSet()
+_paused: list[_Connection] = []
+
+
+def _before_fork() -> None:
+    """Close what is open. A thread that has been writing for long is not waited for: its line is abandoned."""
+    for line in [line for file in list(_files) for line in (file._writer, file._reader)]:
+        if line.lock.acquire(timeout=5.0):
+            _paused.append(line)
+            if line.pid == os.getpid():
+                line.close()
+
+
+def _after_fork_in_parent() -> None:
+    while _paused:
+        _paused.pop().lock.release()
+
+
+def _after_fork_in_child() -> None:
+    _paused.clear()
+    for file in list(_files):
+        file._write_lock.forget()
+        for line in (file._writer, file._reader):
+            line.abandon()
+            line.lock = threading.Lock()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

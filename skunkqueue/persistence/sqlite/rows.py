@@ -1,0 +1,166 @@
+"""Rows of the SQLite store and the values they stand for."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from skunkqueue.envelope import Claim, Envelope, Filter, Record, State, base_route
+from skunkqueue.errors import StoreError
+from skunkqueue.persistence.sqlite.sql import (
+    BODY,
+    COUNTS,
+    FIND_SORTING,
+    FIND_WALKING,
+    FOUND,
+    QUEUED,
+    RECORD_OF,
+    RUNNING,
+)
+
+STATES: Final = (State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+LONG: Final = 700
+"""Bytes of a body from which on it lies in a table of its own: a row is written three times, a long body once."""
+
+FEW: Final = 5000
+"""Runs on a shelf up to which sorting them is cheap whatever else there is."""
+
+LAST: Final = "\U0010ffff"
+"""Above every id."""
+
+Row = tuple[Any, ...]
+Lane = tuple[str, str]
+
+
+def row_of(envelope: Envelope, lane: int) -> Row:
+    """What a run is put as."""
+    id, _, _, due, body, expires, unique, keep = envelope
+    return (
+        id, lane, due, expires, None if unique is None else storable(unique), keep, body if len(body) < LONG else None
+    )  # fmt: skip
+
+
+def records_of(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:
+    """The records there are, in the order of the ids."""
+    rows = (db.execute(RECORD_OF, (id,)).fetchone() for id in ids)
+    return [record_of(db, row) for row in rows if row is not None]
+
+
+def record_of(db: sqlite3.Connection, row: Row) -> Record:
+    id, queue, route, due, body, expires, unique, keep, state, ripe, token, worker, lapses, notes, value, *rest = row
+    error, progress, note, ended = rest
+    envelope = envelope_of(db, id, queue, route, due, body, expires, unique, keep)
+    return Record(
+        envelope, STATES[state], ripe, token, worker and readable(worker), lapses, notes or b"", value,
+        error and readable(error), progress, note and readable(note), ended,
+    )  # fmt: skip
+
+
+def envelope_of(
+    db: sqlite3.Connection,
+    id: str,
+    queue: str,
+    route: str,
+    due: float,
+    body: bytes | None,
+    expires: float | None,
+    unique: str | bytes | None,
+    keep: float,
+) -> Envelope:
+    if body is None:
+        body = body_of(db, id)
+    return Envelope(id, queue, route, due, body, expires, None if unique is None else readable(unique), keep)
+
+
+def body_of(db: sqlite3.Connection, id: str) -> bytes:
+    """A long body."""
+    found = db.execute(BODY, (id,)).fetchone()
+    if found is None:
+        raise StoreError(f"the body of run {id} is missing: the file is damaged; restore it, or move it away")
+    body: bytes = found[0]
+    return body
+
+
+def claim_of(record: Record) -> Claim:
+    return Claim(record.envelope, record.token or "", record.worker or "", record.ripe, record.lapses, record.notes)
+
+
+def lane_of(record: Record) -> Lane:
+    return record.envelope.queue, record.envelope.route
+
+
+def storable(text: str) -> str | bytes:
+    """Text as SQLite can hold it: what is not Unicode (a lone surrogate, from a file's name) goes in as bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def readable(stored: str | bytes) -> str:
+    return stored if isinstance(stored, str) else stored.decode("utf-8", "surrogatepass")
+
+
+# -- finding ---------------------------------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """A lane that a filter speaks of, with its counts by state."""
+
+    n: int
+    counts: tuple[int, ...]
+
+
+def found(db: sqlite3.Connection, which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
+    """What ``find`` gives: by walking all runs from the newest, or by sorting the shelves they stand on."""
+    lanes = [(_Place(n, tuple(counts)), _fits(which, queue, route)) for queue, route, *counts, n in db.execute(COUNTS)]
+    places = [place for place, fits in lanes if fits]
+    if not places:
+        return []
+    sorting = which.state is not None and _is_cheaper(which.state, [place for place, _ in lanes], places, limit)
+    tests = _tests(which, places, sorting)
+    find = (FIND_SORTING if sorting else FIND_WALKING).format(" AND ".join(tests) or "1")
+    last = (now,) if which.state == State.SCHEDULED else ()
+    rows = db.execute(FOUND.format(find), (LAST if after is None else after, *last, limit)).fetchall()
+    return [record_of(db, row) for row in rows]
+
+
+def _fits(which: Filter, queue: str, route: str) -> bool:
+    return which.queue in (None, queue) and which.route in (None, base_route(route))
+
+
+def _tests(which: Filter, places: Sequence[_Place], sorting: bool) -> list[str]:
+    """The conditions of the query; none of them holds what people gave."""
+    tests = []
+    if sorting and which.state is not None:
+        tests.append(f"shelf IN ({', '.join(map(str, _shelves(which.state, places)))})")
+    if which.queue is not None or which.route is not None:
+        tests.append(f"lane IN ({', '.join(str(place.n) for place in places)})")
+    if which.state is not None:
+        tests.append(f"state = {_stored(which.state)}")
+    if which.state == State.SCHEDULED:
+        tests.append("ripe > ?")
+    return tests
+
+
+def _stored(state: State) -> int:
+    return QUEUED if state == State.SCHEDULED else STATES.index(state)
+
+
+def _shelves(state: State, places: Sequence[_Place]) -> list[int]:
+    return [place.n for place in places] if _stored(state) <= RUNNING else [-_stored(state)]
+
+
+def _is_cheaper(state: State, lanes: Sequence[_Place], places: Sequence[_Place], limit: int) -> bool:
+    """Whether sorting the shelves reads less than walking all runs until enough were met."""
+    stored = _stored(state)
+    matching = sum(place.counts[stored] for place in places)
+    if stored <= RUNNING:
+        on_shelves = sum(place.counts[QUEUED] + place.counts[RUNNING] for place in places)
+    else:
+        on_shelves = sum(place.counts[stored] for place in lanes)
+    total = sum(sum(place.counts) for place in lanes)
+    return on_shelves <= FEW or on_shelves * matching <= limit * total

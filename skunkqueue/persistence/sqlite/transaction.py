@@ -1,0 +1,365 @@
+"""One transaction of the SQLite store: what it writes, what it changes in the counts, and whom it wakes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Record, State, Want, base_route
+from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, run_key, work_key
+from skunkqueue.persistence.sqlite import sql as sql
+from skunkqueue.persistence.sqlite.rows import (
+    LONG,
+    STATES,
+    Lane,
+    Row,
+    body_of,
+    claim_of,
+    lane_of,
+    readable,
+    records_of,
+    row_of,
+    storable,
+)
+from skunkqueue.persistence.sqlite.sql import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
+
+EXPIRED_AT_ONCE: Final = 1000
+"""How many expired runs one claim ends before it gives what it has."""
+
+Pair = tuple[Claim, Outcome]
+
+
+class Met(Exception):
+    """Something was not as expected: the transaction is undone, and done again run by run."""
+
+
+class Transaction:
+    """One transaction. ``carefully`` writes run by run, and learns of each whether it took."""
+
+    def __init__(self, now: float, *, carefully: bool = False) -> None:
+        self.now = now
+        self.result = Exchange(set(), [], None)
+        self._write = _write_each if carefully else _write_all
+        self._moved: dict[Lane, list[int]] = {}
+        self._ended: list[str] = []
+        self._queued: set[Lane] = set()
+
+    def keys(self) -> set[str]:
+        """What those wait for who are to be woken."""
+        return {run_key(id) for id in self._ended} | {work_key(q, base_route(r)) for q, r in self._queued}
+
+    def move(self, lane: Lane, before: int, after: int, n: int = 1) -> None:
+        """Note that so many runs went from one state to another."""
+        counts = self._moved.setdefault(lane, [0] * len(STATES))
+        counts[before] -= n
+        counts[after] += n
+
+    def flush(self, db: sqlite3.Connection) -> None:
+        """Write the counts, once for each lane."""
+        changed = [(*counts, *lane) for lane, counts in self._moved.items() if any(counts)]
+        db.executemany(sql.COUNT, changed)
+
+    # commit
+
+    def commit(self, db: sqlite3.Connection, outcomes: Sequence[Pair]) -> set[str]:
+        """Write outcomes; gives the ids taken. Raises Met where one was not, unless it goes carefully."""
+        taken: set[str] = set()
+        for kind, pairs in _by_kind(outcomes):
+            writing = WRITINGS[kind]
+            changed = self._write(db, writing.sql, writing.rows(self.now, pairs))
+            if changed is None:
+                written = [claim for claim, _ in pairs]
+            else:
+                written = [claim for (claim, _), was in zip(pairs, changed, strict=True) if was]
+                taken.update(c.id for (c, _), was in zip(pairs, changed, strict=True) if not was and _bears(db, c))
+            taken.update([claim.envelope.id for claim in written])
+            self._note(db, writing.state, written)
+        return taken
+
+    def _note(self, db: sqlite3.Connection, state: int, written: Sequence[Claim]) -> None:
+        """Count and announce claims that came to a new state; let go of what they held as open runs."""
+        if state == RUNNING:
+            return
+        lanes = Counter([claim.envelope[1:3] for claim in written])
+        for lane, n in lanes.items():
+            self.move(lane, RUNNING, state, n)
+        if state == QUEUED:
+            self._queued.update(lanes)
+        else:
+            self._ended += [claim.envelope.id for claim in written]
+            _release(db, [claim.envelope for claim in written])
+
+    # claim
+
+    def claim(self, db: sqlite3.Connection, want: Want, until: float) -> Iterator[Claim]:
+        """Lease what a want may have, route by route."""
+        left = want.limit
+        if want.repeated:
+            held = self._held(db, want, until)
+            left -= len(held)
+            yield from held
+        for route in want.routes:
+            if left <= 0:
+                return
+            rows = self._ripe(db, (want.queue, route), left)
+            if rows:
+                left -= len(rows)
+                yield from self._lease(db, want, route, rows, until)
+
+    def _held(self, db: sqlite3.Connection, want: Want, until: float) -> list[Claim]:
+        """What the token holds, leased anew, so that a run whose lease ended is not given a second time."""
+        ids = [id for (id,) in db.execute(sql.HELD, (want.token, want.limit)).fetchall()]
+        db.executemany(sql.EXTEND, [(until, id, want.token) for id in ids])
+        return [claim_of(record) for record in records_of(db, ids)]
+
+    def _ripe(self, db: sqlite3.Connection, lane: Lane, limit: int) -> list[Row]:
+        """The first so many that are ripe, in order; the expired ones before them end."""
+        ended = 0
+        while ended <= EXPIRED_AT_ONCE:
+            rows = db.execute(sql.RIPE, (*lane, self.now, limit)).fetchall()
+            over = [row[0] for row in rows if row[3] is not None and row[3] <= self.now]
+            if not over:
+                return rows
+            self.end(db, records_of(db, over), EXPIRED)
+            ended += len(over)
+        return []
+
+    def _lease(self, db: sqlite3.Connection, want: Want, route: str, rows: list[Row], until: float) -> list[Claim]:
+        queue, token, worker = want.queue, want.token, want.worker
+        db.execute(sql.LEASE, (until, token, storable(worker), queue, route, self.now, len(rows)))
+        taken_over = sum([row[8] for row in rows])
+        self.move((queue, route), QUEUED, RUNNING, len(rows) - taken_over)
+        return [
+            Claim(
+                Envelope(
+                    id, queue, route, due, body_of(db, id) if body is None else body, expires,
+                    None if unique is None else readable(unique), keep,
+                ),
+                token, worker, until, lapses + state, notes or b"",
+            )
+            for id, due, body, expires, unique, keep, lapses, notes, state in rows
+        ]  # fmt: skip
+
+    # the desk
+
+    def end(self, db: sqlite3.Connection, records: Sequence[Record], error: str | None) -> None:
+        """End open runs as cancelled, and take their leases away."""
+        envelopes = [record.envelope for record in records]
+        db.executemany(sql.CANCEL, [(self.now + max(e.keep, REMEMBERED), self.now, error, e.id) for e in envelopes])
+        for record in records:
+            self.move(lane_of(record), STATES.index(record.state), CANCELLED)
+        self._ended += [record.id for record in records]
+        _release(db, envelopes)
+
+    def reopen(self, db: sqlite3.Connection, record: Record) -> bool:
+        """Queue a run that ended badly as if never run; says whether it may be."""
+        envelope = record.envelope
+        badly = record.state in (State.FAILED, State.CANCELLED)
+        if not badly or (envelope.expires is not None and envelope.expires <= self.now):
+            return False
+        if envelope.unique is not None and not _take_key(db, envelope):
+            return False
+        db.execute(sql.REOPEN, (self.now, record.id))
+        if envelope.expires is not None:
+            db.execute(sql.PUT_EXPIRING, (envelope.expires, envelope.id))
+        self.move(lane_of(record), STATES.index(record.state), QUEUED)
+        self._queued.add(lane_of(record))
+        return True
+
+    # housekeeping
+
+    def purge_kept(self, db: sqlite3.Connection, limit: int) -> int:
+        """Delete ended runs past their keep."""
+        rows: list[Row] = []
+        for state in (SUCCEEDED, FAILED, CANCELLED):
+            rows += db.execute(sql.OVER, (-state, self.now, limit - len(rows))).fetchall()
+        db.executemany("DELETE FROM run WHERE id = ?", [(id,) for id, *_ in rows])
+        db.executemany("DELETE FROM long WHERE id = ?", [(id,) for id, _, _, is_long in rows if is_long])
+        for (lane, state), n in Counter((lane, state) for _, lane, state, _ in rows).items():
+            db.execute(sql.COUNT_OUT[state], (n, lane))
+        return len(rows)
+
+    def purge_expired(self, db: sqlite3.Connection, limit: int) -> int:
+        """End open runs past their ``expires`` that nobody holds."""
+        return self._end_all(db, db.execute(sql.PAST_EXPIRES, (self.now, limit)).fetchall(), EXPIRED)
+
+    def purge_workers(self, db: sqlite3.Connection, limit: int) -> int:
+        """Forget workers whose beat has ended, and their orders."""
+        gone = db.execute(sql.GONE, (self.now, limit)).fetchall()
+        db.executemany("DELETE FROM worker WHERE name = ?", gone)
+        # Orders for a worker that never beat would stay for ever.
+        db.execute("DELETE FROM told WHERE worker NOT IN (SELECT name FROM worker)")
+        return len(gone)
+
+    def purge_addressed(self, db: sqlite3.Connection, limit: int) -> int:
+        """End open runs addressed to a worker that is gone."""
+        rows: list[Row] = []
+        for (lane,) in db.execute(sql.ADDRESSED, (self.now,)).fetchall():
+            rows += db.execute(sql.UNLEASED, (lane, self.now, limit)).fetchall()
+        return self._end_all(db, sorted(rows)[:limit], WORKER_GONE)
+
+    def _end_all(self, db: sqlite3.Connection, rows: Sequence[Row], error: str) -> int:
+        self.end(db, records_of(db, [row[0] for row in rows]), error)
+        return len(rows)
+
+
+# -- putting ---------------------------------------------------------------------------------------------------------
+
+
+def put_new(db: sqlite3.Connection, envelopes: Sequence[Envelope]) -> None:
+    """Put what is all new, without unique keys. Raises Met where an id is there already."""
+    counts: dict[Lane, int] = {}
+    for envelope in envelopes:
+        lane = envelope[1:3]
+        counts[lane] = counts.get(lane, 0) + 1
+    lanes = {lane: _count_in(db, lane, n) for lane, n in counts.items()}
+    try:
+        db.executemany(sql.PUT, [row_of(envelope, lanes[envelope[1:3]]) for envelope in envelopes])
+    except sqlite3.IntegrityError as error:
+        raise Met from error
+    _put_rare(db, envelopes)
+
+
+def put_one(db: sqlite3.Connection, envelope: Envelope) -> str:
+    """Put one that may be there already, or whose unique key may be taken; gives the id that stands for it."""
+    if db.execute("SELECT 1 FROM run WHERE id = ?", (envelope.id,)).fetchone():
+        return envelope.id
+    lane = _count_in(db, (envelope.queue, envelope.route), 1)
+    if envelope.unique is not None and not _take_key(db, envelope):
+        _count_in(db, (envelope.queue, envelope.route), -1)
+        return str(db.execute(sql.KEY_HOLDER, (lane, storable(envelope.unique))).fetchone()[0])
+    db.execute(sql.PUT, row_of(envelope, lane))
+    _put_rare(db, [envelope])
+    return envelope.id
+
+
+def _count_in(db: sqlite3.Connection, lane: Lane, n: int) -> int:
+    """The lane's number, made if need be; so many more are queued in it."""
+    found = db.execute(sql.COUNT_IN, (n, *lane)).fetchone() or db.execute(sql.NEW_LANE, (n, *lane)).fetchone()
+    number: int = found[0]
+    return number
+
+
+def _put_rare(db: sqlite3.Connection, envelopes: Sequence[Envelope]) -> None:
+    """What few runs have."""
+    long = [(e.id, e.body) for e in envelopes if len(e.body) >= LONG]
+    if long:
+        db.executemany(sql.PUT_LONG, long)
+    expiring = [(e.expires, e.id) for e in envelopes if e.expires is not None]
+    if expiring:
+        db.executemany(sql.PUT_EXPIRING, expiring)
+
+
+def _take_key(db: sqlite3.Connection, envelope: Envelope) -> bool:
+    """Hold the unique key of a run; False where another open run holds it."""
+    lane = _count_in(db, (envelope.queue, envelope.route), 0)
+    try:
+        db.execute(sql.TAKE_KEY, (lane, storable(envelope.unique or ""), envelope.id))
+    except sqlite3.IntegrityError:
+        return False
+    return True
+
+
+def _release(db: sqlite3.Connection, envelopes: Iterable[Envelope]) -> None:
+    """Let go of what runs that have ended held as open ones."""
+    for envelope in [e for e in envelopes if e.unique is not None or e.expires is not None]:
+        if envelope.unique is not None:
+            db.execute(sql.RELEASE_KEY, (envelope.id, storable(envelope.unique)))
+        if envelope.expires is not None:
+            db.execute(sql.RELEASE_EXPIRING, (envelope.expires, envelope.id))
+
+
+# -- committing ------------------------------------------------------------------------------------------------------
+
+
+def _complete(now: float, pairs: Sequence[Pair]) -> list[Row]:
+    return [(_kept(now, c, o), now, o.value, o.notes, c.envelope.id, c.token) for c, o in pairs]
+
+
+def _failed(now: float, pairs: Sequence[Pair]) -> list[Row]:
+    return [(_kept(now, c, o), now, o.value, _text(o.error), o.notes, c.id, c.token) for c, o in pairs]
+
+
+def _again(now: float, pairs: Sequence[Pair]) -> list[Row]:
+    return [(o.due, _text(o.error), o.notes, c.id, c.token) for c, o in pairs]
+
+
+def _notes(now: float, pairs: Sequence[Pair]) -> list[Row]:
+    return [(o.notes, c.id, c.token) for c, o in pairs]
+
+
+def _progress(now: float, pairs: Sequence[Pair]) -> list[Row]:
+    return [(o.progress, _text(o.note), o.notes, c.id, c.token) for c, o in pairs]
+
+
+def _kept(now: float, claim: Claim, outcome: Outcome) -> float:
+    keep = claim.envelope.keep if outcome.keep is None else outcome.keep
+    return now + (keep if keep > REMEMBERED else REMEMBERED)
+
+
+def _text(text: str | None) -> str | bytes | None:
+    return None if text is None else storable(text)
+
+
+class _Writing(NamedTuple):
+    """How an outcome is written: the statement, the state it leads to, and the values, which end in (id, token)."""
+
+    sql: str
+    state: int
+    rows: Callable[[float, Sequence[Pair]], list[Row]]
+
+
+WRITINGS: Final[Mapping[str, _Writing]] = {
+    "complete": _Writing(sql.COMPLETE, SUCCEEDED, _complete),
+    "failed": _Writing(sql.FAIL, FAILED, _failed),
+    "again": _Writing(sql.AGAIN, QUEUED, _again),
+    "untouched": _Writing(sql.UNTOUCHED, QUEUED, _notes),
+    "started": _Writing(sql.STARTED, RUNNING, _notes),
+    "progress": _Writing(sql.PROGRESS, RUNNING, _progress),
+}
+
+
+def _by_kind(outcomes: Sequence[Pair]) -> Sequence[tuple[str, Sequence[Pair]]]:
+    """Outcomes in groups of one kind; where one run has several, in the order given."""
+    kinds = {outcome.kind for _, outcome in outcomes}
+    if len(kinds) == 1:
+        return [(kinds.pop(), outcomes)]
+    groups: list[tuple[str, list[Pair]]] = []
+    latest: dict[str, list[Pair]] = {}
+    mixed = len({claim.envelope.id for claim, _ in outcomes}) < len(outcomes)
+    for pair in outcomes:
+        kind = pair[1].kind
+        group = latest.get(kind)
+        if group is None or (mixed and groups[-1][0] != kind):
+            group = latest[kind] = []
+            groups.append((kind, group))
+        group.append(pair)
+    return groups
+
+
+def _write_all(db: sqlite3.Connection, statement: str, rows: list[Row]) -> list[bool] | None:
+    """Write what is expected to take, which is fast. Raises Met where one did not."""
+    if db.executemany(statement, rows).rowcount < len(rows):
+        raise Met
+    return None
+
+
+def _write_each(db: sqlite3.Connection, statement: str, rows: list[Row]) -> list[bool] | None:
+    return [db.execute(statement, row).rowcount > 0 for row in rows]
+
+
+def _bears(db: sqlite3.Connection, claim: Claim) -> bool:
+    """Whether the row bears the claim's token still: then the commit is a repetition."""
+    return bool(db.execute(sql.BEARER, (claim.id,)).fetchone() == (claim.token,))
+
+
+def next_ripe(db: sqlite3.Connection, wants: Sequence[Want], claims: Sequence[Claim], now: float) -> float | None:
+    """When to look again; now, where a want was filled."""
+    given: Counter[str] = Counter([claim.token for claim in claims])
+    if any(0 < want.limit <= given[want.token] for want in wants):
+        return now
+    lanes: set[Any] = {(want.queue, route) for want in wants for route in want.routes}
+    firsts = (db.execute(sql.NEXT_RIPE, lane).fetchone() for lane in lanes)
+    return min((first[0] for first in firsts if first), default=None)

@@ -1,0 +1,111 @@
+"""What lies between a worker and its pool, from the worker's side: runs, tickets, interrupts, leases."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import threading
+import time
+from struct import unpack_from
+from typing import NamedTuple
+
+from skunkqueue.clock import ticks
+from skunkqueue.worker import frames
+from skunkqueue.worker.child.execute import Task
+
+CHUNK = 1 << 18
+PAUSE = 0.02
+"""Seconds between looks at the horizon, once it has passed."""
+
+
+class Ends(NamedTuple):
+    """A worker's ends of what lies between it and its pool, as file descriptors."""
+
+    inbox: int
+    outbox: int
+    tickets: int
+    control: int
+    horizon: int
+
+
+class RunReader:
+    """Runs as they come, found by the number on a ticket; those whose ticket was taken back are dropped."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._splitter = frames.Splitter()
+        self._come: list[tuple[int, bytes]] = []
+        self._next = 0
+
+    def take(self, number: int) -> Task:
+        """The run of that number; waits for its frame."""
+        while True:
+            while self._next < len(self._come):
+                found, rest = self._come[self._next]
+                self._next += 1
+                if found == number:
+                    return _task(number, rest)
+            self._come = [(found, rest) for _, found, rest in self._splitter.feed(self._read())]
+            self._next = 0
+
+    def _read(self) -> bytes:
+        data = os.read(self._fd, CHUNK)
+        if not data:
+            raise SystemExit("the pool is gone")
+        return data
+
+
+def _task(number: int, rest: bytes) -> Task:
+    attempt, length = frames.RUN_REST.unpack_from(rest)
+    return Task(number, attempt, rest[3 : 3 + length].decode(), rest[3 + length :])
+
+
+class Horizon:
+    """The time (of clock.ticks) until which the pool surely holds the leases of what it handed out."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, 8, prot=mmap.PROT_READ)
+
+    def wait(self) -> None:
+        """Start nothing whose lease may have ended: a pool that wakes extends first."""
+        while self.passed():
+            time.sleep(PAUSE)
+
+    def passed(self) -> bool:
+        """Whether a lease may have ended."""
+        return bool(unpack_from("<d", self._map)[0] < ticks())
+
+
+class Link:
+    """What lies between a worker and its pool, from the worker's side."""
+
+    def __init__(self, ends: Ends) -> None:
+        self.inbox = RunReader(ends.inbox)
+        self.tickets = socket.socket(fileno=ends.tickets)
+        self.horizon = Horizon(ends.horizon)
+        self._outbox = ends.outbox
+        self._control = ends.control
+        self._lock = threading.Lock()
+        os.set_blocking(ends.control, False)
+
+    def next(self) -> Task | None:
+        """Take a ticket, and so the right to start its run; None when there will be no more."""
+        self.horizon.wait()
+        ticket = self.tickets.recv(4)
+        return self.inbox.take(frames.TICKET.unpack(ticket)[0]) if len(ticket) == 4 else None
+
+    def write(self, frame: bytes) -> None:
+        """Send a frame, whole. Jobs' own threads may report progress at the same time."""
+        with self._lock:
+            sent = os.write(self._outbox, frame)
+            while sent < len(frame):
+                sent += os.write(self._outbox, memoryview(frame)[sent:])
+
+    def interrupts(self) -> list[int]:
+        """The numbers of the runs to be interrupted."""
+        try:
+            data = os.read(self._control, 4096)
+        except BlockingIOError:
+            return []
+        return [frames.TICKET.unpack_from(data, at)[0] for at in range(0, len(data) - 3, 4)]

@@ -1,0 +1,115 @@
+"""The worker process: takes runs from its pool, executes them, says what happened. It opens no store."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from skunkqueue.job import Carried, while_importing
+from skunkqueue.worker import frames
+from skunkqueue.worker.child.execute import Executor
+from skunkqueue.worker.child.link import Ends, Link
+from skunkqueue.worker.child.resolve import Resolver
+from skunkqueue.worker.child.serial import Serial, SerialThread
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the pool's thread that started this process ends, however it ends (Linux)."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def import_all(modules: list[str]) -> str | None:
+    """Import what the pool was told to; gives what went wrong."""
+    for name in modules:
+        try:
+            with while_importing():
+                importlib.import_module(name)
+        except BaseException as error:
+            return f"cannot import {name}: {type(error).__name__}: {error}"
+    return None
+
+
+def _nothing(*_: object) -> None:
+    """For signals that a terminal or systemd sends to everybody: the pool answers them."""
+
+
+def _let_forks_be_ended() -> None:
+    """What a job forks can be ended by SIGTERM: multiprocessing ends its processes so, and waits until they are dead.
+
+    Held back while the fork is under way, for it may come before the copy is no longer deaf to it.
+    """
+    masks = threading.local()
+
+    def hold() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def give_way() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        let_go()
+
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=give_way)
+
+
+def main() -> None:
+    """The entry of a worker process."""
+    setup = json.loads(os.environ.pop("SKUNKQUEUE_CHILD"))
+    die_with(setup["parent"])
+    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGABRT"):
+        signal.signal(getattr(signal, name), _nothing)
+    _let_forks_be_ended()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A line at a time, also under PYTHONUNBUFFERED, by which each word of a print would be written for itself:
+            # all workers of a pool, and its log, often write to the same.
+            stream.reconfigure(line_buffering=True, write_through=False)
+    link = Link(Ends(*setup["ends"]))
+    worker = make(link, setup)
+    signal.signal(signal.SIGURG, worker.on_signal)
+    serve(link, worker, setup)
+
+
+def serve(link: Link, worker: Any, setup: Mapping[str, Any]) -> None:
+    """Import what is to be imported, and say so or what went wrong; then work until there is no more."""
+    wrong = import_all(setup["imports"])
+    if wrong is not None:
+        link.write(frames.plain(frames.BROKEN, 0, wrong.encode("utf-8", "replace")))
+        return
+    link.write(frames.plain(frames.READY, 0))
+    worker.serve()
+
+
+def make(
+    link: Link, setup: Mapping[str, Any], *, jobs: Mapping[str, Carried] | None = None, thread: bool = False
+) -> Any:
+    """The kind of worker that is asked for."""
+    executor = Executor(link.write, Resolver(jobs or _known_jobs(setup)), max_result=setup["max_result"])
+    if setup["concurrency"] > 1:
+        from skunkqueue.worker.child.concurrent import Concurrent
+
+        return Concurrent(link, executor, setup["concurrency"])
+    return (SerialThread if thread else Serial)(link, executor)
+
+
+def _known_jobs(setup: Mapping[str, Any]) -> Mapping[str, Carried] | None:
+    """The jobs that a worker process knows by name from the start, where its pool says who gives them."""
+    if not setup.get("jobs"):
+        return None
+    module, _, name = setup["jobs"].partition(":")
+    known: Mapping[str, Carried] = getattr(importlib.import_module(module), name)(setup["shared"])
+    return known

@@ -1,0 +1,1 @@
+"""The pool's side: claims, leases, commits and monitors its workers."""

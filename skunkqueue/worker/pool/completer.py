@@ -1,0 +1,215 @@
+"""Where what happened becomes an outcome, and a line of the log that is written once the outcome has been taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgpack
+
+from skunkqueue.clock import Clock, ticks
+from skunkqueue.envelope import Claim, Outcome, Seal, peek_head
+from skunkqueue.errors import Corrupt
+from skunkqueue.policy import NONE, Died, Happening, Raised, Stopped, TimedOut, Unknown, admit, hand_back, judge, mark
+from skunkqueue.worker import frames
+from skunkqueue.worker.pool.log import Log
+from skunkqueue.worker.pool.slot import Held, Slot
+
+MOST_ID: Final = 255
+
+
+class Completer:
+    """Gathers outcomes, each with its line, until they are carried to the source. All on the engine's thread."""
+
+    def __init__(self, clock: Clock, log: Log, patience: float) -> None:
+        self._clock = clock
+        self._log = log
+        self._patience = patience
+        self.outcomes: list[tuple[Claim, Outcome]] = []
+        self.reports: list[str] = []
+        self._progress: dict[tuple[str, str], int] = {}  # where among the outcomes the last one of a claim is
+
+    def take(self) -> tuple[list[tuple[Claim, Outcome]], list[str]]:
+        """What has gathered: outcomes and, in the same order, their lines."""
+        outcomes, self.outcomes = self.outcomes, []
+        reports, self.reports = self.reports, []
+        self._progress.clear()
+        return outcomes, reports
+
+    def note(self, claim: Claim, outcome: Outcome, report: str = "") -> None:
+        self.outcomes.append((claim, outcome))
+        self.reports.append(report)
+
+    def admit(self, worker: Slot, claim: Claim) -> Held | None:
+        """Look at a new claim; None where its past or its bytes already decide its end."""
+        try:
+            head = peek_head(claim.envelope.body)
+            check_id(claim.envelope.id)
+        except Corrupt as error:
+            outcome = judge(Raised("Corrupt", str(error), final=True), Seal(), NONE, now=self._clock.now())
+            self._conclude(worker, claim, "?", outcome, "unread")
+            return None
+        entry = admit(claim, head.seal)
+        name = head.name or head.ref
+        if entry.outcome is not None:
+            self._conclude(worker, claim, name, entry.outcome, "before it started")
+            return None
+        return Held(claim, head.seal, entry.notes, name, entry.careful)
+
+    def progress(self, held: Held, fraction: float, note: str) -> None:
+        """How far a run has come; of several that gather only the last is told."""
+        pair = held.claim, Outcome.at(fraction, note)
+        at = self._progress.setdefault((held.claim.id, held.claim.token), len(self.outcomes))
+        if at < len(self.outcomes):
+            self.outcomes[at] = pair
+        else:
+            self.note(*pair)
+
+    def mark(self, held: Held) -> None:
+        """Have it marked as started in the store."""
+        self.note(held.claim, mark(held.claim, held.notes))
+
+    def hand_back(self, worker: Slot, many: Sequence[Held]) -> None:
+        """What was not started goes back with no attempt spent."""
+        for held in many:
+            report = f"{worker.label} handed back {held.claim.id} {held.name}, not started"
+            self.note(held.claim, hand_back(held.notes, marked=held.careful), report)
+
+    def judge(self, worker: Slot, held: Held, what: Happening, took: float) -> bool:
+        """Judge what happened to a run; False where it is no longer ours to judge."""
+        spent = f"after {took * 1000:.2f} ms"
+        if held.cause in ("cancel", "lost"):
+            claim = held.claim
+            self._log.say(f"{worker.label} stopped {claim.id} {held.name} {spent}: its lease was taken away")
+            return False
+        outcome = judge(what, held.seal, held.notes, now=self._clock.now(), patience=self._patience)
+        self._conclude(worker, held.claim, held.name, outcome, spent)
+        if isinstance(what, Raised) and what.traceback and (outcome.kind == "failed" or self._log.verbose):
+            self.reports[-1] += "\n" + what.traceback.rstrip()
+        return True
+
+    def judge_death(self, worker: Slot, held: Held, how: str, alone: bool, killed: bool) -> bool:
+        """Judge a run whose worker is dead; ``killed`` by this pool, because of one of its runs."""
+        took = max(0.0, ticks() - held.since) if held.since else 0.0
+        if held.cause:
+            return self.judge(worker, held, because(held), took)
+        # Where this pool killed it, an innocent neighbour died with the run that was meant.
+        return self.judge(worker, held, Stopped() if killed else Died(how, alone), took)
+
+    def _conclude(self, worker: Slot, claim: Claim, name: str, outcome: Outcome, spent: str) -> None:
+        if outcome.kind == "failed":
+            line = f"failed {claim.id} {name} {spent}: {outcome.error}"
+        elif outcome.kind == "again":
+            wait = "" if outcome.due is None else f" in {max(0.0, outcome.due - self._clock.now()):.1f} s"
+            line = f"retries {claim.id} {name}{wait} {spent}: {outcome.error}"
+        else:
+            line = f"handed back {claim.id} {name} {spent}"
+        self.note(claim, outcome, f"{worker.label} {line}")
+
+
+def check_id(id: str) -> None:
+    """A frame has room for so much. Raises Corrupt."""
+    if len(id) > MOST_ID or not id.isascii():
+        try:
+            size = len(id.encode())
+        except UnicodeEncodeError as error:
+            raise Corrupt("the run's id is not text") from error
+        if size > MOST_ID:
+            raise Corrupt(f"the run's id is {size} bytes long, at most {MOST_ID} can be handled")
+
+
+def because(held: Held) -> Happening:
+    """Why it was interrupted."""
+    return TimedOut(held.seal.timeout or 0.0) if held.cause == "timeout" else Stopped()
+
+
+# -- what workers say, frame by frame --------------------------------------------------------------------------------
+
+
+class Reader:
+    """Brings what workers say before the completer. ``look`` is called when a worker may take more than is known."""
+
+    def __init__(self, completer: Completer, look: Callable[[], None], broken: Callable[[str], None]) -> None:
+        self._completer = completer
+        self._look = look
+        self._broken = broken
+
+    def take_in(self, worker: Slot, data: bytes, starts: Sequence[int]) -> None:
+        """Take in whole frames, which start there in the data."""
+        count, total = 0, 0.0
+        outcomes, reports = self._completer.outcomes, self._completer.reports
+        for start in starts:
+            length, kind, number = frames.HEAD.unpack_from(data, start)
+            if kind != frames.DONE:
+                _HEARD[kind](self, worker, number, data[start + frames.PREFIX : start + 4 + length])
+                continue
+            _, _, _, at, took, size = frames.DONE_HEAD.unpack_from(data, start)
+            held = worker.ended(number, at)
+            if held is None:
+                continue
+            count += 1
+            total += took
+            if held.cause == "stop":
+                self._judge(worker, held, Stopped(), took)
+                continue
+            middle = start + frames.DONE_HEAD.size + size
+            text = data[middle - size : middle].decode("utf-8", "replace")
+            outcomes.append((held.claim, Outcome("complete", data[middle : start + 4 + length])))
+            reports.append(f"{worker.label} finished {held.claim[0][0]} {held.name} in {took * 1000:.2f} ms: {text}")
+        if count:
+            worker.learn(count, total)
+
+    def _judge(self, worker: Slot, held: Held, what: Happening, took: float) -> None:
+        if not self._completer.judge(worker, held, what, took):
+            self._look()  # with no outcome to carry, nothing else would have the engine look
+
+    def _raised(self, worker: Slot, number: int, rest: bytes) -> None:
+        held, took = self._ended(worker, number, rest)
+        if held is not None:
+            what: Happening = Raised(*msgpack.unpackb(rest[16:], use_list=False))
+            self._judge(worker, held, because(held) if held.cause in ("stop", "timeout") else what, took)
+
+    def _unknown(self, worker: Slot, number: int, rest: bytes) -> None:
+        held, took = self._ended(worker, number, rest)
+        if held is not None:
+            self._judge(worker, held, Unknown(rest[16:].decode("utf-8", "replace")), took)
+
+    def _interrupted(self, worker: Slot, number: int, rest: bytes) -> None:
+        held, took = self._ended(worker, number, rest)
+        if held is not None:
+            self._judge(worker, held, because(held), took)
+
+    def _ended(self, worker: Slot, number: int, rest: bytes) -> tuple[Held | None, float]:
+        at, took = frames.TWO.unpack_from(rest)
+        held = worker.ended(number, at)
+        worker.learn(1, took)
+        return held, took
+
+    def _started(self, worker: Slot, number: int, rest: bytes) -> None:
+        if number in worker.held:
+            worker.held[number].since = frames.ONE.unpack_from(rest)[0]
+
+    def _progress(self, worker: Slot, number: int, rest: bytes) -> None:
+        held = worker.held.get(number)
+        if held is not None:
+            fraction = frames.ONE.unpack_from(rest)[0]
+            self._completer.progress(held, fraction, rest[8:].decode("utf-8", "replace"))
+
+    def _ready(self, worker: Slot, number: int, rest: bytes) -> None:
+        worker.ready = True
+        worker.failed_starts = 0
+        self._look()
+
+    def _cannot_start(self, worker: Slot, number: int, rest: bytes) -> None:
+        self._broken(rest.decode("utf-8", "replace"))
+
+
+_HEARD: Final[dict[int, Callable[[Reader, Slot, int, bytes], None]]] = {
+    frames.READY: Reader._ready,
+    frames.BROKEN: Reader._cannot_start,
+    frames.STARTED: Reader._started,
+    frames.RAISED: Reader._raised,
+    frames.UNKNOWN: Reader._unknown,
+    frames.INTERRUPTED: Reader._interrupted,
+    frames.PROGRESS: Reader._progress,
+}

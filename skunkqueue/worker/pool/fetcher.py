@@ -1,0 +1,183 @@
+"""When to claim, for whom and how much; while all is quiet, a listener that claims as soon as something comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from skunkqueue.clock import Clock, ticks
+from skunkqueue.envelope import Want
+from skunkqueue.persistence import Source, work_key
+from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
+from skunkqueue.worker.pool.listener import Listener
+from skunkqueue.worker.pool.settings import Settings
+from skunkqueue.worker.pool.slot import Slot
+
+LOOK_ANYWAY: Final = 10.0
+"""Seconds after which an idle pool looks although nobody told it to: a wait is only a hint."""
+LATE: Final = 1.0
+"""Seconds after which the engine looks where the listener ought to have: it may hang in its wait."""
+ROUSE_AGAIN: Final = 0.1
+"""Seconds after which the listener is roused once more: it may just have been about to wait."""
+SOONEST: Final = 0.005
+FOREVER: Final = float("inf")
+
+
+class Fetcher:
+    """Belongs to an engine and is used on its thread, but for the listener's part.
+
+    ``looked`` says whether the last look asked for all workers and found nothing left.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        clock: Clock,
+        settings: Settings,
+        workers: Sequence[Slot],
+        exchanger: Exchanger,
+        poke: Callable[[], None],
+    ) -> None:
+        self.looked = False
+        self._source = source
+        self._clock = clock
+        self._max_runs = settings.max_runs
+        self._workers = workers
+        self._exchanger = exchanger
+        self._called = False  # to look, since the last look began
+        self._wanted: dict[str, Slot] = {}  # by token: whom the last exchange claims for
+        self._stood: dict[str, Slot] = {}  # by token: whom the listener claims for
+        self._rouse_at = 0.0
+        self._back_at = FOREVER  # ticks when the line is to come back with what it has
+        routes = [*dict.fromkeys(settings.routes), *(worker.routes[0] for worker in workers)]
+        self._keys = [work_key(settings.queue, route) for route in routes]
+        self._listener = Listener(self._catch, poke, "skunkqueue-listener")
+
+    def worker_of(self, token: str) -> Slot:
+        """For whom something was claimed."""
+        return self._wanted.get(token) or self._stood[token]
+
+    def call(self) -> None:
+        """There may be something to claim."""
+        self._called = True
+
+    @property
+    def called(self) -> bool:
+        return self._called
+
+    # claiming with the next exchange
+
+    def until(self) -> float:
+        """Ticks when to claim, as far as nobody else sees to it."""
+        at = self._look_at()
+        if self._exchanger.free:
+            at = 0.0 if self._called and at < FOREVER else at
+            return min(at, max(self._back_at, self._rouse_at)) if self._exchanger.out else at
+        return at + LATE if self._exchanger.standing else FOREVER  # the listener is on it; a exchanger pokes
+
+    def wants(self, anyway: bool) -> list[Want]:
+        """What to claim now, for whom: nothing, unless it is time or it is done ``anyway``.
+
+        Those for whom the listener is claiming are left to it.
+        """
+        if not (anyway or self._called) and ticks() < self._look_at():
+            return []
+        self._exchanger.withdraw()
+        # Not free: what is under way may not ask for all who want by now, so this look is owed, whatever it brings.
+        self._called = not self._exchanger.free
+        if self._called:
+            return []
+        idle_first = sorted(self._asking(), key=lambda worker: len(worker.held))
+        found = {want: w for w in idle_first if (want := w.want(self._most(w))) is not None}
+        self._wanted = {want.token: worker for want, worker in found.items()}
+        return list(found)
+
+    def pause(self) -> None:
+        """Claim nothing for now."""
+        self._exchanger.withdraw()
+
+    def learn(self, delivery: Delivery, burst: bool) -> None:
+        """When to look again: at once where a want was filled and more is left, else when the next run ripens."""
+        wants, result = delivery.wants, delivery.result
+        got: dict[str, int] = {}
+        for claim in result.claims:
+            got[claim.token] = got.get(claim.token, 0) + 1
+        filled = [want for want in wants if got.get(want.token, 0) >= want.limit]
+        ripe = result.next_ripe
+        # What a repeated want gets was claimed before, which tells nothing of what is there now.
+        more = bool(filled) and ((ripe is not None and ripe <= delivery.now) or any(w.repeated for w in filled))
+        left = LOOK_ANYWAY if ripe is None else min(max(ripe - self._clock.now(), SOONEST), LOOK_ANYWAY)
+        for want in wants:
+            self.worker_of(want.token).look_at = 0.0 if more else ticks() + left
+        stood = wants[0].token in self._stood
+        self._called = self._called or (stood and burst)  # before a burst may end, one look has to ask for all
+        whole = len(wants) == len(self._workers) and not stood
+        self.looked = whole and not more and (ripe is None or ripe > delivery.now)
+
+    def _look_at(self) -> float:
+        return min(
+            (worker.look_at for worker in self._asking() if worker.room(self._most(worker)) > 0), default=FOREVER
+        )
+
+    def _asking(self) -> Sequence[Slot]:
+        """All but those for whom the listener is claiming."""
+        if not self._exchanger.out:
+            return self._workers
+        stood = self._stood.values()
+        return [worker for worker in self._workers if worker not in stood]
+
+    def _most(self, worker: Slot) -> int | None:
+        return None if self._max_runs is None else max(0, self._max_runs - worker.runs)
+
+    # claiming as soon as something comes
+
+    def look_out(self) -> None:
+        """Nothing to claim now: have somebody wait for it, and claim it at once when it comes, for those who idle.
+
+        Only as much as they can begin at once, for others may have begun to wait by then.
+        """
+        if self._exchanger.out:
+            if ticks() >= self._back_at:
+                self.rouse()
+            return
+        if self._listener.watching or not self._exchanger.free:
+            return
+        found = {want: w for w in self._workers if (want := w.want(self._most(w), w.free)) is not None}
+        left = min((worker.look_at for worker in found.values()), default=0.0) - ticks()
+        if left > 0:
+            left = min(left, LOOK_ANYWAY)
+            self._stood = {want.token: worker for want, worker in found.items()}
+            if self._exchanger.stand(self._keys, list(found), left):
+                self._back_at = ticks() + left
+                return
+            self._back_at = FOREVER
+            self._exchanger.stand_by(list(found))
+            self._listener.watch(left)
+
+    def _catch(self, timeout: float) -> None:
+        """On the listener's thread: wait for work."""
+        caught = False
+        try:
+            caught = self._exchanger.catch(self._keys, timeout)
+        finally:
+            if not caught:  # only ever set here: the engine's thread may do so at the same moment
+                self._called = True
+
+    def rouse(self) -> float:
+        """Have who waits for work come back, if somebody does; gives the ticks when to do so once more."""
+        if not self._exchanger.out:
+            return FOREVER
+        if ticks() >= self._rouse_at:
+            self._rouse_at = ticks() + ROUSE_AGAIN
+            self._exchanger.run(self._hush)
+        return self._rouse_at
+
+    def _hush(self) -> None:
+        self.hush()
+
+    def hush(self) -> bool:
+        """On the exchanger's thread: end the wait for work; says whether there is one, and that can be done."""
+        return (self._listener.watching or self._exchanger.out) and self._source.rouse(self._keys)
+
+    def close(self) -> None:
+        self._listener.close()

@@ -1,0 +1,235 @@
+"""WorkerPool: what people hold to run workers; starts the engine, turns signals into strategies, waits for the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from types import FrameType, TracebackType
+from typing import Any, Self, TextIO
+
+from skunkqueue.clock import Clock
+from skunkqueue.durations import seconds
+from skunkqueue.envelope import check_name
+from skunkqueue.errors import SkunkError, WrongCall
+from skunkqueue.persistence import Source
+from skunkqueue.queue import SkunkQueue
+from skunkqueue.signals import ROUGH_SIGNALS, catch, give_back
+from skunkqueue.worker.pool.engine import GENTLE, KILL, ROUGH, Engine
+from skunkqueue.worker.pool.log import Log
+from skunkqueue.worker.pool.settings import Settings
+
+Duration = float | timedelta
+
+
+class Pool:
+    """Workers on any source: starts the engine on a thread of its own, answers signals, waits for the end.
+
+    Entering it (``with``) starts the workers; leaving is gentle.
+    """
+
+    def __init__(self, source: Source, clock: Clock, settings: Settings, log: Log) -> None:
+        self.settings = settings
+        self._source = source
+        self._clock = clock
+        self._log = log
+        self._engine: Engine | None = None
+        self._thread: threading.Thread | None = None
+        self._trouble: BaseException | None = None
+        self._signals = 0
+        self._wished = 0  # by signals
+
+    # people's verbs
+
+    def listen(self) -> None:
+        """Work until stopped by a signal, ``shutdown`` or ``die``. On the main thread it answers signals.
+
+        Raises SkunkError with a sentence when a worker cannot be started at all (a failing import).
+        """
+        self._serve()
+
+    def run_until_idle(self) -> None:
+        """Work until nothing is ripe and nothing is running; what is due later stays."""
+        self._serve(burst=True)
+
+    def start(self, *, burst: bool = False) -> None:
+        """Start the workers in the background, unless they are there. Raises WrongCall or StoreError at once."""
+        if self._thread is not None and self._thread.is_alive():
+            assert self._engine is not None
+            self._engine.burst = self._engine.burst or burst
+            self._engine.poke()
+            return
+        self._engine = Engine(self._source, self._clock, self.settings, self._log)
+        self._engine.burst = burst
+        self._trouble = None
+        if self._wished:
+            self._engine.stop(self._wished)  # one came before there was anybody to stop
+        self._thread = threading.Thread(target=self._run, name=f"skunkqueue-pool-{self.settings.name}", daemon=True)
+        self._thread.start()
+
+    def shutdown(self) -> None:
+        """Stop gently: the current jobs finish. Returns at once; ``listen`` or leaving the ``with`` waits."""
+        self._stop(GENTLE)
+
+    def die(self) -> None:
+        """Stop roughly: the current jobs are interrupted, and go back with no attempt spent. Returns at once."""
+        self._stop(ROUGH)
+
+    @property
+    def running(self) -> bool:
+        """Whether the workers are there."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop(GENTLE if kind is None or issubclass(kind, Exception) else ROUGH)
+        self._join()
+        self._released()
+        if kind is None:
+            self._raise_trouble()
+
+    # behind them
+
+    def _serve(self, *, burst: bool = False) -> None:
+        caught = self._catch_signals()  # first, so that there is no moment at which one kills
+        try:
+            self.start(burst=burst)
+            self._join()
+        finally:
+            give_back(caught)
+            self._signals = self._wished = 0
+        self._raise_trouble()
+
+    def _released(self) -> None:
+        """After the ``with``: let go of what this pool alone has opened."""
+
+    def _run(self) -> None:
+        assert self._engine is not None
+        try:
+            self._engine.run()
+            if self._engine.failure is not None:
+                self._trouble = SkunkError(self._engine.failure)
+        except BaseException as error:
+            self._trouble = error
+        finally:
+            self._log.close()
+
+    def _stop(self, level: int) -> None:
+        if self._engine is not None:
+            self._engine.stop(level)
+
+    def _join(self) -> None:
+        # In slices: a signal that comes just before the wait begins is only answered when the wait is over.
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(0.5)
+
+    def _raise_trouble(self) -> None:
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise trouble
+
+    def _catch_signals(self) -> dict[int, Any]:
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        return catch(self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """The first is gentle or rough by its kind, a second makes it rough, a third kills."""
+        self._signals += 1
+        first = ROUGH if signal.Signals(number).name in ROUGH_SIGNALS else GENTLE
+        self._wished = max(first, min(self._signals, KILL))
+        self._stop(self._wished)
+
+
+class WorkerPool(Pool):
+    """Parent and monitor of workers, one per listed route (a route named twice gets two).
+
+    ``queue`` is a SkunkQueue, or its name with ``conn_url``, ``backend`` and ``dbname`` as there. Durations are seconds
+    or timedeltas: ``lease`` is how long a run stays with a pool that vanished, ``patience`` how long a run waits for a
+    worker that knows its job, ``kill_after`` how long an interrupted job may take to come back before its worker is
+    killed, ``grace`` how long a gentle stop waits before it turns rough (None: as long as the jobs take). ``max_runs``
+    renews a worker process after so many runs. With ``in_process`` workers are threads of this process. ``imports`` are
+    modules that workers import when they start. ``log`` is a text stream; by default stderr, or the logger
+    ``skunkqueue.worker`` where logging has been set up.
+
+    Raises WrongCall for options that cannot be right.
+    """
+
+    def __init__(
+        self,
+        queue: SkunkQueue | str,
+        routes: str | Sequence[str] = "default",
+        conn_url: str | None = None,
+        backend: str | None = None,
+        dbname: Any = None,
+        *,
+        concurrency: int = 1,
+        lease: Duration = 15,
+        patience: Duration = 600,
+        kill_after: Duration = 5,
+        grace: Duration | None = None,
+        max_runs: int | None = None,
+        in_process: bool = False,
+        imports: str | Sequence[str] = (),
+        max_payload: int | None = None,
+        log: TextIO | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self._owns_queue = not isinstance(queue, SkunkQueue)
+        self.queue = SkunkQueue(queue, conn_url, backend, dbname) if isinstance(queue, str) else queue
+        self.routes = _routes(routes)
+        self.name = pool_name()
+        settings = Settings(
+            name=self.name,
+            queue=self.queue.name,
+            routes=self.routes,
+            concurrency=_whole(concurrency, "concurrency"),
+            lease=_above_zero(lease, "lease"),
+            patience=seconds(patience, "patience"),
+            kill_after=seconds(kill_after, "kill_after"),
+            grace=None if grace is None else seconds(grace, "grace"),
+            max_runs=None if max_runs is None else _whole(max_runs, "max_runs"),
+            in_process=bool(in_process),
+            max_payload=self.queue.max_payload if max_payload is None else _whole(max_payload, "max_payload"),
+            imports=(imports,) if isinstance(imports, str) else tuple(imports),
+            url=self.queue.full_url,
+        )
+        super().__init__(self.queue.store, self.queue.clock, settings, Log(log, verbose=verbose))
+
+    def _released(self) -> None:
+        if self._owns_queue:
+            self.queue.close()
+
+
+def _routes(routes: str | Sequence[str]) -> tuple[str, ...]:
+    listed = (routes,) if isinstance(routes, str) else tuple(routes)
+    if not listed:
+        raise WrongCall('a pool serves one route or more, got none; a job without routes is on "default"')
+    return tuple(check_name(route, "route") for route in listed)
+
+
+def pool_name() -> str:
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
+    return f"{host}-{os.getpid()}-{os.urandom(2).hex()}"
+
+
+def _whole(value: int, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise WrongCall(f"{what} is a whole number of 1 or more, got {value!r}")
+    return value
+
+
+def _above_zero(value: Duration, what: str) -> float:
+    found = seconds(value, what)
+    if found < 0.1:
+        raise WrongCall(f"{what} is at least 0.1 seconds, got {value!r}")
+    return found

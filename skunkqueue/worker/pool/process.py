@@ -1,0 +1,268 @@
+"""Starting worker processes, and making sure that none outlives its pool."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from struct import pack_into
+from typing import Any
+
+from skunkqueue.job import Carried
+from skunkqueue.worker import frames
+from skunkqueue.worker.child.link import Ends, Link
+from skunkqueue.worker.child.main import make, serve
+
+_START = (
+    "import os,sys;sys.path[:]=os.environ.pop('SKUNKQUEUE_PATH').split(os.pathsep);"
+    "from skunkqueue.worker.child.main import main;main()"
+)
+
+# Reads "+ group" and "- group" lines from the pool; when the pool is gone, however it went, kills what is left.
+_GUARD = """
+trap '' HUP INT QUIT TERM
+groups=' '
+while read -r verb group; do
+  case $verb in
+    +) groups="$groups$group " ;;
+    -) groups="${groups%% $group *} ${groups#* $group }" ;;
+  esac
+done
+for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
+"""
+
+
+class Guard:
+    """A small shell that outlives the pool by a moment, to kill the process groups of its workers."""
+
+    def __init__(self) -> None:
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "skunkqueue-guard"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+
+    def watch(self, group: int) -> None:
+        self._tell(f"+ {group}\n")
+
+    def forget(self, group: int) -> None:
+        self._tell(f"- {group}\n")
+
+    def _tell(self, line: str) -> None:
+        assert self._shell.stdin is not None
+        with contextlib.suppress(OSError):
+            self._shell.stdin.write(line.encode())
+            self._shell.stdin.flush()
+
+    def close(self) -> None:
+        assert self._shell.stdin is not None
+        with contextlib.suppress(OSError):
+            self._shell.stdin.close()
+        self._shell.wait()
+
+
+class Pipes:
+    """What lies between a pool and one worker: two pipes of frames, tickets, a control pipe, the horizon."""
+
+    def __init__(self, horizon: float) -> None:
+        with contextlib.ExitStack() as undo:  # there may be no descriptor left for all of it
+            self.inbox, self.to_worker = _pipe(undo)
+            self.from_worker, self.outbox = _pipe(undo)
+            self.control, self.interrupts = _pipe(undo)
+            self.tickets, self.ticket_ends = map(undo.enter_context, socket.socketpair())
+            self.horizon = shared_bytes(8)
+            undo.callback(os.close, self.horizon)
+            self._map = mmap.mmap(self.horizon, 8)
+            undo.pop_all()
+        self.set_horizon(horizon)
+        for fd in (self.to_worker, self.from_worker, self.interrupts):
+            os.set_blocking(fd, False)
+        self.tickets.setblocking(False)
+        with contextlib.suppress(OSError, AttributeError):
+            import fcntl
+
+            for fd in (self.to_worker, self.outbox):
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 1 << 20)  # type: ignore[attr-defined, unused-ignore]
+
+    def ends(self) -> Ends:
+        """The worker's side."""
+        return Ends(self.inbox, self.outbox, self.ticket_ends.fileno(), self.control, self.horizon)
+
+    def set_horizon(self, until: float) -> None:
+        """Tell the worker until when (clock.ticks) leases surely hold."""
+        pack_into("<d", self._map, 0, until)
+
+    def recall(self) -> set[int]:
+        """Take back every ticket that the worker has not taken."""
+        taken = b""
+        with contextlib.suppress(BlockingIOError):
+            while data := self.ticket_ends.recv(1 << 16, socket.MSG_DONTWAIT):
+                taken += data
+        return {frames.TICKET.unpack_from(taken, at)[0] for at in range(0, len(taken), 4)}
+
+    def no_more(self) -> None:
+        """Close the ticket office: the worker ends after what it runs."""
+        with contextlib.suppress(OSError):
+            self.tickets.shutdown(socket.SHUT_WR)
+
+    def close_worker_side(self) -> None:
+        """Where the worker has its own; the ticket end stays, to recall by it."""
+        self._close(self.inbox, self.outbox, self.control, self.horizon)
+
+    def close_pool_side(self) -> None:
+        """The worker is gone, or given up: whatever it still says is heard by nobody."""
+        self._close(self.to_worker, self.from_worker, self.interrupts)
+        self.tickets.close()
+        self.ticket_ends.close()
+        self._map.close()
+
+    def _close(self, *fds: int) -> None:
+        for fd in fds:
+            os.close(fd)
+
+
+def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for end in ends:
+        undo.callback(os.close, end)
+    return ends
+
+
+def shared_bytes(size: int) -> int:
+    """A descriptor of memory to be shared. A file gets its bytes: a mapped hole kills where the disk is full."""
+    with contextlib.suppress(AttributeError, OSError):
+        fd = os.memfd_create("skunkqueue")
+        os.truncate(fd, size)
+        return fd
+    with tempfile.TemporaryFile(buffering=0) as file:
+        file.write(bytes(size))
+        return os.dup(file.fileno())
+
+
+class Process:
+    """A worker in its own process, leading its own process group."""
+
+    def __init__(self, setup: Mapping[str, Any], env: Mapping[str, str], guard: Guard, horizon: float) -> None:
+        self.pipes = Pipes(horizon)
+        ends = self.pipes.ends()
+        self._guard = guard
+        child_env = {
+            **os.environ,
+            **env,
+            "SKUNKQUEUE_PATH": os.pathsep.join(path for path in sys.path if isinstance(path, str)),
+            "SKUNKQUEUE_CHILD": json.dumps({**setup, "ends": ends, "parent": os.getpid()}),
+        }
+        try:
+            self._popen = subprocess.Popen(
+                [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _START],  # type: ignore[attr-defined]
+                pass_fds=(*ends, *setup.get("shared", ())),
+                stdin=subprocess.DEVNULL,
+                env=child_env,
+                process_group=0,
+            )
+        except BaseException:
+            self.pipes.close_worker_side()
+            self.pipes.close_pool_side()
+            raise
+        self.pid = self._popen.pid
+        guard.watch(self.pid)
+        self.pipes.close_worker_side()
+        self.death = _pidfd(self.pid)
+
+    def has_died(self) -> bool:
+        return self._popen.poll() is not None
+
+    def interrupt(self, number: int) -> None:
+        """Have the run of that number interrupted; it names its run, so it hits nobody else."""
+        with contextlib.suppress(OSError):
+            os.write(self.pipes.interrupts, frames.TICKET.pack(number))
+            self._popen.send_signal(signal.SIGURG)
+
+    def kill(self) -> None:
+        """End the worker and what its jobs started, at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.kill()  # it may have left its group
+
+    def bury(self) -> str:
+        """Reap it and what its jobs left behind; tells how it died."""
+        code = self._popen.wait()
+        self.kill()
+        self._guard.forget(self.pid)
+        if self.death >= 0:
+            os.close(self.death)
+        self.pipes.close_pool_side()
+        return how(code)
+
+
+def how(code: int) -> str:
+    """A return code in words: ``SIGKILL``, ``exit code 3``."""
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+def _pidfd(pid: int) -> int:
+    """A descriptor that becomes readable when the process dies; -1 where the system has none."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
+
+
+class Thread:
+    """A worker on a thread of this process; can be interrupted, not killed."""
+
+    def __init__(self, setup: Mapping[str, Any], jobs: Mapping[str, Carried], name: str, horizon: float) -> None:
+        self.pid = os.getpid()
+        self._setup = setup
+        self.pipes = Pipes(horizon)
+        self.death, self._dead = os.pipe()
+        ends = self.pipes.ends()
+        self._link = Link(ends._replace(tickets=os.dup(ends.tickets)))
+        self._worker = make(self._link, setup, jobs=jobs, thread=True)
+        self._given_up = False
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            serve(self._link, self._worker, self._setup)
+        except (OSError, SystemExit):
+            pass  # given up: nobody listens any more
+        finally:
+            self._link.tickets.close()
+            os.close(self._dead)
+            if self._given_up:
+                self.pipes.close_worker_side()
+
+    def has_died(self) -> bool:
+        return self._given_up or bool(select.select([self.death], [], [], 0)[0])
+
+    def interrupt(self, number: int) -> None:
+        self._worker.interrupt(number)
+
+    def kill(self) -> None:
+        """Threads cannot be killed: it is left alone, and its place given to another."""
+        self._given_up = True
+
+    def bury(self) -> str:
+        if not self._given_up:
+            self._thread.join(5)
+            self.pipes.close_worker_side()
+        os.close(self.death)
+        self.pipes.close_pool_side()
+        return "given up" if self._given_up else "exit code 0"

@@ -1,0 +1,63 @@
+"""How a pool is to work, the workers that follow from it, and what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from skunkqueue.job import Carried
+from skunkqueue.worker.pool.slot import Slot
+
+HOST: Final = socket.gethostname()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a pool is to work; seconds throughout."""
+
+    name: str
+    queue: str
+    routes: tuple[str, ...]
+    concurrency: int = 1
+    lease: float = 15.0
+    patience: float = 600.0
+    kill_after: float = 5.0
+    grace: float | None = None
+    max_runs: int | None = None
+    in_process: bool = False
+    max_payload: int = 1 << 20
+    imports: tuple[str, ...] = ()
+    url: str = field(default="", repr=False)  # with its secrets, for jobs that fire
+    jobs: Mapping[str, Carried] = field(default_factory=dict)  # by name, for workers in this process
+    jobs_from: str = ""  # for worker processes: module:function that gives them, called with what they share
+    shared: tuple[int, ...] = ()  # descriptors that worker processes inherit
+
+
+def make_workers(settings: Settings) -> list[Slot]:
+    """One worker per listed route; a route named twice gets two."""
+    workers: list[Slot] = []
+    for index, route in enumerate(settings.routes, 1):
+        nth = sum(worker.route == route for worker in workers) + 1
+        name = f"{settings.name}.{index}"
+        workers.append(Slot(name, f"{route}.{nth}", settings.queue, route, settings.concurrency))
+    return workers
+
+
+def describe(settings: Settings, worker: Slot) -> str:
+    """What a worker says of itself, as JSON: where it is, what it serves, what it runs."""
+    about = {
+        "queue": settings.queue,
+        "routes": [worker.route],
+        "host": HOST,
+        "pid": worker.body.pid if worker.body is not None else None,
+        "pool": settings.name,
+        "pool_pid": os.getpid(),
+        "concurrency": settings.concurrency,
+        "runs": worker.runs,
+        "running": [held.claim.id for held in worker.executing()],
+    }
+    return json.dumps(about)
