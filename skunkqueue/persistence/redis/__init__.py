@@ -83,6 +83,7 @@ class RedisPersister(Persister):
     """
 
     is_far = True
+    wakes_one = True
 
     def __init__(self, target: Target) -> None:
         self.url = target.url
