@@ -45,7 +45,7 @@ def states(runs):
 # -- the exchanger -----------------------------------------------------------------------------------------------------
 
 
-def test_a_courier_is_not_free_before_what_it_brought_has_been_collected(store):
+def test_an_exchanger_is_not_free_before_what_it_brought_has_been_collected(store):
     poked = threading.Event()
     exchanger = Exchanger(store, Clock(store.offset), "demo", 5.0, poked.set)
     exchanger.start()
@@ -194,7 +194,7 @@ def test_behind_a_cancelled_run_the_next_one_starts_and_burst_does_not_end(store
     assert states([first, second]) == ["cancelled", "succeeded"]
 
 
-def test_a_lookout_that_hangs_does_not_keep_the_pool_from_looking(store, monkeypatch):
+def test_a_listener_that_hangs_does_not_keep_the_pool_from_looking(store, monkeypatch):
     monkeypatch.setattr("skunkqueue.worker.pool.fetcher.LOOK_ANYWAY", 0.5)
     let_go = threading.Event()
     store.before = lambda verb, *_: verb == "wait" and let_go.wait(LIMIT)

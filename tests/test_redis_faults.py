@@ -250,11 +250,11 @@ def test_a_claim_sent_ahead_whose_reply_was_lost_is_given_again(server: RedisSer
     with CuttingProxy(server.port) as proxy:
         store = open_url(proxy.url)
         store.put([sealed()])
-        with line_of(store) as line:
+        with channel_of(store) as channel:
             proxy.cut_after(0)
-            line.stand(KEYS, SOON, Asked([want("A")], NOW, LATE))
+            channel.watch(KEYS, SOON, Asked([want("A")], NOW, LATE))
             with pytest.raises(StoreAway):
-                _heard(line.stood, line.caught)
+                _heard(channel.caught_fd, channel.caught)
         assert proxy.cuts == 1
 
         (claim,) = store.claim([want("A", repeated=True)], now=NOW, until=LATE)
@@ -269,11 +269,11 @@ def test_an_exchange_on_a_line_whose_reply_was_lost_is_told_once_more(server: Re
         store.put([sealed(1), sealed(2)])
         (claim,) = store.claim([want("A", limit=1)], now=NOW, until=LATE)
         done = [(claim, Outcome.complete(b"done"))]
-        with line_of(store) as line:
+        with channel_of(store) as channel:
             proxy.cut_after(0)
-            line.ask(done, [want("B")], now=NOW, until=LATE)
+            channel.ask(done, [want("B")], now=NOW, until=LATE)
             with pytest.raises(StoreAway):
-                _heard(line.asked, line.answer)
+                _heard(channel.answer_fd, channel.answer)
 
         again = store.exchange(done, [want("B", repeated=True)], now=NOW, until=LATE)
 
@@ -284,15 +284,15 @@ def test_an_exchange_on_a_line_whose_reply_was_lost_is_told_once_more(server: Re
 
 def test_a_line_ends_when_its_script_is_flushed_and_has_claimed_nothing(server: RedisServer) -> None:
     store, other = open_url(server.url), open_url(server.url)
-    with server.client() as client, line_of(store) as line:
-        line.stand(KEYS, SOON, Asked([want("A")], NOW, LATE))
-        line.ask([], [want("B")], now=NOW, until=LATE)
-        assert _heard(line.asked, line.answer).claims == []
+    with server.client() as client, channel_of(store) as channel:
+        channel.watch(KEYS, SOON, Asked([want("A")], NOW, LATE))
+        channel.ask([], [want("B")], now=NOW, until=LATE)
+        assert _heard(channel.answer_fd, channel.answer).claims == []
         client.script_flush()
         other.put([sealed()])
 
         with pytest.raises(StoreAway, match="NOSCRIPT"):
-            _heard(line.stood, line.caught)
+            _heard(channel.caught_fd, channel.caught)
 
         assert [claim.id for claim in store.claim([want("A", repeated=True)], now=NOW, until=LATE)] == [sealed().id]
     for each in (store, other):
@@ -301,13 +301,13 @@ def test_a_line_ends_when_its_script_is_flushed_and_has_claimed_nothing(server: 
 
 def test_a_wait_on_a_line_is_roused_at_once_and_has_claimed_nothing(server: RedisServer) -> None:
     store = open_url(server.url)
-    with server.client() as client, line_of(store) as line:
-        line.stand(KEYS, 2 * SOON, Asked([want("A")], NOW, LATE))
+    with server.client() as client, channel_of(store) as channel:
+        channel.watch(KEYS, 2 * SOON, Asked([want("A")], NOW, LATE))
         _until(lambda: client.info("clients")["blocked_clients"] == 1)
         store.rouse([work_key("demo", "bar")])
         store.rouse(KEYS)
 
-        assert _heard(line.stood, line.caught).result.claims == []
+        assert _heard(channel.caught_fd, channel.caught).result.claims == []
     store.close()
 
 
@@ -319,12 +319,12 @@ def test_a_line_to_a_server_that_takes_nothing_gives_up_and_never_hangs() -> Non
         claims = store.claim([want("A", limit=2000)], now=NOW, until=LATE)
         done = [(claim, Outcome.complete(b"y" * 20_000)) for claim in claims]
         assert server.process is not None
-        with line_of(store) as line:
+        with channel_of(store) as channel:
             server.process.send_signal(signal.SIGSTOP)
             began = time.monotonic()
             try:
                 with pytest.raises(StoreAway):
-                    line.ask(done, [], now=NOW, until=LATE)
+                    channel.ask(done, [], now=NOW, until=LATE)
             finally:
                 server.process.send_signal(signal.SIGCONT)
             assert time.monotonic() - began < SOON / 2
@@ -336,27 +336,27 @@ def test_a_line_over_tls_hears_as_any_other(tmp_path: Path) -> None:
     """Also what comes in more pieces than one: as records of TLS, which a socket that can be read need not tell of."""
     with tls_server(str(tmp_path)) as (_, url):
         store, other = open_url(url), open_url(url)
-        with line_of(store) as line:
-            line.stand(KEYS, SOON, Asked([want("A", limit=1)], NOW, LATE))
-            assert line.caught() is None
+        with channel_of(store) as channel:
+            channel.watch(KEYS, SOON, Asked([want("A", limit=1)], NOW, LATE))
+            assert channel.caught() is None
             other.put([sealed(n, body=b"x" * 5000) for n in range(200)])
-            assert len(_heard(line.stood, line.caught).result.claims) == 1
+            assert len(_heard(channel.caught_fd, channel.caught).result.claims) == 1
 
-            line.ask([], [want("B", limit=500)], now=NOW, until=LATE)
-            claims = _heard(line.asked, line.answer).claims
+            channel.ask([], [want("B", limit=500)], now=NOW, until=LATE)
+            claims = _heard(channel.answer_fd, channel.answer).claims
             assert len(claims) == 199
-            line.ask([(claim, Outcome.complete(b"y" * 5000)) for claim in claims], [], now=NOW, until=LATE)
-            assert len(_heard(line.asked, line.answer).taken) == 199
+            channel.ask([(claim, Outcome.complete(b"y" * 5000)) for claim in claims], [], now=NOW, until=LATE)
+            assert len(_heard(channel.answer_fd, channel.answer).taken) == 199
         for each in (store, other):
             each.close()
 
 
 @contextlib.contextmanager
-def line_of(store: RedisPersister) -> Iterator[RedisChannel]:
-    line = store.line("demo")
-    assert line is not None
-    with contextlib.closing(line):
-        yield line
+def channel_of(store: RedisPersister) -> Iterator[RedisChannel]:
+    channel = store.channel("demo")
+    assert channel is not None
+    with contextlib.closing(channel):
+        yield channel
 
 
 def _heard(fd: int, hear: Callable[[], T | None]) -> T:

@@ -23,29 +23,30 @@ class Channel:
     """A way to speak to a source without waiting for it: what is asked goes out at once, its answer is heard later.
 
     So a pool does without threads that wait for each other. One question of each kind at a time, all on one thread.
-    Whatever raises, but ``close``, ends the line: close it, and ask elsewhere what was asked here, wants as repeated.
+    Whatever raises, but ``close``, ends the channel: close it, and ask elsewhere what was asked here, with the wants as
+    repeated.
     """
 
-    asked: int = -1
-    """A descriptor that can be read when the answer to ``ask`` comes, or the line has ended."""
+    answer_fd: int = -1
+    """A descriptor that can be read when the answer to ``ask`` comes, or the channel has ended."""
 
-    stood: int = -1
-    """The same for ``stand``."""
+    caught_fd: int = -1
+    """The same for ``watch``."""
 
-    told: int = -1
+    later_fd: int = -1
     """A descriptor that can be read when ``later`` has something; -1 where nothing is ever told."""
 
     def ask(
         self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
     ) -> bool:
-        """Begin an ``exchange``; False, and nothing was sent, where it is not one for a line."""
+        """Begin an ``exchange``; False, and nothing was sent, where it is not one for a channel."""
         raise NotImplementedError
 
     def answer(self) -> Exchange | None:
         """What came of ``ask``; None while the answer is not all there."""
         raise NotImplementedError
 
-    def stand(self, keys: Sequence[str], timeout: float, asked: Asked) -> None:
+    def watch(self, keys: Sequence[str], timeout: float, asked: Asked) -> None:
         """Begin to ``wait``, and then to claim, by the source's own clock, for as long as from ``now`` to ``until``.
 
         ``rouse`` ends the wait.
@@ -53,7 +54,7 @@ class Channel:
         raise NotImplementedError
 
     def caught(self) -> Caught | None:
-        """What came of ``stand``; None while the answer is not all there."""
+        """What came of ``watch``; None while the answer is not all there."""
         raise NotImplementedError
 
     def later(self) -> list[tuple[str, float]]:
@@ -118,8 +119,8 @@ class Source:
         """Have the waits on these keys that are under way in this process return; says whether that can be done."""
         return False
 
-    def line(self, queue: str) -> Channel | None:
-        """A line for the pool of a queue; None where every call has to be waited for, now and always.
+    def channel(self, queue: str) -> Channel | None:
+        """A channel for the pool of a queue; None where every call has to be waited for, now and always.
 
         Raises StoreError where there is none now.
         """

@@ -322,54 +322,54 @@ class WaitPromises(Promises):
             store.cancel([sealed(1).id], now=NOW)
 
     def test_a_line_exchanges_as_the_store_does(self, store: Persister) -> None:
-        """Outcomes are taken or refused, claims given. A store without a line promises nothing of it."""
+        """Outcomes are taken or refused, claims given. A store without a channel promises nothing of it."""
         store.put([sealed(n) for n in range(4)])
         one, stolen = take(store, limit=2)
         store.cancel([stolen.id], now=NOW)
         outcomes = [(one, Outcome.complete(b"done")), (stolen, Outcome.complete(b"late"))]
-        line = store.line("demo")
-        if line is None:
+        channel = store.channel("demo")
+        if channel is None:
             return
-        with closing(line):
-            assert line.answer() is None
-            assert line.ask(outcomes, [want("B", limit=1)], now=NOW, until=LATE)
-            got = self.heard(line.asked, line.answer)
-            assert line.answer() is None
+        with closing(channel):
+            assert channel.answer() is None
+            assert channel.ask(outcomes, [want("B", limit=1)], now=NOW, until=LATE)
+            got = self.heard(channel.answer_fd, channel.answer)
+            assert channel.answer() is None
 
             assert got.taken == {one.id}
             assert [(claim.id, claim.token, claim.until) for claim in got.claims] == [(sealed(2).id, "B", LATE)]
             assert got.next_ripe is not None
             assert got.next_ripe <= NOW
-            assert line.ask([], [want("C", limit=5)], now=NOW, until=LATE)
-            assert ids_of(self.heard(line.asked, line.answer).claims) == [sealed(3).id]
+            assert channel.ask([], [want("C", limit=5)], now=NOW, until=LATE)
+            assert ids_of(self.heard(channel.answer_fd, channel.answer).claims) == [sealed(3).id]
             assert record_of(store, one.id).value == b"done"
 
     def test_a_line_gives_again_what_was_claimed_before(self, store: Persister) -> None:
         """So that a claim whose answer was lost is none lost."""
         store.put([sealed(1), sealed(2)])
         (claim,) = take(store, "A", limit=1)
-        line = store.line("demo")
-        if line is None:
+        channel = store.channel("demo")
+        if channel is None:
             return
-        with closing(line):
-            assert line.ask([], [want("A", limit=1, repeated=True)], now=NOW, until=LATE)
-            assert ids_of(self.heard(line.asked, line.answer).claims) == [claim.id]
+        with closing(channel):
+            assert channel.ask([], [want("A", limit=1, repeated=True)], now=NOW, until=LATE)
+            assert ids_of(self.heard(channel.answer_fd, channel.answer).claims) == [claim.id]
 
     def test_a_line_claims_what_ends_its_wait(self, store: Persister) -> None:
         """Held under the token asked with, and leased from that moment on for as long as was asked."""
         keys = [work_key("demo", "foo"), work_key("demo", "bar")]
         wants = [want("A", limit=1), want("B", limit=5)]
-        line = store.line("demo")
-        if line is None:
+        channel = store.channel("demo")
+        if channel is None:
             return
-        with closing(line):
-            line.stand(keys, LONG, Asked(wants, NOW, LATE))
-            assert line.caught() is None
-            assert line.ask([], [want("C")], now=NOW, until=LATE)  # meanwhile it can be asked
-            assert self.heard(line.asked, line.answer).claims == []
+        with closing(channel):
+            channel.watch(keys, LONG, Asked(wants, NOW, LATE))
+            assert channel.caught() is None
+            assert channel.ask([], [want("C")], now=NOW, until=LATE)  # meanwhile it can be asked
+            assert self.heard(channel.answer_fd, channel.answer).claims == []
 
             self.open_again(store).put([sealed()])
-            caught = self.heard(line.stood, line.caught)
+            caught = self.heard(channel.caught_fd, channel.caught)
 
             assert caught.wants == wants
             (claim,) = caught.result.claims
@@ -382,13 +382,13 @@ class WaitPromises(Promises):
         """Whether its time is up or it is roused; it knows when the next run ripens, and can wait again."""
         keys, later = [work_key("demo", "foo")], time.time() + DAY
         store.put([sealed(due=later)])
-        line = store.line("demo")
-        if line is None:
+        channel = store.channel("demo")
+        if channel is None:
             return
-        with closing(line):
+        with closing(channel):
             for timeout in (0.05, 10 * LONG):
-                line.stand(keys, timeout, Asked([want("A")], NOW, LATE))
-                caught = self.heard(line.stood, line.caught, meanwhile=lambda: store.rouse(keys))
+                channel.watch(keys, timeout, Asked([want("A")], NOW, LATE))
+                caught = self.heard(channel.caught_fd, channel.caught, meanwhile=lambda: store.rouse(keys))
                 assert (caught.result.claims, caught.result.next_ripe) == ([], later)
         assert count_states(store) == {"queued": 1}
 

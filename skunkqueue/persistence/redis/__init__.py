@@ -386,7 +386,7 @@ class RedisPersister(Persister):
         self._notifier.rouse(keys)
         return True
 
-    def line(self, queue: str) -> RedisChannel | None:
+    def channel(self, queue: str) -> RedisChannel | None:
         self._check()
         self._used.add(queue)
         return open_channel(self._link, self._notifier, queue)

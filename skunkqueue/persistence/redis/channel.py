@@ -1,4 +1,4 @@
-"""A pool's line to a Redis: nothing on it is waited for, so that the pool's own thread can speak and hear."""
+"""A pool's channel to a Redis: nothing on it is waited for, so that the pool's own thread can speak and hear."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 try:
     from hiredis import Reader
-except ImportError:  # then there are no lines
+except ImportError:  # then there are no channels
     Reader = None  # type: ignore[assignment, misc]
 
 from redis.exceptions import ResponseError
@@ -99,9 +99,9 @@ def open_channel(link: Link, notifier: RedisNotifier, queue: str) -> RedisChanne
         if not isinstance(talk._sock, socket.socket):
             return None
         say(talk, in_full("exchange", key, "0", "0", "0", "0"))  # of nothing, to have it known
-        line = RedisChannel(link, notifier, queue, talk, ear, _subscribed(link, key))
+        channel = RedisChannel(link, notifier, queue, talk, ear, _subscribed(link, key))
         undo.pop_all()
-    return line
+    return channel
 
 
 def _subscribed(link: Link, key: str) -> Any:
@@ -129,13 +129,13 @@ class RedisChannel(Channel):
         self._given: set[str] = set()
         self._wants: Sequence[Want] = ()
         self._until = 0.0
-        self._standing: Asked | None = None
+        self._watched: Asked | None = None
         self._heard: list[Any] = []
         self._ear = BlockingConnection(ear)
         self._talk, self._news = Stream(talk, self._url), Stream(ear, self._url)
         self._later = None if subscribed is None else Stream(subscribed, self._url)
-        self.asked, self.stood = self._talk.fd, self._news.fd
-        self.told = -1 if self._later is None else self._later.fd
+        self.answer_fd, self.caught_fd = self._talk.fd, self._news.fd
+        self.later_fd = -1 if self._later is None else self._later.fd
 
     def ask(
         self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
@@ -157,13 +157,13 @@ class RedisChannel(Channel):
         refused, claims, ripe, _ = read_exchange(self._wants, self._sound(*replies), self._until)
         return Exchange(self._given - refused, claims, ripe)
 
-    def stand(self, keys: Sequence[str], timeout: float, asked: Asked) -> None:
+    def watch(self, keys: Sequence[str], timeout: float, asked: Asked) -> None:
         """The claim is sent right behind the call that blocks, so that it is done as soon as that returns."""
         marks = self._notifier.marks(keys)
         blocked = Blocked(marks[0], marks, keys, claims=True)
         lease = repr(asked.until - asked.now)
         behind = self._exchange("", lease, repr(SOON), 0, *want_arguments(asked.wants))
-        self._standing, self._heard = asked, []
+        self._watched, self._heard = asked, []
         self._notifier.blocks(self._ear, blocked)
         with speaking(self._url):
             seconds = max(SHORTEST, timeout) + LATE
@@ -174,7 +174,7 @@ class RedisChannel(Channel):
         if len(self._heard) < 2:
             return None
         self._notifier.no_longer_blocks(self._ear)
-        asked, self._standing = self._standing, None
+        asked, self._watched = self._watched, None
         if asked is None:
             raise StoreAway(f"Redis at {self._url} answers what it was not asked")
         popped, reply = self._sound(self._heard)

@@ -63,7 +63,7 @@ class Engine:
         self._unasked = FOREVER  # ticks until when those are leased that came after the last beat was put together
         self._overslept = False
         self._was_away = False
-        self._line: Channel | None = None
+        self._channel: Channel | None = None
         self._write_at = FOREVER  # ticks when the log is to be written
         self._wake, self._poke_end = os.pipe()
         os.set_blocking(self._wake, False)
@@ -139,33 +139,33 @@ class Engine:
     # 1. hear what happened
 
     def _attend(self) -> None:
-        """Listen to the line that there is now; end the one before."""
-        line = self._exchanger.line
-        if line is self._line:
+        """Listen to the channel that there is now; end the one before."""
+        channel = self._exchanger.channel
+        if channel is self._channel:
             return
-        if self._line is not None:
-            self._selector.unregister(self._line.asked)
-            self._selector.unregister(self._line.stood)
-            if self._line.told >= 0:
-                self._selector.unregister(self._line.told)
-            self._line.close()
-        self._line = line
-        if line is not None:
-            self._selector.register(line.asked, selectors.EVENT_READ, self._hear_answer)
-            self._selector.register(line.stood, selectors.EVENT_READ, self._hear_news)
-            if line.told >= 0:
-                self._selector.register(line.told, selectors.EVENT_READ, self._hear_of_later)
+        if self._channel is not None:
+            self._selector.unregister(self._channel.answer_fd)
+            self._selector.unregister(self._channel.caught_fd)
+            if self._channel.later_fd >= 0:
+                self._selector.unregister(self._channel.later_fd)
+            self._channel.close()
+        self._channel = channel
+        if channel is not None:
+            self._selector.register(channel.answer_fd, selectors.EVENT_READ, self._hear_answer)
+            self._selector.register(channel.caught_fd, selectors.EVENT_READ, self._hear_caught)
+            if channel.later_fd >= 0:
+                self._selector.register(channel.later_fd, selectors.EVENT_READ, self._hear_of_later)
 
     def _hear_answer(self) -> None:
-        self._exchanger.hear()
+        self._exchanger.hear_answer()
         self._collect()
 
-    def _hear_news(self) -> None:
-        self._exchanger.hear_news()
+    def _hear_caught(self) -> None:
+        self._exchanger.hear_caught()
         self._collect()
 
     def _hear_of_later(self) -> None:
-        self._fetcher.tell(self._exchanger.later())
+        self._fetcher.tell(self._exchanger.hear_later())
 
     def _listen(self) -> None:
         timeout = max(0.0, self._until() - ticks())

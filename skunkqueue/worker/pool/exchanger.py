@@ -1,13 +1,28 @@
-"""Carries outcomes to the source and claims back, so that a source that hangs deafens nobody.
+"""Takes outcomes to the source and brings claims back, so that a source that hangs holds up nobody.
 
-Where the source has a line, on that and on the engine's own thread; else, and whenever the line fails, on a thread of
-its own, which waits and tries again.
+Two calls may be under way at a time, each in one named state, and this is their only owner.
+
+The exchange: outcomes, and claims for the slots that have room. ::
+
+    NOTHING -- carry --> CHANNEL -- answer ----------> NOTHING    the engine's own thread sends and hears
+       |                    | fails: the thread asks again
+       +----- carry --> THREAD --- it has succeeded --> NOTHING    a thread waits, and tries again until it succeeds
+
+The watch: claims for the slots that have nothing to do, made as soon as there is work. ::
+
+    NOTHING -- watch ----> CHANNEL -- caught ----------------------> NOTHING    the source waits, then claims
+       +------ stand_by -> STANDBY -- the listener was woken -> LISTENER -- its exchange --> NOTHING
+                              | withdraw: NOTHING
+
+A watch on the channel or with the listener cannot be called back. Where a call fails, nobody knows what was claimed by
+it: the thread asks for the same wants once more, as repeated, and so gets what they hold.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -22,6 +37,23 @@ PATIENCE: Final = 5.0
 FOREVER: Final = float("inf")
 
 Outcomes = list[tuple[Claim, Outcome]]
+
+
+class Exchanging(Enum):
+    """Where the exchange is."""
+
+    NOTHING = auto()
+    CHANNEL = auto()
+    THREAD = auto()
+
+
+class Watching(Enum):
+    """Where the watch is."""
+
+    NOTHING = auto()
+    STANDBY = auto()
+    LISTENER = auto()
+    CHANNEL = auto()
 
 
 class Load(NamedTuple):
@@ -49,15 +81,18 @@ class Delivery(NamedTuple):
     woken: str | None = None
 
 
+NO_LOAD: Final = Load([], [], [])
+
+
 class Exchanger:
     """One exchange at a time. While one is under way outcomes gather, and go together with the next.
 
-    ``poke`` is called from the exchanger's thread when there is something to collect. A source that is away is tried
-    again with growing pauses, with the same tokens: repeating a call is harmless.
+    ``poke`` is called from another thread when there is something to collect. A source that is away is tried again with
+    growing pauses, with the same tokens: repeating a call is harmless.
     """
 
     def __init__(self, source: Source, clock: Clock, queue: str, lease: float, poke: Callable[[], None]) -> None:
-        self.line: Channel | None = None
+        self.channel: Channel | None = None
         """What the engine listens to; where this changes, the old one is its to close."""
         self.away: Exception | None = None
         self._source = source
@@ -66,67 +101,75 @@ class Exchanger:
         self._lease = lease
         self._poke = poke
         self._state = threading.Condition()
+        # what waits to be carried, and what came back
         self._outcomes: Outcomes = []
         self._reports: list[str] = []
-        self._wants: list[Want] | None = None
+        self._wants: list[Want] = []
+        self._doubtful: list[Want] = []  # were asked for, and nobody knows what became of them
         self._errands: list[Callable[[], None]] = []
         self._deliveries: list[Delivery] = []
-        self._under_way: Outcomes = []
-        self._asked: Load | None = None  # on the line
+        # the exchange
+        self._exchange = Exchanging.NOTHING
+        self._load = NO_LOAD  # what it carries, or carried in vain
         self._asked_at = 0.0
         self._overdue_at = FOREVER  # ticks
-        self._stands: list[Want] | None = None  # on the line, which claims them by itself when there is news
-        self._back_by = FOREVER
-        self._standing: list[Want] | None = None
-        self._out: list[Want] | None = None  # with the listener, which is claiming them
-        self._lost: list[Want] = []  # were asked for, and nobody knows what became of them
-        self._busy = False
-        self._exchanging = False  # on the thread
+        # the watch
+        self._watch = Watching.NOTHING
+        self._watched: list[Want] = []
+        self._watch_overdue_at = FOREVER  # ticks
+        # the thread
+        self._busy = False  # with an exchange, or something else
         self._closing = False
         self._dropped = False  # something was never carried
-        self._has_line = True  # or may have
+        self._may_have_channel = True
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="skunkqueue-exchanger", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    # the pool's side
+    # what the engine asks
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way or out, and nothing waits to be carried or collected."""
+        """Whether nothing is under way, and nothing waits to be carried or collected."""
         with self._state:
-            under_way = self._busy or self._asked or self.out or self._outcomes or self._wants or self._lost
-            return not (under_way or self._errands or self._deliveries)
+            under_way = self._busy or self._exchange is not Exchanging.NOTHING or self.watching
+            return not (under_way or self._has_load() or self._errands or self._deliveries)
 
     @property
     def owes(self) -> bool:
         """Whether there are outcomes that the source has not heard of."""
         with self._state:
-            return bool(self._outcomes or self._under_way)
+            return bool(self._outcomes or self._load.outcomes)
 
     @property
     def free(self) -> bool:
         """Whether the next exchange would start at once, and what came of the last one is known."""
-        is_held_up = self._exchanging or self._asked is not None or (self._busy and self.line is None)
-        waits = self._wants is not None or self._standing is not None or self._lost
-        return not (is_held_up or waits or self._deliveries)
+        if self._exchange is not Exchanging.NOTHING or (self._busy and self.channel is None):
+            return False
+        return not (self._wants or self._doubtful or self._deliveries or self.standing)
 
     @property
     def asking(self) -> bool:
-        """Whether the line is to answer before it can be asked again."""
-        return self._asked is not None
+        """Whether the channel is to answer before it can be asked again."""
+        return self._exchange is Exchanging.CHANNEL
 
     @property
     def standing(self) -> bool:
-        """Whether something stands by to be claimed."""
-        return self._standing is not None
+        """Whether wants stand by, to be claimed when the listener is woken."""
+        return self._watch is Watching.STANDBY
 
     @property
-    def out(self) -> bool:
+    def watching(self) -> bool:
         """Whether claims may come that nobody can call back; they come as a delivery, if there are any."""
-        return self._out is not None or self._stands is not None
+        return self._watch in (Watching.LISTENER, Watching.CHANNEL)
+
+    @property
+    def late_at(self) -> float:
+        """Ticks from when the channel is of no use, if it says nothing."""
+        late_at = self._overdue_at if self._exchange is Exchanging.CHANNEL else FOREVER
+        return min(late_at, self._watch_overdue_at) if self._watch is Watching.CHANNEL else late_at
 
     def carry(self, outcomes: Outcomes, reports: Sequence[str], wants: list[Want]) -> None:
         """Have these carried, and give the reports back with them.
@@ -136,57 +179,11 @@ class Exchanger:
         with self._state:
             self._outcomes.extend(outcomes)
             self._reports.extend(reports)
-            if wants:
-                self._wants = wants
+            self._wants += wants
             self._done.clear()
-        if self.line is None or not self._ask(self.line):
+        if self.channel is None or not self._ask(self.channel):
             with self._state:
                 self._state.notify()
-
-    def stand_by(self, wants: list[Want]) -> None:
-        """Have these claimed by ``catch``."""
-        with self._state:
-            self._standing = wants
-
-    def withdraw(self) -> bool:
-        """Forget what stands by; says whether that took: what is ``out`` cannot be called back."""
-        with self._state:
-            self._standing = None
-            return not self.out
-
-    def catch(self, keys: Sequence[str], timeout: float) -> bool:
-        """Wait for news, and claim what stands by, on the calling thread; says whether it did.
-
-        So a run that arrives while all is idle has a hop less to go.
-        """
-        self._source.wait(keys, timeout)
-        asked = self._hand_over()
-        if asked is None:
-            return False
-        try:
-            result = self._source.exchange((), asked.wants, now=asked.now, until=asked.until)
-        except Exception:
-            with self._state:
-                self._lose(asked.wants)
-                self._out = None
-            return True
-        with self._state:
-            self._deliveries.append(Delivery([], [], asked.wants, result, asked.now))
-            self._out = None
-        self._reached()
-        return True
-
-    def _hand_over(self) -> Asked | None:
-        with self._state:
-            wants, self._standing = self._standing, None
-            if wants is None or self._closing:
-                return None
-            self._out = wants
-        return self._from_now(wants)
-
-    def _from_now(self, wants: list[Want]) -> Asked:
-        now = self._clock.now()
-        return Asked(wants, now, now + self._lease)
 
     def run(self, errand: Callable[[], None]) -> None:
         """Have something else done with the source, before the next exchange. What it raises is let go."""
@@ -195,7 +192,7 @@ class Exchanger:
             self._state.notify()
 
     def linger(self, seconds: float) -> None:
-        """Wait a moment for what is under way: two threads that take turns are faster than two that compete."""
+        """Wait a moment for what is under way: two threads that alternate are faster than two that compete."""
         self._done.wait(seconds)
 
     def collect(self) -> list[Delivery]:
@@ -212,145 +209,183 @@ class Exchanger:
         self._thread.join(patience)
         return not self._dropped and not self._thread.is_alive()
 
-    # the line, on the engine's thread
+    # the exchange on the channel, on the engine's thread
 
-    def _ask(self, line: Channel) -> bool:
+    def _ask(self, channel: Channel) -> bool:
         """Send what waits; False where that is for the thread to do."""
         with self._state:
-            if self._exchanging or self._lost or self._asked is not None:
+            if self._exchange is not Exchanging.NOTHING or self._doubtful:
                 return False
             load = self._take()
             if not load:  # the thread was faster
                 return True
-            self._asked, self._under_way = load, load.outcomes
+            self._exchange, self._load = Exchanging.CHANNEL, load
             self._asked_at, self._overdue_at = self._clock.now(), ticks() + PATIENCE
         try:
             now = self._asked_at
-            if line.ask(load.outcomes, load.wants, now=now, until=now + self._lease):
+            if channel.ask(load.outcomes, load.wants, now=now, until=now + self._lease):
                 return True
         except Exception:
             self.hang_up()
             return True
-        with self._state:
-            self._asked = None
+        with self._state:  # it is no exchange for a channel
+            self._exchange = Exchanging.NOTHING
             self._put_back(load)
-            self._wants = load.wants or None
+            self._wants[:0] = load.wants
         return False
 
-    def hear(self) -> None:
-        """There may be an answer on the line."""
-        if self.line is None:
-            return
+    def hear_answer(self) -> None:
+        """There may be an answer on the channel."""
         try:
-            result = self.line.answer()
-            if result is not None:
-                self._answered(result)
+            result = None if self.channel is None else self.channel.answer()
+            if result is None:
+                return
+            if self._exchange is not Exchanging.CHANNEL:
+                raise ValueError("an answer to nothing")
         except Exception:
             self.hang_up()
-
-    def _answered(self, result: Exchange) -> None:
-        if self._asked is None:
-            raise ValueError("an answer to nothing")
+            return
         with self._state:
-            self._deliveries.append(Delivery(*self._asked, result, self._asked_at))
-            self._asked, self._under_way = None, []
+            self._deliveries.append(Delivery(*self._load, result, self._asked_at))
+            self._exchange, self._load = Exchanging.NOTHING, NO_LOAD
 
-    def stand(self, keys: Sequence[str], wants: list[Want], timeout: float) -> bool:
-        """Have these claimed as soon as there is news; False where there is no line to do so."""
-        line = self.line
-        if line is None:
+    def hear_later(self) -> list[tuple[str, float]]:
+        """The routes on which runs were put for later, and when they are due, as far as the channel told."""
+        try:
+            return [] if self.channel is None else self.channel.later()
+        except Exception:
+            self.hang_up()
+            return []
+
+    def hang_up(self) -> None:
+        """The channel is of no use any more: the thread asks again what was asked on it."""
+        with self._state:
+            self.channel = None
+            if self._exchange is Exchanging.CHANNEL:
+                load, self._exchange = self._load, Exchanging.NOTHING
+                self._put_back(load)
+                self._ask_again(load.wants)
+            if self._watch is Watching.CHANNEL:
+                self._watch = Watching.NOTHING
+                self._ask_again(self._watched)
+            self._state.notify()
+
+    def _put_back(self, load: Load) -> None:
+        self._outcomes[:0] = load.outcomes
+        self._reports[:0] = load.reports
+        self._load = NO_LOAD
+
+    def _ask_again(self, wants: Sequence[Want]) -> None:
+        """Have the thread ask whether they were claimed."""
+        self._doubtful += [want._replace(repeated=True) for want in wants]
+        self._done.clear()
+        self._state.notify()
+
+    # the watch on the channel, on the engine's thread
+
+    def watch(self, keys: Sequence[str], wants: list[Want], timeout: float) -> bool:
+        """Have these claimed as soon as there is work; False where there is no channel to do so."""
+        channel = self.channel
+        if channel is None:
             return False
         with self._state:
-            self._stands, self._back_by = wants, ticks() + timeout + PATIENCE
+            self._watch, self._watched = Watching.CHANNEL, wants
+            self._watch_overdue_at = ticks() + timeout + PATIENCE
         try:
-            line.stand(keys, timeout, self._from_now(wants))
+            channel.watch(keys, timeout, self._from_now(wants))
         except Exception:
             self.hang_up()
         return True
 
-    def hear_news(self) -> None:
-        """There may be news on the line."""
-        if self.line is None:
-            return
+    def hear_caught(self) -> None:
+        """There may be claims on the channel."""
         try:
-            caught = self.line.caught()
+            caught = None if self.channel is None else self.channel.caught()
         except Exception:
             self.hang_up()
             return
         if caught is not None:
             with self._state:
                 self._deliveries.append(Delivery([], [], *caught))
-                self._stands = None
+                self._watch = Watching.NOTHING
 
-    def later(self) -> list[tuple[str, float]]:
-        """The routes on which runs were put for later, and when they are due, as far as the line told."""
-        if self.line is None:
-            return []
-        try:
-            return self.line.later()
-        except Exception:
-            self.hang_up()
-            return []
+    def _from_now(self, wants: list[Want]) -> Asked:
+        now = self._clock.now()
+        return Asked(wants, now, now + self._lease)
 
-    @property
-    def late_at(self) -> float:
-        """Ticks from when on the line is of no use, if it says nothing."""
-        late_at = self._overdue_at if self._asked is not None else FOREVER
-        return late_at if self._stands is None else min(late_at, self._back_by)
+    # the watch with the listener: stand_by and withdraw on the engine's thread, catch on the listener's
 
-    def hang_up(self) -> None:
-        """The line is of no use any more: the thread asks again what was asked on it."""
+    def stand_by(self, wants: list[Want]) -> None:
+        """Have these claimed by ``catch``."""
         with self._state:
-            self.line = None
-            load, self._asked = self._asked, None
-            wants, self._stands = self._stands, None
-            if load is not None:
-                self._put_back(load)
-                self._lose(load.wants)
-            self._lose(wants or [])
+            self._watch, self._watched = Watching.STANDBY, wants
 
-    def _put_back(self, load: Load) -> None:
-        self._outcomes[:0] = load.outcomes
-        self._reports[:0] = load.reports
-        self._under_way = []
+    def withdraw(self) -> None:
+        """Forget what stands by."""
+        with self._state:
+            if self._watch is Watching.STANDBY:
+                self._watch = Watching.NOTHING
 
-    def _lose(self, wants: list[Want]) -> None:
-        """Have the thread ask whether they were claimed."""
-        self._lost += [want._replace(repeated=True) for want in wants]
-        self._done.clear()
-        self._state.notify()
+    def catch(self, keys: Sequence[str], timeout: float) -> bool:
+        """Wait for work, and claim what stands by, on the calling thread; says whether it did.
 
-    # the exchanger's side
+        So a run that arrives while all is idle is handed on once less.
+        """
+        self._source.wait(keys, timeout)
+        with self._state:
+            if self._watch is not Watching.STANDBY or self._closing:
+                return False
+            self._watch = Watching.LISTENER
+        asked = self._from_now(self._watched)
+        try:
+            result = self._source.exchange((), asked.wants, now=asked.now, until=asked.until)
+        except Exception:
+            with self._state:
+                self._ask_again(asked.wants)
+                self._watch = Watching.NOTHING
+            return True
+        with self._state:
+            self._deliveries.append(Delivery([], [], asked.wants, result, asked.now))
+            self._watch = Watching.NOTHING
+        self._reached()
+        return True
+
+    # the thread: errands, and the exchanges that no channel takes
 
     def _work(self) -> None:
-        self._open_line()
-        while self._load():
+        self._open_channel()
+        while self._await_work():
             for errand in self._take_errands():
                 self._try(errand)
             if load := self._next():
                 self._deliver(load)
             self._rest()
 
-    def _open_line(self) -> None:
+    def _open_channel(self) -> None:
         """Where there was one, or may be one."""
-        if self._closing or self.line is not None or not self._has_line:
+        if self._closing or self.channel is not None or not self._may_have_channel:
             return
         try:
-            line = self._source.line(self._queue)
+            channel = self._source.channel(self._queue)
         except Exception:
             return  # the next exchange tells what is wrong; after it we try again
-        self._has_line = line is not None
-        self.line = line
+        self._may_have_channel = channel is not None
+        self.channel = channel
 
     def _rest(self) -> None:
         with self._state:
-            self._busy = self._exchanging = False
-            if not self._outcomes and self._wants is None and not self._lost:
+            self._busy = False
+            if self._exchange is Exchanging.THREAD:
+                self._exchange = Exchanging.NOTHING
+            if not self._has_load():
                 self._done.set()
             self._state.notify()
-        self._poke()  # only now: an engine that came sooner would find the exchanger still busy, and go to sleep
+        self._poke()  # only now: an engine that came sooner would find us still busy, and go to sleep
 
-    def _load(self) -> bool:
+    def _has_load(self) -> bool:
+        return bool(self._outcomes or self._wants or self._doubtful)
+
+    def _await_work(self) -> bool:
         """Wait for something to do; False when there is to be no more."""
         with self._state:
             while not (self._errands or self._is_called()):
@@ -361,7 +396,7 @@ class Exchanger:
             return True
 
     def _is_called(self) -> bool:
-        return bool(self._outcomes or self._wants or self._lost) and self._asked is None
+        return self._has_load() and self._exchange is not Exchanging.CHANNEL
 
     def _take_errands(self) -> list[Callable[[], None]]:
         with self._state:
@@ -372,13 +407,13 @@ class Exchanger:
         with self._state:
             if not self._is_called():
                 return None
-            self._exchanging = True
+            self._exchange = Exchanging.THREAD
             return self._take()
 
     def _take(self) -> Load:
         """All that waits to be carried; the lock is held."""
-        load = Load(self._outcomes, self._reports, self._lost + (self._wants or []))
-        self._outcomes, self._reports, self._lost, self._wants = [], [], [], None
+        load = Load(self._outcomes, self._reports, self._doubtful + self._wants)
+        self._outcomes, self._reports, self._doubtful, self._wants = [], [], [], []
         return load
 
     def _try(self, errand: Callable[[], None]) -> None:
@@ -392,7 +427,7 @@ class Exchanger:
         """Exchange, and again until it succeeds; what gathers in the meantime joins in."""
         pause = FIRST_PAUSE
         while True:
-            self._under_way = load.outcomes
+            self._load = load
             try:
                 now = self._clock.now()
                 result = self._source.exchange(load.outcomes, load.wants, now=now, until=now + self._lease)
@@ -405,10 +440,10 @@ class Exchanger:
                 load = self._with_more(load)
                 pause = min(pause * 2, LONGEST_PAUSE)
         self._reached()
-        self._open_line()
+        self._open_channel()
         with self._state:
             self._deliveries.append(Delivery(*load, result, now))
-            self._under_way = []
+            self._load = NO_LOAD
 
     def _with_more(self, load: Load) -> Load:
         with self._state:

@@ -52,8 +52,8 @@ class Fetcher:
         self._wanted: dict[str, Slot] = {}  # by token: whom the last exchange claims for
         self._stood: dict[str, Slot] = {}  # by token: whom the listener claims for
         self._rouse_at = 0.0
-        self._back_at = FOREVER  # ticks when the line is to come back with what it has
-        self._told: dict[str, float] = {}  # by route: ticks when the first run ripens that the line told of
+        self._back_at = FOREVER  # ticks when the channel is to come back with what it has
+        self._told: dict[str, float] = {}  # by route: ticks when the first run ripens that the channel told of
         self._longest = min(LOOK_ANYWAY, settings.lease / 2)  # leases end without a word
         self._queue = settings.queue
         self._addresses = [worker.routes[0] for worker in workers]
@@ -99,7 +99,7 @@ class Fetcher:
         at = min(self._look_at(), self._told_at())
         if self._exchanger.free:
             at = 0.0 if self._called and at < FOREVER else at
-            return min(at, max(self._back_at, self._rouse_at)) if self._exchanger.out else at
+            return min(at, max(self._back_at, self._rouse_at)) if self._exchanger.watching else at
         return at + LATE if self._exchanger.standing else FOREVER  # the listener is on it; a exchanger pokes
 
     def wants(self, anyway: bool) -> list[Want]:
@@ -151,7 +151,7 @@ class Fetcher:
 
     def _asking(self) -> Sequence[Slot]:
         """All but those for whom the listener is claiming."""
-        if not self._exchanger.out:
+        if not self._exchanger.watching:
             return self._workers
         stood = self._stood.values()
         return [worker for worker in self._workers if worker not in stood]
@@ -166,7 +166,7 @@ class Fetcher:
 
         Only as much as they can begin at once, for others may have begun to wait by then.
         """
-        if self._exchanger.out or self._listener.watching:
+        if self._exchanger.watching or self._listener.watching:
             if ticks() >= self._back_at or self._leaves_out_somebody():
                 self.rouse()
             return
@@ -182,7 +182,7 @@ class Fetcher:
         self._served = {worker.route for worker in found.values()}
         self._rouse_at = 0.0
         keys = self._keys_of(self._served) if self._source.wakes_one else self._keys
-        if self._exchanger.stand(keys, list(found), left):
+        if self._exchanger.watch(keys, list(found), left):
             self._back_at = ticks() + left
             return
         self._back_at = FOREVER
@@ -214,7 +214,7 @@ class Fetcher:
 
     def rouse(self) -> float:
         """Have who waits for work come back, if somebody does; gives the ticks when to do so once more."""
-        if not (self._exchanger.out or (self._listener.watching and self._source.wakes_one)):
+        if not (self._exchanger.watching or (self._listener.watching and self._source.wakes_one)):
             return FOREVER
         if ticks() >= self._rouse_at:
             self._rouse_at = ticks() + ROUSE_AGAIN
@@ -226,7 +226,7 @@ class Fetcher:
 
     def hush(self) -> bool:
         """On the exchanger's thread: end the wait for work; says whether there is one, and that can be done."""
-        return (self._listener.watching or self._exchanger.out) and self._source.rouse(self._keys)
+        return (self._listener.watching or self._exchanger.watching) and self._source.rouse(self._keys)
 
     def close(self) -> None:
         self._listener.close()
