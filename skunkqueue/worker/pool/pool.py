@@ -159,7 +159,7 @@ class WorkerPool(Pool):
     killed, ``grace`` how long a gentle stop waits before it turns rough (None: as long as the jobs take). ``max_runs``
     renews a worker process after so many runs. With ``in_process`` workers are threads of this process. ``imports`` are
     modules that workers import when they start. ``log`` is a text stream; by default stderr, or the logger
-    ``skunkqueue.worker`` where logging has been set up.
+    ``skunkqueue.worker`` where logging has been set up; with ``log_format="json"`` it is a JSON document a line.
 
     Raises WrongCall for options that cannot be right.
     """
@@ -182,6 +182,7 @@ class WorkerPool(Pool):
         imports: str | Sequence[str] = (),
         max_payload: int | None = None,
         log: TextIO | None = None,
+        log_format: str = "text",
         verbose: bool = False,
     ) -> None:
         self._owns_queue = not isinstance(queue, SkunkQueue)
@@ -203,7 +204,7 @@ class WorkerPool(Pool):
             imports=(imports,) if isinstance(imports, str) else tuple(imports),
             url=self.queue.full_url,
         )
-        super().__init__(self.queue.store, self.queue.clock, settings, Log(log, verbose=verbose))
+        super().__init__(self.queue.store, self.queue.clock, settings, Log(log, verbose=verbose, format=log_format))
 
     def _released(self) -> None:
         if self._owns_queue:
