@@ -13,7 +13,7 @@ from skunkqueue.errors import Corrupt
 from skunkqueue.policy import NONE, Died, Happening, Raised, Stopped, TimedOut, Unknown, admit, hand_back, judge, mark
 from skunkqueue.worker import frames
 from skunkqueue.worker.pool.log import Log
-from skunkqueue.worker.pool.log_entry import ERROR, INFO, WARNING, LogEntry, Report
+from skunkqueue.worker.pool.log_entry import ERROR, INFO, WARNING, LogEntry
 from skunkqueue.worker.pool.slot import Held, Slot
 
 MOST_ID: Final = 255
@@ -27,17 +27,17 @@ class Completer:
         self._log = log
         self._patience = patience
         self.outcomes: list[tuple[Claim, Outcome]] = []
-        self.reports: list[Report] = []
+        self.reports: list[LogEntry | None] = []
         self._progress: dict[tuple[str, str], int] = {}  # where among the outcomes the last one of a claim is
 
-    def take(self) -> tuple[list[tuple[Claim, Outcome]], list[Report]]:
+    def take(self) -> tuple[list[tuple[Claim, Outcome]], list[LogEntry | None]]:
         """What has gathered: outcomes and, in the same order, their reports."""
         outcomes, self.outcomes = self.outcomes, []
         reports, self.reports = self.reports, []
         self._progress.clear()
         return outcomes, reports
 
-    def note(self, claim: Claim, outcome: Outcome, report: Report = None) -> None:
+    def note(self, claim: Claim, outcome: Outcome, report: LogEntry | None = None) -> None:
         self.outcomes.append((claim, outcome))
         self.reports.append(report)
 
@@ -144,7 +144,7 @@ def taken(worker: Slot, held: Held) -> LogEntry:
     return tuple.__new__(LogEntry, ("took", worker.label, id, held.name, None, "", id, "", "", INFO))
 
 
-def refused(claim: Claim, report: Report) -> LogEntry:
+def refused(claim: Claim, report: LogEntry | None) -> LogEntry:
     """What is said of a run whose outcome the source did not take."""
     return (report or LogEntry(run=claim.id, text=claim.id)).refused()
 

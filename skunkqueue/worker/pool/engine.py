@@ -402,8 +402,7 @@ class Engine:
             "concurrency": settings.concurrency,
             "max_result": settings.max_payload,
             "imports": list(settings.imports),
-            "jobs": settings.jobs_from,
-            "shared": settings.shared,
+            "hook": settings.hook and settings.hook.packed(),
         }
         try:
             if self._guard is None:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Want
 from skunkqueue.persistence import Channel, Source
-from skunkqueue.worker.pool.log_entry import Report
+from skunkqueue.worker.pool.log_entry import LogEntry
 
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
@@ -29,7 +29,7 @@ class Load(NamedTuple):
     """What goes with one exchange."""
 
     outcomes: Outcomes
-    reports: list[Report]
+    reports: list[LogEntry | None]
     wants: list[Want]
 
     def __bool__(self) -> bool:
@@ -40,7 +40,7 @@ class Delivery(NamedTuple):
     """What one exchange carried, with a line to be logged for each outcome, and what came of it."""
 
     outcomes: Outcomes
-    reports: list[Report]
+    reports: list[LogEntry | None]
     wants: list[Want]
     result: Exchange
     now: float
@@ -64,7 +64,7 @@ class Exchanger:
         self._poke = poke
         self._state = threading.Condition()
         self._outcomes: Outcomes = []
-        self._reports: list[Report] = []
+        self._reports: list[LogEntry | None] = []
         self._wants: list[Want] | None = None
         self._errands: list[Callable[[], None]] = []
         self._deliveries: list[Delivery] = []
@@ -125,7 +125,7 @@ class Exchanger:
         """Whether claims may come that nobody can call back; they come as a delivery, if there are any."""
         return self._out is not None or self._stands is not None
 
-    def carry(self, outcomes: Outcomes, reports: Sequence[Report], wants: list[Want]) -> None:
+    def carry(self, outcomes: Outcomes, reports: Sequence[LogEntry | None], wants: list[Want]) -> None:
         """Have these carried, and give the reports back with them.
 
         Wants are given only when ``free``, so that nothing is claimed twice over.

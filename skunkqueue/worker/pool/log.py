@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from weakref import WeakSet
 
 from skunkqueue.errors import WrongCall
-from skunkqueue.worker.pool.log_entry import FORMATS, INFO, WARNING, Batch, LogEntry, Report
+from skunkqueue.worker.pool.log_entry import FORMATS, INFO, WARNING, Batch, LogEntry
 from skunkqueue.worker.pool.log_output import STAMPED, ToLogger, ToStream, forget_streams, to_stream
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Log:
         *,
         verbose: bool = False,
         format: str = "text",
-        rewrite: Callable[[LogEntry], Report] | None = None,
+        rewrite: Callable[[LogEntry], LogEntry | None] | None = None,
     ) -> None:
         if format not in FORMATS:
             raise WrongCall(f"the format of a log is {' or '.join(FORMATS)}, got {format!r}")
@@ -92,7 +92,7 @@ class Log:
         """Note one sentence, to be written with the next batch."""
         self.say_all([LogEntry(what, worker, text=text, error=error, traceback=traceback, level=level)])
 
-    def say_all(self, entries: Sequence[Report]) -> None:
+    def say_all(self, entries: Sequence[LogEntry | None]) -> None:
         """Note many entries that happened together; of None nothing is said."""
         rewrite = self._rewrite
         found = [entry for entry in entries if entry is not None]

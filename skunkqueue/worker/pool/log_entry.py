@@ -82,9 +82,6 @@ def _sentences(opening: str, entries: Sequence[LogEntry], end: str = "") -> list
 
 FIELDS: Final = ("what", "run", "job", "worker", "subject", "took", "error", "traceback")
 
-Report = LogEntry | None
-"""What is to be said of an outcome once it has been taken, if anything."""
-
 
 Batch = tuple[float, Sequence[LogEntry]]
 """What was said at one time (seconds since the epoch)."""
