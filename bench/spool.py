@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from skunkqueue.spool import Hermes
-from skunkqueue.spool.look import AGED
+from skunkqueue.spool.inbox import AGED
 
 FILES = 10_000
 ROUNDS = 5

@@ -20,13 +20,12 @@ from pools import LIMIT, until
 from skunkqueue import Run, SkunkQueue
 from skunkqueue.cli.act import PAGE
 from skunkqueue.cli.commands import COMMANDS
-from skunkqueue.cli.output import printable
-from skunkqueue.cli.pidfile import is_alive
 from skunkqueue.cli.plain import read, spread
 from skunkqueue.cli.rows import jsonable
 from skunkqueue.cli.work import work
 from skunkqueue.envelope import Envelope, Outcome, Want, new_id, new_token
 from skunkqueue.errors import WrongCall
+from skunkqueue.printable import printable
 
 SKUNQ = [sys.executable, "-m", "skunkqueue.cli"]
 ROW = {"id", "queue", "route", "job", "state", "result", "error", "attempts", "due", "progress"}
@@ -520,15 +519,64 @@ def test_a_pid_file_holds_the_pool_for_as_long_as_it_works(skunq: Skunq) -> None
     assert list(skunq.folder.glob("pool.pid*")) == []
 
 
-def test_a_pid_file_is_taken_over_from_the_dead_only(skunq: Skunq) -> None:
+def test_a_pid_file_that_was_left_behind_is_taken_over_whoever_has_its_number_by_now(skunq: Skunq) -> None:
     path = skunq.folder / "pool.pid"
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait(LIMIT)
-    path.write_text(f"{dead.pid}\n")
 
-    skunq("work", "-q", "demo", "--pidfile", "pool.pid", "--burst")
-    assert not path.exists()
+    for left in (f"{os.getpid()}\n", "1\n", f"{2**40}\n", ""):
+        path.write_text(left)
+        skunq("work", "-q", "demo", "--pidfile", "pool.pid", "--burst")
+        assert not path.exists()
 
+
+def test_a_pid_file_is_free_as_soon_as_its_pool_is_killed_whatever_its_jobs_have_started(
+    skunq: Skunq, queue: SkunkQueue
+) -> None:
+    @queue.event(routes="foo")
+    def leave(mark: str) -> None:
+        import subprocess
+
+        subprocess.Popen(["sleep", "60"], start_new_session=True)
+        open(mark, "w").close()
+        time.sleep(600)
+
+    leave.fire(str(skunq.folder / "left"))
+    pool = skunq.start("work", "-q", "demo", "-r", "foo", "--pidfile", "pool.pid")
+    until((skunq.folder / "left").exists)
+    pool.kill()
+    pool.wait(LIMIT)
+
+    skunq("work", "-q", "demo", "-r", "bar", "--pidfile", "pool.pid", "--burst")
+
+    assert list(skunq.folder.glob("pool.pid*")) == []
+
+
+def test_of_many_who_want_a_pid_file_at_once_one_has_it_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from skunkqueue.cli.pidfile import holding\n"
+        "from skunkqueue.errors import SkunkError\n"
+        "sys.stdin.read()\n"
+        "for _ in range(300):\n"
+        "    try:\n"
+        "        with holding('pid'):\n"
+        "            os.close(os.open('held', os.O_CREAT | os.O_EXCL))\n"
+        "            assert open('pid').read() == f'{os.getpid()}\\n'\n"
+        "            os.unlink('held')\n"
+        "    except SkunkError:\n"
+        "        pass\n"
+    )
+    begin, held = os.pipe()
+    rivals = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=begin) for _ in range(4)]
+    os.close(begin)
+
+    os.close(held)
+
+    assert [rival.wait(LIMIT) for rival in rivals] == [0] * 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_pid_file_is_left_alone(skunq: Skunq) -> None:
+    path = skunq.folder / "pool.pid"
     path.write_text("Dear diary\n")
     skunq("work", "-q", "demo", "--pidfile", "pool.pid", "--burst", code=1)
     assert "pool.pid is not a pid file" in skunq.complaint
@@ -595,6 +643,7 @@ def test_routes_may_be_listed_after_one_flag(given: str, meant: str) -> None:
         "--queue demo --route foo -r bar --import a --import b",
         "-r foo foo -q demo --url sqlite:///x.db --concurrency 4 --grace 2.5 --max-runs 10",
         "-q demo --logfile log --pidfile pid --verbose",
+        "-q demo --log-format json",
     ],
 )
 def test_a_plain_call_is_read_as_click_would(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -618,6 +667,7 @@ def test_a_plain_call_is_read_as_click_would(call: str, monkeypatch: pytest.Monk
         "work -q demo --grace -1",
         "work -q demo --max-runs 0",
         "work -q demo --url x",
+        "work -q demo --log-format xml",
     ],
 )
 def test_any_other_call_is_left_to_click(call: str) -> None:
@@ -648,9 +698,3 @@ def test_an_int_too_long_for_python_to_write_is_still_shown() -> None:
 
 def test_what_a_terminal_would_obey_is_written_out() -> None:
     assert printable("a\x1b[31m\udc80é") == "a\\x1b[31m\\udc80é"
-
-
-def test_only_the_living_hold_a_pid_file() -> None:
-    assert is_alive(os.getpid())
-    assert not is_alive(0)
-    assert not is_alive(2**31)

@@ -19,7 +19,7 @@ import skunkqueue
 ROOT = Path(skunkqueue.__file__).parent
 
 FLOORS = (
-    {"errors", "envelope", "clock", "durations", "keys", "codec", "signals"},
+    {"errors", "envelope", "clock", "durations", "keys", "codec", "signals", "printable"},
     {"persistence", "policy"},
     {"queue", "job", "run", "options", "stub", "watcher", "connection"},
     {"worker"},

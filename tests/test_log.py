@@ -23,6 +23,7 @@ from pools import LIMIT, PoolProcess, marks, until
 
 from skunkqueue.worker.pool import log as log_module
 from skunkqueue.worker.pool.log import Log
+from skunkqueue.worker.pool.log_entry import LogEntry
 from skunkqueue.worker.pool.log_output import to_stream
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \S.*")
@@ -83,6 +84,11 @@ KINDS = ("pipe", "pipe that does not block", "terminal")
 def assert_whole(text):
     assert text[-1:] in ("", "\n")
     assert [line for line in text.splitlines() if line != FILLING and not LINE.fullmatch(line)] == []
+
+
+def say_all(journal, lines):
+    """Say many sentences that happened together."""
+    journal.say_all([LogEntry(text=line) for line in lines])
 
 
 def stuck_pool(tmp_path, stuck, prelude="", **options):
@@ -251,7 +257,7 @@ def test_several_on_one_stream_split_no_line_and_keep_their_order(pipe, blocking
 
     def talk(journal, name):
         for n in range(0, 2000, 4):
-            journal.say_all([f"{name} {m} {'x' * (m % 300)}" for m in range(n, n + 4)])
+            say_all(journal, [f"{name} {m} {'x' * (m % 300)}" for m in range(n, n + 4)])
             journal.flush()
         journal.close()
 
@@ -272,7 +278,7 @@ def test_a_line_longer_than_a_pipe_arrives_whole_also_where_the_pipe_does_not_bl
     os.set_blocking(stream.fileno(), False)
     journal = Log(stream)
 
-    journal.say_all(["before", "x" * 300_000, "after"])
+    say_all(journal, ["before", "x" * 300_000, "after"])
     journal.flush()
     lines = read_lines(end, 3)
     journal.close()
@@ -380,7 +386,7 @@ def test_an_odd_name_costs_no_other_line(tmp_path, pipe):
     with open(tmp_path / "log", "w", encoding="ascii") as file:
         for stream in (file, pipe[0]):
             journal = Log(stream)
-            journal.say_all(["one", "caf\u00e9 \udc80", "two"])
+            say_all(journal, ["one", "caf\u00e9 \udc80", "two"])
             journal.close()
 
     assert (tmp_path / "log").read_text().splitlines()[1].endswith("caf\\xe9 \\udc80")
@@ -402,7 +408,7 @@ def test_nothing_is_written_to_what_takes_the_number_of_a_closed_stream(tmp_path
     with open(os.dup(stuck.write), "w") as stream:
         number = stream.fileno()
         journal = Log(stream)
-        journal.say_all(["x" * 2000] * 20)
+        say_all(journal, ["x" * 2000] * 20)
         journal.close()
         assert journal.given_up
 
@@ -462,7 +468,7 @@ def test_a_handler_that_raises_costs_the_line_it_raised_at(logger):
     logger.addHandler(handler)
     journal = Log()
 
-    journal.say_all(["one", "two", "three"])
+    say_all(journal, ["one", "two", "three"])
     journal.close()
 
     assert handler.lines == ["one", "three"]
@@ -474,7 +480,7 @@ def test_a_handler_that_hangs_holds_up_nobody(logger):
     logger.addHandler(handler)
     journal = Log()
 
-    journal.say_all(["one", "two"])
+    say_all(journal, ["one", "two"])
     journal.flush()
     journal.close()
     assert journal.given_up
@@ -494,10 +500,10 @@ def test_logging_that_is_far_behind_is_given_time_while_it_gets_on(logger, monke
     handler = Handler(lambda line: gate.acquire())
     logger.addHandler(handler)
     journal = Log()
-    journal.say_all(["under way"] * 8)
+    say_all(journal, ["under way"] * 8)
     journal.flush()
-    until(lambda: not journal._lines)
-    journal.say_all(["gathered"] * 8)
+    until(lambda: not journal._said)
+    say_all(journal, ["gathered"] * 8)
 
     assert min(flush() for _ in range(20)) < log_module.YIELD  # it hangs
     gate.release()

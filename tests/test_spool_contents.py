@@ -15,7 +15,7 @@ import msgpack
 import pytest
 
 from skunkqueue.spool.contents import parse
-from skunkqueue.spool.errors import Unfinished, Unreadable
+from skunkqueue.spool.files import Unfinished, Unreadable
 
 PLAIN = {
     "type": "x",

@@ -22,12 +22,11 @@ from skunkqueue.codec import Keys, default_keys, pickle_function
 from skunkqueue.envelope import Outcome, Want
 from skunkqueue.errors import BadSignature
 from skunkqueue.job import Carried
-from skunkqueue.spool import Hermes, roster
+from skunkqueue.spool import Hermes, reading
 from skunkqueue.spool.processors import Processor
-from skunkqueue.spool.reading import NOT_READ, Reading
-from skunkqueue.spool.roster import Board, Roster
+from skunkqueue.spool.reading import NOT_READ, Board, Reading, Roster, read_roster
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.worker.child.execute import Told
+from skunkqueue.worker import ShownResult
 
 DAY = 86400.0
 Spool = namedtuple("Spool", "path log unread")
@@ -356,7 +355,7 @@ class Folder:
     def __init__(self, path):
         self.path = path
         self.board = Board(default_keys())
-        self.source = SpoolSource(path, lambda content: b"", make_unread=lambda file, *_: os.fsencode(file))
+        self.source = SpoolSource(path, lambda *_: b"", make_unread=lambda file, *_: os.fsencode(file))
         self.reading = Reading(self.board.fd)
         self.write(1, say=lambda data: data["name"])
 
@@ -385,7 +384,7 @@ def test_a_worker_reads_what_its_pool_has_claimed(folder):
 
     (claim,) = folder.claim()
 
-    assert folder.read(claim) == Told("say", b"'a'")
+    assert folder.read(claim) == ShownResult("say", "'a'")
     assert folder.source.commit([(claim, Outcome.complete(b"m\xa3say"))], now=time.time()) == {claim.id}
     assert names(folder.path, "work") == [] and folder.source.types == {claim.id: "say"}
 
@@ -397,19 +396,19 @@ def test_a_file_whose_lease_was_extended_is_found_under_its_new_name(folder):
     folder.source.extend([claim], until=time.time() + 60)
 
     assert os.fsdecode(claim.envelope.body) not in names(folder.path, "work")
-    assert folder.read(claim) == Told("say", b"'a'")
+    assert folder.read(claim) == ShownResult("say", "'a'")
 
 
 def test_a_file_that_another_claim_has_by_now_is_not_read(folder, jobs):
     put(folder.path, "a", type="say")
     now = time.time()
     (claim,) = folder.claim(now=now)
-    other = SpoolSource(jobs, lambda content: b"")
+    other = SpoolSource(jobs, lambda *_: b"")
     want = Want("spool", ("spool",), "other", "b" * 24, 1)
 
     (theirs,) = other.claim([want], now=now + 16, until=now + 31)
 
-    assert theirs.id == claim.id and folder.read(claim) == Told([], b"")
+    assert theirs.id == claim.id and folder.read(claim) == ShownResult([], "")
     assert folder.source.commit([(claim, Outcome.complete(NOT_READ))], now=now + 16) == set()
     assert folder.source.commit([(claim, Outcome.complete(b"m\xa3say"))], now=now + 16) == set()
     assert other.commit([(theirs, Outcome.complete(None))], now=now + 16) == {claim.id}
@@ -435,7 +434,7 @@ def test_a_repeated_claim_gives_unread_files_once_more(folder):
     (second,) = folder.claim(repeated=True)
 
     assert (second.id, second.envelope.body) == (first.id, first.envelope.body)
-    assert folder.read(second) == Told("say", b"'a'")
+    assert folder.read(second) == ShownResult("say", "'a'")
 
 
 # the roster
@@ -444,23 +443,23 @@ def test_a_repeated_claim_gives_unread_files_once_more(folder):
 def test_a_reader_asks_for_the_roster_anew_only_when_it_is_told_of_a_newer_one(folder):
     put(folder.path, "a", type="say")
     (claim,) = folder.claim()
-    assert folder.read(claim).text == b"'a'"
+    assert folder.read(claim).text == "'a'"
 
     folder.write(2, say=lambda data: "new " + data["name"])
 
-    assert folder.read(claim).text == b"'a'" and folder.read(claim, version=2).text == b"'new a'"
+    assert folder.read(claim).text == "'a'" and folder.read(claim, version=2).text == "'new a'"
 
 
 def test_a_roster_that_nobody_trusted_signed_is_not_read(folder, monkeypatch):
     put(folder.path, "a", type="say")
     (claim,) = folder.claim()
-    monkeypatch.setattr(roster, "PAUSE", 0.0)
+    monkeypatch.setattr(reading, "PAUSE", 0.0)
 
     Board.write(_Signing(folder.board.fd, Keys(b"stranger")), Roster(1, b"", False, {}))
 
     with pytest.raises(BadSignature):
-        roster.read(folder.board.fd, 1)
-    assert folder.read(claim) == Told([], b"")
+        read_roster(folder.board.fd, 1)
+    assert folder.read(claim) == ShownResult([], "")
 
 
 class _Signing:
@@ -469,10 +468,10 @@ class _Signing:
 
 
 def test_a_version_that_does_not_come_is_waited_for_a_moment_only(folder, monkeypatch):
-    monkeypatch.setattr(roster, "PAUSE", 0.001)
+    monkeypatch.setattr(reading, "PAUSE", 0.001)
     began = ticks()
 
     with pytest.raises(BadSignature, match="version 9"):
-        roster.read(folder.board.fd, 9)
+        read_roster(folder.board.fd, 9)
 
     assert ticks() - began < 30

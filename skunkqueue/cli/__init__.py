@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from skunkqueue.errors import SkunkError, WrongCall
+from skunkqueue.printable import printable
 
 FAILED: Final = 1
 WRONG_CALL: Final = 2
@@ -29,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         _abandon_stdout()
         code = FAILED
     except (SkunkError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"Error: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         code = WRONG_CALL if isinstance(error, WrongCall) else FAILED
     sys.exit(code)
 

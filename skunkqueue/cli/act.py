@@ -115,10 +115,10 @@ def _report(verb: str, taken: set[str], refused: Mapping[str, str], as_json: boo
         done = ({"id": id, "done": True, "error": None} for id in sorted(taken))
         output.print_json_rows(chain(done, ({"id": id, "done": False, "error": why} for id, why in refused.items())))
     elif total is not None:
-        click.echo(f"{total} {verb}")
+        output.say(f"{total} {verb}")
     else:
         for id in sorted(taken):
-            click.echo(f"{id} {verb}")
+            output.say(f"{id} {verb}")
     for why in refused.values():
         output.complain(why)
     if refused:
@@ -147,4 +147,4 @@ def purge(url: str | None, queue: str | None, as_json: bool) -> None:
     if as_json:
         output.print_json({"purged": cleared, "left": desk.counts()})
     else:
-        click.echo(f"{cleared:,} cleared away; {desk.summary()}")
+        output.say(f"{cleared:,} cleared away; {desk.summary()}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from skunkqueue.envelope import State, base_route, check_name
 from skunkqueue.errors import WrongCall
 
@@ -36,6 +38,16 @@ def url(value: str) -> str:
     if "://" not in value:
         raise WrongCall(f"a URL is like sqlite:///file.db or redis://host:6379/0, got {value!r}")
     return locate(value).url
+
+
+LOG_FORMATS: Final = ("text", "json")
+
+
+def log_format(value: str) -> str:
+    """How the log is written."""
+    if value not in LOG_FORMATS:
+        raise ValueError(value)
+    return value
 
 
 def whole(value: str) -> int:

@@ -12,6 +12,7 @@ import click
 
 from skunkqueue.cli.options import ANY_ROUTE, STATE, desk_options
 from skunkqueue.envelope import State
+from skunkqueue.printable import printable
 from skunkqueue.run import attempts
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ def runs(url: str | None, queue: str | None, as_json: bool, **which: Any) -> Non
     if as_json:
         output.print_json_rows(row(record, desk.now) for record in records)
     elif (first := next(records, None)) is None:
-        click.echo(_no_runs(desk), err=True)
+        output.say(_no_runs(desk), err=True)
     else:
         output.print_table(RUNS, ([*_cells(record, desk.now)] for record in chain([first], records)))
         if sys.stdout.isatty():
-            click.echo(desk.summary())
+            output.say(desk.summary())
 
 
 def _cells(record: Record, now: float) -> Iterator[str]:
@@ -101,7 +102,7 @@ def show(id: str, url: str | None, queue: str | None, as_json: bool) -> None:
     desk = Desk(url, queue)
     record = desk.records([id]).get(id)
     if record is None:
-        raise click.ClickException(desk.no_run(id))
+        raise click.ClickException(printable(desk.no_run(id)))
     if as_json:
         output.print_json(full_row(record, desk.now))
     else:
@@ -165,7 +166,7 @@ def workers(url: str | None, queue: str | None, as_json: bool) -> None:
     elif alive:
         output.print_table(WORKERS, ([_field(about, name.lower()) for name in WORKERS] for about in alive))
     else:
-        click.echo(f"no workers on {desk.where}; to start one: skunq work -q {queue or 'QUEUE'}", err=True)
+        output.say(f"no workers on {desk.where}; to start one: skunq work -q {queue or 'QUEUE'}", err=True)
 
 
 def _abouts(desk: Desk) -> Iterator[dict[str, Any]]:

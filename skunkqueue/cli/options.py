@@ -43,6 +43,17 @@ def url_option(command: Command) -> Command:
     )(command)
 
 
+def log_format_option(command: Command) -> Command:
+    """``--log-format``."""
+    return click.option(
+        "--log-format",
+        type=click.Choice(checks.LOG_FORMATS),
+        default="text",
+        show_default=True,
+        help="A line for people, or a JSON document a line for programs.",
+    )(command)
+
+
 def queue_option(command: Command) -> Command:
     """``-q`` as a filter."""
     return click.option("-q", "--queue", type=QUEUE, metavar="QUEUE", help="Only of this queue.")(command)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from skunkqueue.printable import printable, printable_lines
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -68,17 +70,17 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     shown = [(name, value) for name, value in facts if value]
     width = max(len(name) for name, _ in shown)
     for name, value in shown:
-        first, *others = value.splitlines() or [""]
-        click.echo(f"{click.style(name.ljust(width), bold=True)}  {printable(first)}")
+        first, *others = printable_lines(value)
+        click.echo(f"{click.style(name.ljust(width), bold=True)}  {first}")
         for line in others:
-            click.echo(f"{'':{width}}  {printable(line)}")
+            click.echo(f"{'':{width}}  {line}")
 
 
-def printable(line: str) -> str:
-    """With what a terminal would obey, or cannot show, written out: what is in a store was written by others."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in line)
+def say(sentence: str, *, err: bool = False) -> None:
+    """A line on stdout, or stderr. What is in a store was written by others, so it is made fit for a terminal."""
+    click.echo(printable(sentence), err=err)
 
 
 def complain(sentence: str) -> None:
     """Say on stderr what could not be done."""
-    click.echo(f"Error: {sentence}", err=True)
+    say(f"Error: {sentence}", err=True)

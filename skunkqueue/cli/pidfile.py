@@ -1,71 +1,87 @@
-"""The file that holds the process ID of ``skunq work``, for as long as it works."""
+"""The file that holds the process ID of ``skunq work``, locked for as long as it works."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import time
 from collections.abc import Iterator
+from typing import Final
 
 from skunkqueue.errors import SkunkError
+
+TRIES: Final = 20
+PAUSE: Final = 0.01
+"""Seconds between two looks for the ID of a holder that has locked the file a moment ago."""
 
 
 @contextlib.contextmanager
 def holding(path: str | None) -> Iterator[None]:
-    """Hold this process's ID in a file. Raises SkunkError where a living process has it, or it cannot be made."""
+    """Hold this process's ID in a file. Raises SkunkError where another pool has it, or it cannot be made.
+
+    The holder is who has the file locked. The kernel releases the lock when the process ends, however it ends, so that
+    a file that was left behind is taken over, whatever stands in it and whoever has that process ID by now.
+    """
     if path is None:
         yield
         return
     try:
-        _take(path)
+        fd = _lock(path)
     except OSError as error:
         raise SkunkError(f"the pid file {path} cannot be made ({error.strerror})") from error
     try:
         yield
     finally:
-        if holder(path) == os.getpid():
+        if _is_at(fd, path):
             os.unlink(path)
+        os.close(fd)
 
 
-def _take(path: str) -> None:
-    """Make it whole or not at all; of two processes at once, one wins."""
-    draft = f"{path}.{os.getpid()}"
-    with open(draft, "w", encoding="ascii") as file:
-        file.write(f"{os.getpid()}\n")
-    try:
+def _lock(path: str) -> int:
+    """A descriptor of the locked file, with our ID in it. No process that is started inherits it."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.link(draft, path)
-        except FileExistsError:
-            _take_over(draft, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
+            _take(fd, path)
+            if _is_at(fd, path):
+                _write(fd, path)
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # its holder ended and removed it, after we had opened it
 
 
-def _take_over(draft: str, path: str) -> None:
-    """Only from the dead. A file with our own ID was left behind: in a container every start may have the same."""
-    pid = holder(path)
-    if pid is None and os.path.getsize(path):
+def _take(fd: int, path: str) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        pid = _holder(fd)
+        who = f"process {pid} has" if pid else "another process has"
+        raise SkunkError(f"{who} the pid file {path}: stop it first, or name another file") from error
+
+
+def _holder(fd: int) -> int | None:
+    """The process ID in the file; its holder may be about to write it."""
+    for _ in range(TRIES):
+        with contextlib.suppress(ValueError):
+            return int(os.pread(fd, 100, 0))
+        time.sleep(PAUSE)
+    return None
+
+
+def _write(fd: int, path: str) -> None:
+    found = os.pread(fd, 100, 0).strip()
+    if found and not found.isdigit():
         raise SkunkError(f"{path} is not a pid file: name another one, or delete it")
-    if pid is not None and pid != os.getpid() and is_alive(pid):
-        raise SkunkError(f"process {pid} has the pid file {path}: stop it first, or name another file")
-    os.replace(draft, path)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
 
-def holder(path: str) -> int | None:
-    """The process ID in the file; None where there is none."""
+def _is_at(fd: int, path: str) -> bool:
+    """Whether this is the file of that name."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return int(file.read(100))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is such a process."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
         return False
-    return pid > 0

@@ -31,6 +31,7 @@ _ONE: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "--kill-after": ("kill_after", checks.duration),
     "--max-payload": ("max_payload", checks.whole),
     "--logfile": ("logfile", str),
+    "--log-format": ("log_format", checks.log_format),
     "--pidfile": ("pidfile", str),
 }
 _SWITCHES: Final[Mapping[str, str]] = {"--burst": "burst", "--verbose": "verbose"}
@@ -60,6 +61,7 @@ def _defaults() -> dict[str, Any]:
         "lease": 15.0,
         "patience": 600.0,
         "kill_after": 5.0,
+        "log_format": "text",
         **dict.fromkeys(("grace", "max_runs", "max_payload", "logfile", "pidfile")),
         **dict.fromkeys(_SWITCHES.values(), False),
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from skunkqueue.cli.options import QUEUE, ROUTE, url_option
+from skunkqueue.cli.options import QUEUE, ROUTE, log_format_option, url_option
 
 RETRY = "retry"
 
@@ -31,6 +31,7 @@ RETRY = "retry"
 )
 @click.option("--max-size", type=click.IntRange(min=1), metavar="BYTES", help="The largest file that is read. [16 MiB]")
 @click.option("--burst", is_flag=True, help="Stop when there is nothing left to do.")
+@log_format_option
 @click.option("--verbose", is_flag=True, help="Say more in the log.")
 def spool(words: tuple[str, ...], **options: Any) -> None:
     """Process the jobs that are dropped as files into DIR/in; those that fail are kept in DIR/err.
@@ -58,30 +59,32 @@ def spool(words: tuple[str, ...], **options: Any) -> None:
 
 
 def _retry(files: tuple[str, ...], options: Mapping[str, Any]) -> None:
+    from skunkqueue.cli.output import say
     from skunkqueue.spool.kept import retry
 
-    _refuse(options, (), "skunq spool retry")
+    _refuse(options, ("log_format",), "skunq spool retry")
     if not files:
         raise click.UsageError("skunq spool retry takes one file of err/ or more")
     for file in files:
-        click.echo(f"put back: {retry(file)}")
+        say(f"put back: {retry(file)}")
 
 
 def _feed(folder: str, queue: str, options: dict[str, Any]) -> None:
     from skunkqueue.queue import SkunkQueue
     from skunkqueue.spool.feed import Feeder
 
-    _refuse(options, ("route", "max_size", "burst", "verbose"), "skunq spool --into")
+    _refuse(options, ("route", "max_size", "burst", "log_format", "verbose"), "skunq spool --into")
     limits = {"max_size": options["max_size"]} if options["max_size"] else {}
     with SkunkQueue(queue, options["url"]) as to:
-        feeder = Feeder(folder, to, options["route"] or "default", verbose=options["verbose"], **limits)
+        how = {"log_format": options["log_format"], "verbose": options["verbose"]}
+        feeder = Feeder(folder, to, options["route"] or "default", **how, **limits)
         feeder.run(burst=options["burst"])
 
 
 def _process(folder: str, module: str, options: dict[str, Any]) -> None:
     from skunkqueue.spool.hermes import Hermes
 
-    processing = ("threads", "workers", "timeout", "retries", "max_size", "burst", "verbose")
+    processing = ("threads", "workers", "timeout", "retries", "max_size", "burst", "log_format", "verbose")
     _refuse(options, processing, "skunq spool -m")
     processors = _processors(module)
     burst = options.pop("burst")

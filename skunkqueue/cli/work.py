@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from skunkqueue.cli.options import QUEUE, ROUTE, url_option
+from skunkqueue.cli.options import QUEUE, ROUTE, log_format_option, url_option
 from skunkqueue.cli.plain import LISTING, spread
 from skunkqueue.errors import WrongCall
 
@@ -83,6 +83,7 @@ class WithRoutes(click.Command):
     "--max-payload", type=click.IntRange(min=1), metavar="BYTES", help="The largest result that is kept. [1 MiB]"
 )
 @click.option("--logfile", type=click.Path(dir_okay=False), metavar="FILE", help="Append the log to it. [stderr]")
+@log_format_option
 @click.option("--pidfile", type=click.Path(dir_okay=False), metavar="FILE", help="Hold the process ID in it.")
 @click.option("--verbose", is_flag=True, help="Say more in the log: the traceback also of what is tried again.")
 def work(**options: Any) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Final
 
 from skunkqueue.signals import catch
-from skunkqueue.worker.pool.pool import Pool
+from skunkqueue.worker import Pool
 
 OVERDUE: Final = 0.3
 """Seconds after which a signal that Python has not answered is sent once more."""
@@ -43,7 +43,7 @@ class Background:
 
     def wait(self) -> None:
         """Wait until it has stopped; on the main thread signals are then as they were before."""
-        self._pool._join()
+        self._pool.join()
         self._ended()
         if threading.current_thread() is threading.main_thread():
             self._restore()
@@ -54,7 +54,7 @@ class Background:
         seen = self._answered
         while self._pool.running:
             if self._woken < 0:
-                self._pool._join()
+                self._pool.join()
             elif select.select([self._woken], [], [], OVERDUE)[0]:
                 numbers = os.read(self._woken, 512)
                 if not numbers:
@@ -84,7 +84,7 @@ class Background:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Stop as any pool does; then what the signal would have done without us, if the script is still at it."""
         self._answered += 1
-        self._pool._on_signal(number, frame)
+        self._pool.on_signal(number, frame)
         if not threading.main_thread().is_alive():
             return
         previous = self._previous.get(number)

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from skunkqueue.spool import pickles
-from skunkqueue.spool.errors import Unfinished, Unreadable
+from skunkqueue.spool.files import Unfinished, Unreadable
 
 MOST_TYPE: Final = 200
 

@@ -13,21 +13,21 @@ from typing import Any
 from skunkqueue.envelope import new_id
 from skunkqueue.errors import WrongCall
 from skunkqueue.spool.contents import parse
-from skunkqueue.spool.errors import Unreadable
-from skunkqueue.spool.files import IN, is_ignored
+from skunkqueue.spool.files import IN, Unreadable, is_ignored
+from skunkqueue.spool.kept import move, numbered
 
 
 def drop(path: str | os.PathLike[str], job: Mapping[str, Any]) -> str:
     """Write a job file safely into the spool folder at ``path``; gives its own path.
 
     It is written under another name, synced to the disk and renamed, so that nobody reads half of it, and what ``drop``
-    returned for survives a power cut. ``path`` may also name the file itself: ``/tmp/jobs/in/email``. Raises WrongCall
-    for what could not be read again: no ``type``, or more than plain data, datetime, Decimal and UUID.
+    returned for survives a power cut. ``path`` may also name the file itself, ``/tmp/jobs/in/email``: where a job of
+    that name waits already, the new one is called ``email.1``, and so on. Raises WrongCall for what could not be read
+    again: no ``type``, or more than plain data, datetime, Decimal and UUID.
     """
     data = _written(job)
     folder, name = _place(os.fspath(path), job)
     os.makedirs(folder, exist_ok=True)
-    target = os.path.join(folder, name)
     draft = os.path.join(folder, f".{new_id(time.time())}.tmp")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
@@ -35,7 +35,7 @@ def drop(path: str | os.PathLike[str], job: Mapping[str, Any]) -> str:
             file.write(data)
             file.flush()
             os.fsync(fd)
-        os.rename(draft, target)
+        target = next(path for each in numbered(name) if move(draft, path := os.path.join(folder, each)))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(draft)

@@ -19,10 +19,9 @@ from skunkqueue.persistence import work_key
 from skunkqueue.queue import SkunkQueue
 from skunkqueue.signals import catch, give_back
 from skunkqueue.spool.contents import Content
-from skunkqueue.spool.lines import Lines
-from skunkqueue.spool.look import MOST_SIZE
+from skunkqueue.spool.inbox import MOST_SIZE
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.worker.pool.pool import pool_name
+from skunkqueue.worker import WARNING, Log, LogEntry, pool_name
 
 BATCH: Final = 256
 """Files that are put on the queue in one call."""
@@ -45,13 +44,14 @@ class Feeder:
         max_size: int = MOST_SIZE,
         lease: float = 15,
         log: TextIO | None = None,
+        log_format: str = "text",
         verbose: bool = False,
         **options: Any,
     ) -> None:
         self._queue = queue
         self._route = check_name(route, "route")
         self._lease = seconds(lease, "lease")
-        self._log = Lines(log, verbose=verbose)
+        self._log = Log(log, verbose=verbose, format=log_format)
         self._source = SpoolSource(path, self._pack, max_size=max_size, say=self._log.say, **options)
         self._clock = Clock(self._source.offset)
         self._stopping = threading.Event()
@@ -90,7 +90,7 @@ class Feeder:
                 left = (result.next_ripe or now) - self._clock.now()
                 self._source.wait([work_key(self._queue.name, self._route)], max(0.005, left))
         except StoreError as error:
-            self._log.say(f"trying again: {error}")
+            self._log.say(f"trying again: {error}", what="folder away", level=WARNING, error=str(error))
             self._stopping.wait(1.0)
             return True
         finally:
@@ -105,7 +105,8 @@ class Feeder:
                 self._queue.store.put([self._envelope(claim) for claim in claims])
                 break
             except StoreError as error:
-                self._log.say(f"the store is away, trying again until it is back: {error}")
+                sentence = f"the store is away, trying again until it is back: {error}"
+                self._log.say(sentence, what="store away", level=WARNING, error=str(error))
                 self._log.flush()
             if self._stopping.wait(pause):
                 # Not as untouched: the store may have accepted it all the same, and the id must stay.
@@ -116,8 +117,10 @@ class Feeder:
             claims = [claim for claim in claims if claim.id in held]
         names = [self._source.names.pop(claim.id, "?") for claim in claims]
         self._commit(claims, Outcome.complete(None))
-        for name, claim in zip(names, claims, strict=True):
-            self._log.say(f"fired in/{name} as {claim.id} on {self._queue.name}/{self._route}")
+        self._log.say_all([self._fired(claim.id, name) for name, claim in zip(names, claims, strict=True)])
+
+    def _fired(self, id: str, name: str) -> LogEntry:
+        return LogEntry("fired", run=id, text=f"fired in/{name} as {id} on {self._queue.name}/{self._route}")
 
     def _commit(self, claims: Sequence[Claim], outcome: Outcome) -> None:
         with suppress(StoreError):  # the files are taken up again when their leases end, with the same ids
@@ -126,11 +129,10 @@ class Feeder:
     def _envelope(self, claim: Claim) -> Envelope:
         return claim.envelope._replace(queue=self._queue.name, route=self._route, due=self._queue.clock.now())
 
-    def _pack(self, content: Content) -> bytes:
+    def _pack(self, content: Content, id: str) -> bytes:
         head = pack_head(content.type, "", self._seal)
         call = encode_call((content.data,), {})
-        signature = default_keys().sign(CALL, signed_part(head, b"", call)) if is_pickled(call) else b""
-        body = pack_body(head, b"", call, signature)
+        body = _signed(head, call) if is_pickled(call) else pack_body(head, b"", call, b"")
         if len(body) > self._queue.max_payload:
             raise TooLarge(f"it takes {len(body):,} bytes where at most {self._queue.max_payload:,} are sent")
         return body
@@ -144,3 +146,7 @@ class Feeder:
         # Only a flag: the thread it interrupts may hold what closing the source would wait for.
         self._stopping.set()
         self._source.wake()
+
+
+def _signed(head: bytes, call: bytes) -> bytes:
+    return pack_body(head, b"", call, default_keys().sign(CALL, signed_part(head, b"", call)))

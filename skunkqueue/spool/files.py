@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from skunkqueue.envelope import new_id
-from skunkqueue.errors import StoreAway, StoreRefused, WrongCall
+from skunkqueue.errors import SkunkError, StoreAway, StoreRefused, WrongCall
 
 IN: Final = "in"
 ERR: Final = "err"
@@ -27,6 +27,14 @@ PROBE_PAUSE: Final = 0.01
 """Seconds between them."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EXDEV})
+
+
+class Unreadable(SkunkError):
+    """The file is no job and never will be."""
+
+
+class Unfinished(Unreadable):
+    """The file breaks off: its writer may still be at it."""
 
 
 def is_ignored(name: str) -> bool:
@@ -124,6 +132,16 @@ def file_time(folder: str) -> float:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether it is the trouble of the file system, not of the file."""
+    return isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
+
+
+def no_file(mode: int) -> Unreadable:
+    """What is said of what is no plain file."""
+    return Unreadable(f"it is a {kind_of(mode)}; a job is a plain file")
 
 
 def kind_of(mode: int) -> str:

@@ -14,21 +14,21 @@ from skunkqueue.durations import seconds
 from skunkqueue.envelope import Seal, pack_body, pack_head, signed_part
 from skunkqueue.errors import WrongCall
 from skunkqueue.job import Carried
+from skunkqueue.keys import Keys
 from skunkqueue.run import current_run
 from skunkqueue.spool.background import Background
 from skunkqueue.spool.contents import Content
-from skunkqueue.spool.errors import Unreadable
-from skunkqueue.spool.lines import Lines
-from skunkqueue.spool.look import MOST_SIZE
+from skunkqueue.spool.files import Unreadable
+from skunkqueue.spool.inbox import MOST_SIZE
 from skunkqueue.spool.processors import Processors
-from skunkqueue.spool.reading import UNREAD
-from skunkqueue.spool.roster import Board, Roster
+from skunkqueue.spool.reading import UNREAD, Board, Roster
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.worker.pool.pool import Pool, pool_name
-from skunkqueue.worker.pool.settings import Settings
+from skunkqueue.worker import Hook, Log, LogEntry, Pool, Settings, pool_name
 
 ROUTE: Final = "spool"
-JOBS_FROM: Final = "skunkqueue.spool.reading:jobs"
+HOOK: Final = "skunkqueue.spool.reading:jobs"
+_LAST: Final = frozenset({"finished", "failed", "retries", "handed back"})
+"""What is said of a run last, until it is claimed anew."""
 
 
 class Hermes:
@@ -37,7 +37,8 @@ class Hermes:
     ``threads`` of this process work, or with ``workers`` so many processes, which a job can neither crash nor block for
     others. ``timeout`` (seconds or a timedelta) and ``retries`` hold for every job; a file above ``max_size`` bytes is
     not read. ``lease`` is how long a file stays with a process that vanished. ``log`` is a text stream; by default
-    stderr, or the logger ``skunkqueue.worker`` where logging has been set up. ``options`` are those of SpoolSource.
+    stderr, or the logger ``skunkqueue.worker`` where logging has been set up; with ``log_format="json"`` it is a JSON
+    document a line. ``options`` are those of SpoolSource.
 
     Raises WrongCall for options that cannot be right, and where ``path`` cannot be a spool folder.
     """
@@ -53,6 +54,7 @@ class Hermes:
         *,
         lease: float | timedelta = 15,
         log: TextIO | None = None,
+        log_format: str = "text",
         verbose: bool = False,
         **options: Any,
     ) -> None:
@@ -62,7 +64,7 @@ class Hermes:
         )
         self._in_process = not _whole(workers, "workers", 0)
         self._keys = None if self._in_process else default_keys()
-        self._log = Lines(log, verbose=verbose)
+        self._log = Log(log, verbose=verbose, format=log_format, rewrite=self._by_file)
         self._heads: dict[str, tuple[bytes, bytes]] = {}  # by type: the head of a body, and the processor's code
         self._bodies: dict[str, bytes] = {}
         self._board = None if self._keys is None else Board(self._keys)
@@ -74,7 +76,6 @@ class Hermes:
         self._source = SpoolSource(
             self.path, self._pack, make_unread=quick, max_size=size, say=self._log.say, **options
         )
-        self._log.names, self._log.types = self._source.names, self._source.types
         self.processors = Processors(self._source.data_of)
         settings = self._settings(workers or _whole(threads, "threads", 1), seconds(lease, "lease"))
         self._pool = Pool(self._source, Clock(self._source.offset), settings, self._log)
@@ -89,8 +90,7 @@ class Hermes:
             lease=lease,
             in_process=self._in_process,
             jobs=self.processors,
-            jobs_from=JOBS_FROM,
-            shared=() if self._board is None else (self._board.fd,),
+            hook=None if self._board is None else Hook(HOOK, fds=(self._board.fd,)),
         )
 
     # people's verbs
@@ -137,7 +137,7 @@ class Hermes:
         self._pool.shutdown()
         if not _is_within_job():
             self._background.wait()
-            self._pool._raise_trouble()
+            self._pool.raise_failure()
 
     @property
     def running(self) -> bool:
@@ -156,15 +156,31 @@ class Hermes:
             self._pool.die()
             self._background.wait()
 
+    # what is said
+
+    def _by_file(self, entry: LogEntry) -> LogEntry | None:
+        """A run is called by its file, ``in/NAME``; that it was taken need not be said, nor what was not processed."""
+        what, worker, run, job, took, text, subject, error, traceback, level = entry
+        if not subject:
+            return entry
+        names, types = self._source.names, self._source.types
+        name = names.pop(run, None) if what in _LAST else names.get(run)
+        type = types.pop(run, None) if what in _LAST else None
+        if type == "" or (what == "took" and not self._log.verbose):
+            return None
+        if name is None:
+            return entry
+        subject = f"in/{name} ({run})" if self._log.verbose else f"in/{name}"
+        return LogEntry(what, worker, run, type or job, took, text, subject, error, traceback, level)
+
     # what a worker is given
 
-    def _pack(self, content: Content) -> bytes:
-        """The body of a run. Raises Unreadable for a type that nobody processes."""
+    def _pack(self, content: Content, id: str) -> bytes:
+        """The body of the run of that id. Raises Unreadable for a type that nobody processes."""
         if self._keys is None:  # a worker in this process finds the data by itself
             return self._bodies.get(content.type) or self._remember(content.type)
         head, code = self._heads.get(content.type) or self._head(content.type)
-        call = encode_call((content.data,), {})
-        return pack_body(head, code, call, self._keys.sign(CALL, signed_part(head, code, call)))
+        return _signed(self._keys, head, code, encode_call((content.data,), {}))
 
     def _pack_unread(self, file: str, size: int, quiet: bool) -> bytes:
         """The body of a run whose worker reads the file and finds the processor by itself."""
@@ -192,6 +208,10 @@ class Hermes:
         code = b"" if self._in_process else pickle_function(Carried(processor, type))
         found = self._heads[type] = pack_head(type, "", self._seal), code
         return found
+
+
+def _signed(keys: Keys, head: bytes, code: bytes, call: bytes) -> bytes:
+    return pack_body(head, code, call, keys.sign(CALL, signed_part(head, code, call)))
 
 
 def _is_within_job() -> bool:

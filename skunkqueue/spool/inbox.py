@@ -1,16 +1,30 @@
-"""Which file of in/ to look at next: a listing taken in pieces, oldest first, and those to be looked at again."""
+"""in/: when there is news, which file to look at next, and whether it is done; its writer never notices."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from skunkqueue.clock import ticks
-from skunkqueue.spool.files import is_ignored
+from skunkqueue.spool.contents import Content, parse
+from skunkqueue.spool.files import (
+    CAN_LEASE,
+    OPEN,
+    Unfinished,
+    Unreadable,
+    can_lease,
+    is_awaited,
+    is_ignored,
+    lease,
+    no_file,
+)
 
 CHUNK: Final = 2000
 """Names that are held at a time, so that a folder of any size costs little memory and no long listing."""
@@ -18,6 +32,20 @@ FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 0.5
 ASIDE: Final = 15.0
 """Seconds after which one is tried again that could not be taken."""
+MOMENT: Final = 1.0
+"""Seconds that a file must stay as it is where it breaks off, or where nobody can tell whether it is being written."""
+AGED: Final = 0.25
+"""Seconds after its last change from which a file is taken first and looked at then, which is quicker."""
+MOST_SIZE: Final = 16 << 20
+STEP: Final = 3
+"""Milliseconds between two looks at what has happened; an event is told after one and a half of them. At its default of
+50 a job would wait longer for that than for anything else; at 1 looking costs 3 % of a core."""
+DELETED: Final = 3
+POLL: Final = 0.05
+"""Seconds between two looks at the folder where there are no events."""
+
+
+# -- which one is next -------------------------------------------------------------------------------------------------
 
 
 class Candidate(NamedTuple):
@@ -145,3 +173,184 @@ class Inbox:
         """Seconds until there is something to look at, though nothing tells."""
         at = min((later.at for later in self._later.values()), default=self._began + self._rescan)
         return max(0.0, min(at, max(self._scan_at, self._began + self._rescan)) - ticks())
+
+
+# -- whether it is done ------------------------------------------------------------------------------------------------
+
+
+class Seen(NamedTuple):
+    """A file that is a job. ``leased``: nobody can open it for writing while the descriptor is open."""
+
+    content: Content
+    size: int
+    leased: bool
+    links: int
+
+
+class Looker:
+    """Looks at open files; what is not done is postponed in the inbox."""
+
+    def __init__(self, inbox: Inbox, work: str, *, max_size: int, moment: float) -> None:
+        self._inbox = inbox
+        self._max_size = max_size
+        self._moment = moment
+        self._aged = min(AGED, moment)
+        self.can_lease = CAN_LEASE and can_lease(work)
+
+    def look(self, fd: int, name: str, now: float) -> Seen | None:
+        """What is in it; None where it is to be looked at again. Raises Unreadable where it never will be a job."""
+        free = lease(fd) if self.can_lease else None
+        status = os.fstat(fd)
+        data = None
+        if free or (free is None and self.is_quiet(name, status, now)):
+            data = self.read(fd, status)
+        if data is None:
+            self._inbox.postpone(name, looks_of(status))
+            return None
+        try:
+            return Seen(parse(data), len(data), bool(free), status.st_nlink)
+        except Unfinished:
+            if self.is_quiet(name, status, now):
+                raise
+        self._inbox.postpone(name, looks_of(status))
+        return None
+
+    def is_aged(self, candidate: Candidate, now: float) -> bool:
+        """Whether it may be taken before it is looked at: it was done long ago, as far as the listing tells."""
+        age = now - candidate.changed
+        return 0 <= candidate.size <= self._max_size and age >= (self._aged if self.can_lease else self._moment)
+
+    def look_at_taken(self, path: str, candidate: Candidate, now: float) -> Content | None:
+        """What is in a file that has been taken; None where it is not done after all, and must go back."""
+        return read_taken(path, candidate.size, quiet=self.was_quiet(candidate, now), leases=self.can_lease)
+
+    def was_quiet(self, candidate: Candidate, now: float) -> bool:
+        """Whether it had stayed as it was for a moment when it was listed."""
+        return now - candidate.changed >= self._moment
+
+    def read(self, fd: int, status: os.stat_result) -> bytes | None:
+        """All of a file; None where it changes at this moment."""
+        if not stat.S_ISREG(status.st_mode):
+            raise no_file(status.st_mode)
+        size = status.st_size
+        if size > self._max_size:
+            raise Unreadable(f"it has {size:,} bytes where at most {self._max_size:,} are read (max_size)")
+        data = os.read(fd, size + 1)
+        return data if len(data) == size else None
+
+    def is_quiet(self, name: str, status: os.stat_result, now: float) -> bool:
+        """Whether it has stayed as it is for a moment."""
+        if now - status.st_mtime >= self._moment:
+            return True
+        return self._inbox.unchanged_for(name, looks_of(status)) >= self._moment
+
+    def was_replaced(self, fd: int, seen: Seen, path: str) -> bool:
+        """After a rename to ``path``: whether that is another file than the one looked at, or one being written."""
+        status = os.fstat(fd)
+        if status.st_nlink == 0 or (status.st_nlink > 1 and os.stat(path).st_ino != status.st_ino):
+            return True
+        return seen.leased and is_awaited(fd)
+
+
+def read_taken(path: str, size: int, *, quiet: bool, leases: bool) -> Content | None:
+    """What is in a file of that size that has been taken; None where it is not done after all, and must go back.
+
+    Nobody finds it by its old name any more, so there is nothing to be found out afterwards.
+    """
+    fd = os.open(path, OPEN)
+    try:
+        free = lease(fd) if leases else None
+        if free is False or (free is None and not quiet):
+            return None
+        data = os.read(fd, size + 1)
+    finally:
+        os.close(fd)
+    if len(data) != size:
+        return None
+    try:
+        return parse(data)
+    except Unfinished:
+        if quiet:
+            raise
+        return None
+
+
+def looks_of(status: os.stat_result) -> tuple[int, ...]:
+    """By what one sees that a file has changed."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode
+
+
+# -- whether there is news ---------------------------------------------------------------------------------------------
+
+
+class FolderEvents:
+    """Tells when something has happened in a folder. Concurrent threads may wait, though one is enough."""
+
+    def __init__(self, folder: str, *, events: bool = True, say: Callable[[str], None] = lambda line: None) -> None:
+        self._folder = folder
+        self._say = say
+        self._events = events
+        self._notify: Any = None
+        self._inode = 0
+        self._turn = threading.Lock()
+        self._stop = threading.Event()
+
+    @property
+    def has_events(self) -> bool:
+        """Whether events are used; without them ``wait`` only waits."""
+        return self._events
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for an event, at most so many seconds; says whether there may have been one."""
+        end = time.monotonic() + timeout
+        with self._turn:
+            was = self._notify
+            if self._stop.is_set() or not self._events or not self._prepare():
+                self._stop.wait(max(0.0, min(end - time.monotonic(), POLL)))
+                return False
+            if self._notify is not was:
+                return True  # what came before it watched must be looked for
+            while (left := end - time.monotonic()) > 0:
+                changes = self._notify.watch(1, STEP, max(1, int(left * 1000)), self._stop)
+                if isinstance(changes, str):
+                    return False
+                if any(change != DELETED for change, _ in changes):  # what is taken from it is no news
+                    return True
+            return False
+
+    def _prepare(self) -> bool:
+        """Watch the folder that is there now: another may have taken its place."""
+        try:
+            inode = os.stat(self._folder).st_ino
+            if self._notify is None or inode != self._inode:
+                from watchfiles._rust_notify import RustNotify
+
+                self._release()
+                self._notify = RustNotify([self._folder], False, False, 1000, False, True)
+                self._inode = inode
+        except ImportError:
+            self._events = False
+            self._say("watchfiles is not installed: new files are found by looking, not at once")
+        except Exception as error:  # whatever the system lacks: inotify instances, watches, the folder
+            self._release()
+            if os.path.isdir(self._folder):
+                self._events = False
+                self._say(f"no file-system events here ({error}): new files are found by looking, not at once")
+        return self._notify is not None
+
+    def _release(self) -> None:
+        notify, self._notify = self._notify, None
+        if notify is not None:
+            with contextlib.suppress(Exception):
+                notify.close()
+
+    def wake(self) -> None:
+        """End what waits, and what would wait until it is closed. May be called by a signal's handler."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """End what waits, and let go of the folder. A closed watcher may be used again."""
+        self._stop.set()
+        with self._turn:
+            self._release()
+            self._stop.clear()

@@ -7,15 +7,18 @@ import errno
 import json
 import os
 import traceback
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import count
 from typing import Final, NamedTuple
 
-from skunkqueue.errors import WrongCall
+from skunkqueue.errors import SkunkError, WrongCall
+from skunkqueue.printable import printable, printable_lines
 from skunkqueue.spool.files import ERR, IN
-from skunkqueue.spool.ticket import LONGEST, cut
 
 REPORT: Final = ".error"
+LONGEST: Final = 255
+"""Bytes of a name that a file system takes."""
 
 
 class Report(NamedTuple):
@@ -28,13 +31,22 @@ class Report(NamedTuple):
     attempts: int = 0
     traceback: str = ""
 
+    @classmethod
+    def of(cls, error: Exception, name: str, type: str, id: str, attempts: int) -> Report:
+        """Of what could not be done with it; one of our errors says all by its sentence."""
+        if isinstance(error, SkunkError):
+            return cls(name, str(error), type, id, attempts)
+        why = f"{error.__class__.__name__}: {error}"
+        return cls(name, why, type, id, attempts, "".join(traceback.format_exception(error)))
+
     def text(self) -> str:
+        """As it is written: whatever a stranger has put into it, a line stays one, and a terminal obeys nothing."""
         when = datetime.now().astimezone().isoformat(" ", "seconds")
-        lines = [f"file: {json.dumps(self.name)}", f"when: {when}", f"why: {self.why}"]
+        lines = [f"file: {json.dumps(self.name)}", f"when: {when}", f"why: {printable(self.why)}"]
         lines += [f"type: {json.dumps(self.type)}"] if self.type else []
         lines += [f"run: {self.id}"] if self.id else []
         lines += [f"attempts: {self.attempts}"]
-        lines += ["", self.traceback.rstrip()] if self.traceback else []
+        lines += ["", *printable_lines(self.traceback.rstrip())] if self.traceback else []
         return "\n".join(lines) + "\n"
 
 
@@ -43,8 +55,7 @@ def keep_in_err(source: str, err: str, report: Report) -> str | None:
 
     None where it is no longer at ``source``.
     """
-    for number in count():
-        name = _numbered(report.name, number)
+    for name in numbered(report.name):
         kept, told = os.path.join(err, name), os.path.join(err, report_of(name))
         if not _reserve(told):
             continue
@@ -64,12 +75,13 @@ def keep_in_err(source: str, err: str, report: Report) -> str | None:
     return name
 
 
-def _numbered(name: str, number: int) -> str:
-    if not number:
-        return name
-    # After a few a random end, so that the thousandth failure of the same name does not try a thousand names.
-    end = str(number) if number < 10 else os.urandom(6).hex()
-    return f"{cut(name, LONGEST - 1 - len(end))}.{end}"
+def numbered(name: str) -> Iterator[str]:
+    """The name, then ``name.1`` and so on: what to try where a name is taken."""
+    yield name
+    for number in count(1):
+        # After a few a random end, so that the thousandth of the same name does not try a thousand names.
+        end = str(number) if number < 10 else os.urandom(6).hex()
+        yield f"{cut(name, LONGEST - 1 - len(end))}.{end}"
 
 
 def report_of(name: str) -> str:
@@ -134,17 +146,36 @@ def move(source: str, target: str) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        if os.path.lexists(target):
-            return False
-        os.rename(source, target)  # a file system without hard links, or a file of somebody else's
-        return True
+        return _move_without_links(source, target)
     os.unlink(source)
+    return True
+
+
+def _move_without_links(source: str, target: str) -> bool:
+    """On a file system that has none, or where the file is somebody else's."""
+    if not _reserve(target):
+        return False
+    try:
+        os.rename(source, target)
+    except BaseException:
+        os.unlink(target)
+        raise
     return True
 
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
-def traced(error: BaseException) -> str:
-    """The traceback of an error as text."""
-    return "".join(traceback.format_exception(error))
+def size_of(name: str) -> int:
+    """Bytes of a name on disk."""
+    return len(name) if name.isascii() else len(os.fsencode(name))
+
+
+def cut(name: str, most: int) -> str:
+    """The beginning of a name, so many bytes at most, never half a character."""
+    if size_of(name) <= most:
+        return name
+    kept = name[:most]
+    while size_of(kept) > most:
+        kept = kept[:-1]
+    return kept

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from typing import Any, Final
 
-from skunkqueue.spool.errors import Unfinished, Unreadable
+from skunkqueue.spool.files import Unfinished, Unreadable
 
 MOST_DEPTH: Final = 500
 """How deep tuples may be nested: hashing them is recursive, and has no limit of its own."""

@@ -1,20 +1,28 @@
 """In a worker process: reading a claimed file, and having it processed; whatever is odd about it is left to the pool.
 
-The pool hands out such a file without looking into it, so that reading and processing go on beside its renames.
+The pool hands out such a file without looking into it, so that reading and processing go on beside its renames. What
+worker processes must know for that is the roster, in memory that they share with the pool.
 """
 
 from __future__ import annotations
 
 import os
+import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from skunkqueue.codec import encode_value, unpickle
+import msgpack
+
+from skunkqueue.codec import default_keys, encode_value, unpickle
+from skunkqueue.envelope import SIGNATURE
+from skunkqueue.errors import BadSignature
 from skunkqueue.job import Carried
-from skunkqueue.spool import roster, ticket
+from skunkqueue.keys import Keys
 from skunkqueue.spool.contents import Content
-from skunkqueue.spool.look import read_taken
-from skunkqueue.worker.child.execute import Told, shown
+from skunkqueue.spool.inbox import read_taken
+from skunkqueue.spool.work import parse_name
+from skunkqueue.worker import ShownResult, shared_bytes, shown
 
 UNREAD: Final = "file"
 """What a run is called whose file nobody has looked into; its type becomes known with its outcome."""
@@ -22,9 +30,58 @@ NOT_READ: Final = encode_value([])
 """The result that says: not processed, look for yourself. The result of one that was processed is its type."""
 LISTINGS: Final = 3
 """How often the folder is listed for a file before it is gone: a listing may miss what is renamed meanwhile."""
+ROSTER: Final = b"roster"
+"""What its signature is for: there are pickled processors in it."""
+TRIES: Final = 50
+PAUSE: Final = 0.002
+"""Seconds between two tries to read it while it is being written."""
 
 
-def jobs(fds: Sequence[int]) -> Mapping[str, Carried]:
+class Roster(NamedTuple):
+    """``work``: the folder of claimed files; ``leases``: whether leases tell there who writes; ``codes``: the pickled
+    processors by type. A ``version`` of 0 says nothing yet."""
+
+    version: int
+    work: bytes
+    leases: bool
+    codes: Mapping[str, bytes]
+
+
+NOTHING: Final = Roster(0, b"", False, {})
+
+
+class Board:
+    """Where the pool writes its roster, for the processes that inherit ``fd``."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.fd = shared_bytes(0)
+        self._keys = keys
+        weakref.finalize(self, os.close, self.fd)
+
+    def write(self, roster: Roster) -> None:
+        packed = msgpack.packb(tuple(roster))
+        data = self._keys.sign(ROSTER, packed) + packed
+        os.pwrite(self.fd, data, 0)
+        os.truncate(self.fd, len(data))
+
+
+def read_roster(fd: int, version: int) -> Roster:
+    """The roster, of this version or a newer one. Raises BadSignature for one that nobody trusted signed."""
+    for left in reversed(range(TRIES)):
+        data = os.pread(fd, os.fstat(fd).st_size, 0)
+        try:
+            default_keys().verify(ROSTER, data[SIGNATURE:], data[:SIGNATURE])
+            roster = Roster(*msgpack.unpackb(data[SIGNATURE:]))
+            if roster.version >= version:
+                return roster
+        except BadSignature:  # or it is being written at this moment
+            if not left:
+                raise
+        time.sleep(PAUSE)
+    raise BadSignature(f"the processors of version {version} are not there")
+
+
+def jobs(data: bytes, fds: Sequence[int]) -> Mapping[str, Carried]:
     """What a worker process knows by name; the pool's roster is behind the first descriptor."""
     return {UNREAD: Carried(Reading(fds[0]), UNREAD)}
 
@@ -34,24 +91,24 @@ class Reading:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._roster = roster.NOTHING
+        self._roster = NOTHING
         self._folder = ""
         self._processors: dict[bytes, Callable[[Any], Any]] = {}
         self._moved: dict[tuple[str, str], str] = {}
 
-    def __call__(self, file: str | bytes, size: int, quiet: bool, version: int) -> Told:
+    def __call__(self, file: str | bytes, size: int, quiet: bool, version: int) -> ShownResult:
         """``size`` and ``quiet`` are what the pool knows of it, ``version`` that of the roster it needs at least."""
         found = self._find(file if type(file) is str else os.fsdecode(file), size, quiet, version)
         if found is None:
-            return Told([], b"")
+            return ShownResult([], "")
         processor, content = found
-        return Told(content.type, shown(processor(content.data)))
+        return ShownResult(content.type, shown(processor(content.data)))
 
     def _find(self, file: str, size: int, quiet: bool, version: int) -> tuple[Callable[[Any], Any], Content] | None:
         """The processor of a file, and what is in it; None for all that does not go well."""
         try:
             if self._roster.version < version:
-                self._roster = roster.read(self._fd, version)
+                self._roster = read_roster(self._fd, version)
                 self._folder = os.fsdecode(self._roster.work)
             content = self._read(file, size, quiet)
             if content is None:
@@ -80,7 +137,7 @@ class Reading:
             found = self._moved.get(key)
             if found is not None and os.path.lexists(self._folder + found):
                 return found
-            self._moved = {_key(each): each for each in os.listdir(self._folder) if ticket.parse(each)}
+            self._moved = {_key(each): each for each in os.listdir(self._folder) if parse_name(each)}
         raise FileNotFoundError(f"{file} is gone")
 
 

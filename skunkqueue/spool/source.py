@@ -14,26 +14,34 @@ from typing import Any, Final
 import msgpack
 
 from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Want, new_id
-from skunkqueue.errors import SkunkError
 from skunkqueue.persistence import Source
 from skunkqueue.policy import decode_notes
 from skunkqueue.spool.contents import Content, parse
-from skunkqueue.spool.errors import Unreadable
-from skunkqueue.spool.files import ERR, IN, OPEN, WORK, file_time, kind_of, make_folders, on
-from skunkqueue.spool.inbox import Candidate, Inbox
-from skunkqueue.spool.kept import Report, keep_in_err, traced
-from skunkqueue.spool.look import MOMENT, MOST_SIZE, Looker, looks_of
+from skunkqueue.spool.files import (
+    ERR,
+    IN,
+    OPEN,
+    WORK,
+    Unreadable,
+    file_time,
+    is_passing,
+    make_folders,
+    no_file,
+    on,
+)
+from skunkqueue.spool.inbox import MOMENT, MOST_SIZE, Candidate, FolderEvents, Inbox, Looker, looks_of
+from skunkqueue.spool.kept import Report, keep_in_err
 from skunkqueue.spool.reading import NOT_READ, UNREAD
-from skunkqueue.spool.watch import FolderWatcher
-from skunkqueue.spool.workroom import HeldFile, Workroom
+from skunkqueue.spool.work import HeldFile, Workroom
+from skunkqueue.worker import ERROR
 
 RESCAN: Final = 1.0
 """Seconds after which the folder is listed although no event came: on some mounts none ever comes."""
 MOST_HELD: Final = 64 << 20
 """Bytes of files that are held at a time; a claim takes no more beyond that."""
 
-Make = Callable[[Content], bytes]
-"""What makes an envelope's body of the content of a file. Raises SkunkError where nobody wants it."""
+Make = Callable[[Content, str], bytes]
+"""Makes an envelope's body of the content of a file and the id of its run. Raises SkunkError where nobody wants it."""
 MakeUnread = Callable[[str, int, bool], bytes]
 """What makes one of a file of work/ that the worker is to read: its name there, its size, whether it was quiet."""
 
@@ -58,7 +66,7 @@ class SpoolSource(Source):
         moment: float = MOMENT,
         rescan: float = RESCAN,
         events: bool = True,
-        say: Callable[[str], None] = lambda line: None,
+        say: Callable[..., None] = lambda line, **fields: None,
     ) -> None:
         self.url = os.path.abspath(os.fspath(path))
         self._make = make
@@ -71,7 +79,7 @@ class SpoolSource(Source):
         self._inbox = Inbox(self._in, rescan=rescan, say=say)
         with on(self.url):
             self._looker = Looker(self._inbox, work, max_size=max_size, moment=moment)
-        self._watcher = FolderWatcher(self._in, events=events, say=say)
+        self._watcher = FolderEvents(self._in, events=events, say=say)
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._taken: set[str] = set()
@@ -97,7 +105,7 @@ class SpoolSource(Source):
     def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
         with self._lock, on(self.url):
             self._inbox.begin(anyway=not self._watcher.has_events)
-            self._room.begin()
+            self._room.begin(now)
             return [claim for want in wants for claim in self._claim(want, now, until)]
 
     def _claim(self, want: Want, now: float, until: float) -> Iterator[Claim]:
@@ -113,15 +121,15 @@ class SpoolSource(Source):
                 yield self._claim_of(held, want, now)
 
     def _claim_of(self, held: HeldFile, want: Want, now: float) -> Claim:
-        ticket = held.ticket
-        envelope = Envelope(ticket.id, want.queue, want.queue, now, held.body)
-        return Claim(envelope, ticket.token, want.worker, ticket.ripe, ticket.lapses, held.notes)
+        work_name = held.work_name
+        envelope = Envelope(work_name.id, want.queue, want.queue, now, held.body)
+        return Claim(envelope, work_name.token, want.worker, work_name.ripe, work_name.lapses, held.notes)
 
     def _anew(self, token: str, now: float, until: float) -> HeldFile | None:
         """Take the next file of in/ that is a job."""
         while (candidate := self._inbox.next()) is not None:
             if not stat.S_ISREG(candidate.mode):
-                self._refuse(candidate.name, _no_file(candidate.mode), now)
+                self._refuse(candidate.name, no_file(candidate.mode), now)
                 continue
             aged = self._looker.is_aged(candidate, now)
             held = (self._take_first if aged else self._look_first)(candidate, token, now, until)
@@ -138,7 +146,7 @@ class SpoolSource(Source):
             return self._look_at_taken(held, candidate, now)
         quiet = self._looker.was_quiet(candidate, now)
         self._room.fill_unread(held, self._make_unread(held.file, candidate.size, quiet))
-        self.names[held.ticket.id] = held.name
+        self.names[held.work_name.id] = held.name
         return held
 
     def _look_at_taken(self, held: HeldFile, candidate: Candidate, now: float) -> HeldFile | None:
@@ -151,7 +159,7 @@ class SpoolSource(Source):
             kind = content.type
             self._fill(held, content, candidate.size)
         except Exception as error:
-            if _is_passing(error):
+            if is_passing(error):
                 self._put_back(held, now)
                 raise
             self._refuse_held(held, error, kind)
@@ -176,7 +184,7 @@ class SpoolSource(Source):
         try:
             seen = self._looker.look(fd, name, now)
         except Exception as error:  # whatever a stranger has thought of
-            if _is_passing(error):
+            if is_passing(error):
                 raise
             self._refuse(name, error, now)
             return None
@@ -195,8 +203,8 @@ class SpoolSource(Source):
 
     def _fill(self, held: HeldFile, content: Content, size: int) -> None:
         """Say what is in it; raises where nobody wants that."""
-        self._room.fill(held, self._make(content), content, size)
-        self.names[held.ticket.id] = held.name
+        self._room.fill(held, self._make(content, held.work_name.id), content, size)
+        self.names[held.work_name.id] = held.name
 
     def _seize(self, id: str, name: str, token: str, until: float) -> HeldFile | None:
         """Take a file by its name, whatever it is; None where that cannot be."""
@@ -225,7 +233,7 @@ class SpoolSource(Source):
         if stat.S_ISDIR(status.st_mode):
             self._inbox.leave(name)
         elif not stat.S_ISREG(status.st_mode):
-            self._refuse(name, _no_file(status.st_mode), now)
+            self._refuse(name, no_file(status.st_mode), now)
         elif error.errno not in (errno.EACCES, errno.EPERM):
             raise error
         elif self._looker.is_quiet(name, status, now):
@@ -240,9 +248,9 @@ class SpoolSource(Source):
             self._refuse_held(held, error)
 
     def _refuse_held(self, held: HeldFile, error: Exception, kind: str = "") -> None:
-        attempts = decode_notes(held.notes).starts
-        self._keep(held, Report(held.name, _line(error), kind, held.ticket.id, attempts, _trace(error)))
-        self._say(f"in/{held.name} goes to err/: {_line(error)}")
+        report = Report.of(error, held.name, kind, held.work_name.id, decode_notes(held.notes).starts)
+        self._keep(held, report)
+        self._say(f"in/{held.name} goes to err/: {report.why}", what="refused", level=ERROR, error=report.why)
 
     def _keep(self, held: HeldFile, report: Report) -> bool:
         kept = keep_in_err(self._room.path(held), self._err, report)
@@ -261,7 +269,7 @@ class SpoolSource(Source):
             except FileNotFoundError:
                 self._room.done(held)
             except Exception as error:
-                if _is_passing(error):
+                if is_passing(error):
                     raise
                 self._refuse_held(held, error, kind)
             else:
@@ -318,7 +326,7 @@ class SpoolSource(Source):
         notes = held.notes if outcome.notes is None else outcome.notes
         if kind == "started":
             return self._room.note(held, notes)
-        if kind == "untouched" and not notes and not held.ticket.lapses:
+        if kind == "untouched" and not notes and not held.work_name.lapses:
             return self._put_back(held, now)
         due = claim.envelope.due if kind == "untouched" or outcome.due is None else outcome.due
         return self._room.release(held, due, notes)
@@ -330,7 +338,7 @@ class SpoolSource(Source):
         notes = decode_notes(held.notes if outcome.notes is None else outcome.notes)
         kind = str(held.data.get("type", ""))
         why = outcome.error or "it failed"
-        report = Report(held.name, why, kind, held.ticket.id, notes.starts, str(details.get("traceback", "")))
+        report = Report(held.name, why, kind, held.work_name.id, notes.starts, str(details.get("traceback", "")))
         return self._keep(held, report)
 
     def _learn_type(self, held: HeldFile, outcome: Outcome) -> None:
@@ -341,11 +349,11 @@ class SpoolSource(Source):
             with suppress(Exception):
                 held.data = parse(self._reread(held)).data
             type = held.data.get("type", UNREAD)
-        self.types[held.ticket.id] = str(type)
+        self.types[held.work_name.id] = str(type)
 
     def _look_after_all(self, held: HeldFile, now: float) -> bool:
         """A worker has not come to process it: it goes where it would have gone if we had looked first."""
-        self.types[held.ticket.id] = ""
+        self.types[held.work_name.id] = ""
         try:
             status = os.lstat(self._room.path(held))
         except FileNotFoundError:
@@ -402,20 +410,3 @@ class SpoolSource(Source):
         self._closed.set()
         self._watcher.close()
         self._closed.clear()
-
-
-def _is_passing(error: Exception) -> bool:
-    """Whether it is the trouble of the file system, not of the file."""
-    return isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
-
-
-def _no_file(mode: int) -> Unreadable:
-    return Unreadable(f"it is a {kind_of(mode)}; a job is a plain file")
-
-
-def _line(error: Exception) -> str:
-    return f"{error}" if isinstance(error, SkunkError) else f"{type(error).__name__}: {error}"
-
-
-def _trace(error: Exception) -> str:
-    return "" if isinstance(error, SkunkError) else traced(error)

@@ -19,6 +19,7 @@ from skunkqueue.policy import Raised
 from skunkqueue.run import CurrentRun
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.resolve import Callee, Resolver
+from skunkqueue.worker.hook import ShownResult
 
 MOST_TEXT = 20_000
 """Characters kept of a traceback."""
@@ -62,13 +63,6 @@ def _is_async(function: Any) -> bool:
     return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & 0x80)  # inspect.CO_COROUTINE
 
 
-class Told(NamedTuple):
-    """What a function of ours may return: a result, and the line of the log that is to be said of it."""
-
-    value: Any
-    text: bytes
-
-
 class Executor:
     """Everything about a run but how it is called; that is up to the kind of worker."""
 
@@ -95,7 +89,7 @@ class Executor:
     def returned(self, task: Task, call: Invocation, value: Any, began: float) -> bytes:
         """The frame for a value; a value that cannot be sent fails the run for good, for the work was done."""
         took = perf_counter() - began
-        value, text = value if type(value) is Told else (value, shown(value))
+        value, text = value if type(value) is ShownResult else (value, shown(value))
         try:
             data = codec.encode_value(value, codec.default_keys)
         except Exception as error:
@@ -103,7 +97,7 @@ class Executor:
         if len(data) > self.max_result:
             size = f"{len(data):,} bytes, at most {self.max_result:,} are taken (max_payload of the pool)"
             return self._unsendable(task, f"the result of {call.name} is too large: {size}", took)
-        return frames.done(task.number, ticks(), took, text, data)
+        return frames.done(task.number, ticks(), took, text.encode("utf-8", "replace"), data)
 
     def _unsendable(self, task: Task, message: str, took: float) -> bytes:
         return _raised_frame(task, Raised("PayloadError", message[:2000], final=True), took)
@@ -174,10 +168,10 @@ def _trace(error: BaseException) -> str:
 _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "")
 
 
-def shown(value: Any) -> bytes:
+def shown(value: Any) -> str:
     """The result as the log shows it: one short line."""
     try:
         text = repr(value) if type(value) in _SHORT else _repr.repr(value)
     except Exception as error:
         text = f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
-    return text[:200].replace("\n", " ").encode("utf-8", "replace")
+    return text[:200].replace("\n", " ")

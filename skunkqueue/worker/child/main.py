@@ -17,6 +17,7 @@ from skunkqueue.worker.child.execute import Executor
 from skunkqueue.worker.child.link import Ends, Link
 from skunkqueue.worker.child.resolve import Resolver
 from skunkqueue.worker.child.serial import Serial, SerialThread
+from skunkqueue.worker.hook import Hook
 
 
 def die_with(parent: int) -> None:
@@ -79,7 +80,12 @@ def main() -> None:
             # all workers of a pool, and its log, often write to the same.
             stream.reconfigure(line_buffering=True, write_through=False)
     link = Link(Ends(*setup["ends"]))
-    worker = make(link, setup)
+    try:
+        jobs = hooked(setup)
+    except BaseException as error:
+        say_broken(link, f"cannot call {setup['hook'][0]}: {type(error).__name__}: {error}")
+        return
+    worker = make(link, setup, jobs=jobs)
     signal.signal(signal.SIGURG, worker.on_signal)
     serve(link, worker, setup)
 
@@ -88,28 +94,32 @@ def serve(link: Link, worker: Any, setup: Mapping[str, Any]) -> None:
     """Import what is to be imported, and say so or what went wrong; then work until there is no more."""
     wrong = import_all(setup["imports"])
     if wrong is not None:
-        link.write(frames.plain(frames.BROKEN, 0, wrong.encode("utf-8", "replace")))
+        say_broken(link, wrong)
         return
     link.write(frames.plain(frames.READY, 0))
     worker.serve()
+
+
+def hooked(setup: Mapping[str, Any]) -> Mapping[str, Carried] | None:
+    """The jobs that this process knows by name, where the pool's source has a hook. Raises what that raises."""
+    if not setup.get("hook"):
+        return None
+    with while_importing():
+        return Hook.unpack(setup["hook"]).jobs()
+
+
+def say_broken(link: Link, why: str) -> None:
+    """This worker can never start, and nor can another."""
+    link.write(frames.plain(frames.BROKEN, 0, why.encode("utf-8", "replace")))
 
 
 def make(
     link: Link, setup: Mapping[str, Any], *, jobs: Mapping[str, Carried] | None = None, thread: bool = False
 ) -> Any:
     """The kind of worker that is asked for."""
-    executor = Executor(link.write, Resolver(jobs or _known_jobs(setup)), max_result=setup["max_result"])
+    executor = Executor(link.write, Resolver(jobs), max_result=setup["max_result"])
     if setup["concurrency"] > 1:
         from skunkqueue.worker.child.concurrent import Concurrent
 
         return Concurrent(link, executor, setup["concurrency"])
     return (SerialThread if thread else Serial)(link, executor)
-
-
-def _known_jobs(setup: Mapping[str, Any]) -> Mapping[str, Carried] | None:
-    """The jobs that a worker process knows by name from the start, where its pool says who gives them."""
-    if not setup.get("jobs"):
-        return None
-    module, _, name = setup["jobs"].partition(":")
-    known: Mapping[str, Carried] = getattr(importlib.import_module(module), name)(setup["shared"])
-    return known

@@ -13,6 +13,7 @@ from skunkqueue.errors import Corrupt
 from skunkqueue.policy import NONE, Died, Happening, Raised, Stopped, TimedOut, Unknown, admit, hand_back, judge, mark
 from skunkqueue.worker import frames
 from skunkqueue.worker.pool.log import Log
+from skunkqueue.worker.pool.log_entry import ERROR, INFO, WARNING, LogEntry
 from skunkqueue.worker.pool.slot import Held, Slot
 
 MOST_ID: Final = 255
@@ -26,17 +27,17 @@ class Completer:
         self._log = log
         self._patience = patience
         self.outcomes: list[tuple[Claim, Outcome]] = []
-        self.reports: list[str] = []
+        self.reports: list[LogEntry | None] = []
         self._progress: dict[tuple[str, str], int] = {}  # where among the outcomes the last one of a claim is
 
-    def take(self) -> tuple[list[tuple[Claim, Outcome]], list[str]]:
-        """What has gathered: outcomes and, in the same order, their lines."""
+    def take(self) -> tuple[list[tuple[Claim, Outcome]], list[LogEntry | None]]:
+        """What has gathered: outcomes and, in the same order, their reports."""
         outcomes, self.outcomes = self.outcomes, []
         reports, self.reports = self.reports, []
         self._progress.clear()
         return outcomes, reports
 
-    def note(self, claim: Claim, outcome: Outcome, report: str = "") -> None:
+    def note(self, claim: Claim, outcome: Outcome, report: LogEntry | None = None) -> None:
         self.outcomes.append((claim, outcome))
         self.reports.append(report)
 
@@ -72,20 +73,21 @@ class Completer:
     def hand_back(self, worker: Slot, many: Sequence[Held]) -> None:
         """What was not started goes back with no attempt spent."""
         for held in many:
-            report = f"{worker.label} handed back {held.claim.id} {held.name}, not started"
-            self.note(held.claim, hand_back(held.notes, marked=held.careful), report)
+            outcome = hand_back(held.notes, marked=held.careful)
+            self.note(held.claim, outcome, told(worker, "handed back", held.claim, held.name, ", not started"))
 
     def judge(self, worker: Slot, held: Held, what: Happening, took: float) -> bool:
         """Judge what happened to a run; False where it is no longer ours to judge."""
         spent = f"after {took * 1000:.2f} ms"
         if held.cause in ("cancel", "lost"):
-            claim = held.claim
-            self._log.say(f"{worker.label} stopped {claim.id} {held.name} {spent}: its lease was taken away")
+            text = f" {spent}: its lease was taken away"
+            self._log.say_all([told(worker, "stopped", held.claim, held.name, text, took=took)])
             return False
         outcome = judge(what, held.seal, held.notes, now=self._clock.now(), patience=self._patience)
-        self._conclude(worker, held.claim, held.name, outcome, spent)
-        if isinstance(what, Raised) and what.traceback and (outcome.kind == "failed" or self._log.verbose):
-            self.reports[-1] += "\n" + what.traceback.rstrip()
+        traceback = ""
+        if isinstance(what, Raised) and (outcome.kind == "failed" or self._log.verbose):
+            traceback = what.traceback
+        self._conclude(worker, held.claim, held.name, outcome, spent, took=took, traceback=traceback)
         return True
 
     def judge_death(self, worker: Slot, held: Held, how: str, alone: bool, killed: bool) -> bool:
@@ -96,15 +98,55 @@ class Completer:
         # Where this pool killed it, an innocent neighbour died with the run that was meant.
         return self.judge(worker, held, Stopped() if killed else Died(how, alone), took)
 
-    def _conclude(self, worker: Slot, claim: Claim, name: str, outcome: Outcome, spent: str) -> None:
+    def _conclude(
+        self,
+        worker: Slot,
+        claim: Claim,
+        name: str,
+        outcome: Outcome,
+        spent: str,
+        *,
+        took: float | None = None,
+        traceback: str = "",
+    ) -> None:
+        error = outcome.error or ""
         if outcome.kind == "failed":
-            line = f"failed {claim.id} {name} {spent}: {outcome.error}"
+            what, text, level = "failed", f" {spent}: {error}", ERROR
         elif outcome.kind == "again":
             wait = "" if outcome.due is None else f" in {max(0.0, outcome.due - self._clock.now()):.1f} s"
-            line = f"retries {claim.id} {name}{wait} {spent}: {outcome.error}"
+            what, text, level = "retries", f"{wait} {spent}: {error}", WARNING
         else:
-            line = f"handed back {claim.id} {name} {spent}"
-        self.note(claim, outcome, f"{worker.label} {line}")
+            what, text, level, error = "handed back", f" {spent}", INFO, ""
+        report = told(worker, what, claim, name, text, took=took, error=error, traceback=traceback, level=level)
+        self.note(claim, outcome, report)
+
+
+def told(
+    worker: Slot,
+    what: str,
+    claim: Claim,
+    name: str,
+    text: str = "",
+    *,
+    took: float | None = None,
+    error: str = "",
+    traceback: str = "",
+    level: int = INFO,
+) -> LogEntry:
+    """What is said of a run; ``text`` ends the sentence that the other fields begin."""
+    id = claim.envelope.id
+    return LogEntry(what, worker.label, id, name, took, text, id, error, traceback, level)
+
+
+def taken(worker: Slot, held: Held) -> LogEntry:
+    """What is said of a claim that a worker is given."""
+    id = held.claim[0][0]
+    return tuple.__new__(LogEntry, ("took", worker.label, id, held.name, None, "", id, "", "", INFO))
+
+
+def refused(claim: Claim, report: LogEntry | None) -> LogEntry:
+    """What is said of a run whose outcome the source did not take."""
+    return (report or LogEntry(run=claim.id, text=claim.id)).refused()
 
 
 def check_id(id: str) -> None:
@@ -138,6 +180,7 @@ class Reader:
         """Take in whole frames, which start there in the data."""
         count, total = 0, 0.0
         outcomes, reports = self._completer.outcomes, self._completer.reports
+        label, entry = worker.label, tuple.__new__  # what NamedTuple does, without the call
         for start in starts:
             length, kind, number = frames.HEAD.unpack_from(data, start)
             if kind != frames.DONE:
@@ -155,7 +198,8 @@ class Reader:
             middle = start + frames.DONE_HEAD.size + size
             text = data[middle - size : middle].decode("utf-8", "replace")
             outcomes.append((held.claim, Outcome("complete", data[middle : start + 4 + length])))
-            reports.append(f"{worker.label} finished {held.claim[0][0]} {held.name} in {took * 1000:.2f} ms: {text}")
+            id = held.claim[0][0]
+            reports.append(entry(LogEntry, ("finished", label, id, held.name, took, text, id, "", "", INFO)))
         if count:
             worker.learn(count, total)
 

@@ -13,12 +13,13 @@ from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
 from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Channel, Source, worker_key
-from skunkqueue.worker.pool.completer import Completer, Reader
+from skunkqueue.worker.pool.completer import Completer, Reader, refused, taken, told
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.fetcher import Fetcher
 from skunkqueue.worker.pool.heartbeat import Beaten, Heartbeat
 from skunkqueue.worker.pool.listener import Listener
 from skunkqueue.worker.pool.log import Log
+from skunkqueue.worker.pool.log_entry import ERROR, INFO, WARNING
 from skunkqueue.worker.pool.process import Guard, Process, Thread
 from skunkqueue.worker.pool.settings import Settings, describe, make_workers
 from skunkqueue.worker.pool.slot import Held, Slot
@@ -111,7 +112,8 @@ class Engine:
     def _open(self) -> None:
         settings = self.settings
         routes = ", ".join(settings.routes)
-        self._say(f"pool {settings.name} of queue {settings.queue} on {self._source.url} serves {routes}")
+        sentence = f"pool {settings.name} of queue {settings.queue} on {self._source.url} serves {routes}"
+        self._log.say(sentence, what="started")
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._guard = None if settings.in_process else Guard()
@@ -205,7 +207,7 @@ class Engine:
             else:
                 self._reader.take_in(worker, *said)
         except Exception as error:  # its job has written into our pipe
-            self._say(f"{worker.label} is killed: what it says cannot be read ({type(error).__name__}: {error})")
+            self._say_of(worker, "killed", f"is killed: what it says cannot be read ({_named(error)})", ERROR)
             worker.body.kill()
             self._died(worker)
 
@@ -220,7 +222,7 @@ class Engine:
         try:
             self._reader.take_in(worker, *worker.last_words())
         except Exception as error:
-            self._say(f"{worker.label} left what cannot be read ({type(error).__name__}: {error})")
+            self._say_of(worker, "unread", f"left what cannot be read ({_named(error)})", ERROR)
         came_up, leaving, killed = worker.ready, worker.leaving, worker.killed
         how, running, back = worker.buried()
         self._completer.hand_back(worker, back)
@@ -231,8 +233,10 @@ class Engine:
             worker.done = True
         elif not came_up:
             worker.start_later()
-        how = "stopped" if leaving and not running else f"died ({how})"
-        self._say(f"{worker.label} {how}")
+        if leaving and not running:
+            self._say_of(worker, "stopped", "stopped")
+        else:
+            self._say_of(worker, "died", f"died ({how})", ERROR)
 
     # 3. obey signals, orders and deadlines
 
@@ -244,7 +248,8 @@ class Engine:
         if level == self._obeyed:
             return
         if not self._obeyed:
-            self._say("pool stops: " + {GENTLE: "what runs may finish", ROUGH: "at once", KILL: "at once"}[level])
+            how = {GENTLE: "what runs may finish", ROUGH: "at once", KILL: "at once"}[level]
+            self._log.say(f"pool stops: {how}", what="stops")
             self._leave()
         if level == KILL:
             if self._give_up_at < FOREVER:
@@ -287,9 +292,8 @@ class Engine:
             worker.interrupt(held, "stop", self.settings.kill_after)
         if held.kill_at:
             if now >= held.kill_at and not worker.killed:
-                self._say(
-                    f"{worker.label} is killed: {held.claim.id} {held.name} does not come back from being interrupted"
-                )
+                text = " does not come back from being interrupted"
+                self._log.say_all([told(worker, "killed", held.claim, held.name, text, level=WARNING)])
                 self._kill_worker(worker)
         elif timeout is not None and held.since and now >= held.since + timeout:
             worker.interrupt(held, "timeout", self.settings.kill_after)
@@ -322,7 +326,7 @@ class Engine:
 
     def _beaten(self, beaten: Beaten) -> None:
         for warning in beaten.warnings:
-            self._say(f"warning: {warning}")
+            self._log.say(f"warning: {warning}", level=WARNING)
         if beaten.until is not None:
             lost = {(claim.id, claim.token) for claim in beaten.asked if claim.id not in beaten.held}
             if lost:
@@ -360,7 +364,8 @@ class Engine:
                 continue
             worker.recalled.extend(worker.recall())
             for held in worker.drop(lost):
-                self._say(f"{worker.label} let go of {held.claim.id} {held.name}: its lease was taken away")
+                text = ": its lease was taken away"
+                self._log.say_all([told(worker, "dropped", held.claim, held.name, text, level=WARNING)])
                 self._fetcher.call()
             for held in list(worker.held.values()):
                 if (held.claim.id, held.claim.token) in lost:
@@ -404,8 +409,7 @@ class Engine:
             "concurrency": settings.concurrency,
             "max_result": settings.max_payload,
             "imports": list(settings.imports),
-            "jobs": settings.jobs_from,
-            "shared": settings.shared,
+            "hook": settings.hook and settings.hook.packed(),
         }
         try:
             if self._guard is None:
@@ -414,13 +418,13 @@ class Engine:
                 body = Process(setup, {"SKUNKQUEUE_POOL_URL": settings.url}, self._guard, self._horizon)
         except OSError as error:
             worker.start_later()
-            self._say(f"{worker.label} cannot be started ({error}); trying again")
+            self._say_of(worker, "not started", f"cannot be started ({error}); trying again", ERROR)
             return
         worker.body = body
         self._selector.register(body.pipes.from_worker, selectors.EVENT_READ, lambda: self._hear(worker))
         if body.death >= 0:
             self._selector.register(body.death, selectors.EVENT_READ, lambda: self._died(worker))
-        self._say(f"{worker.label} started, process {body.pid}")
+        self._say_of(worker, "started", f"started, process {body.pid}")
 
     def _watch_room(self, worker: Slot) -> None:
         """A pipe is full: write on when there is room."""
@@ -488,7 +492,7 @@ class Engine:
             if claim.id in taken:
                 self._log.say_all([report])
             else:
-                self._say(f"refused: {report or claim.id} (its lease was taken away meanwhile; nothing was written)")
+                self._log.say_all([refused(claim, report)])
 
     def _hear_of_marks(self, delivery: Delivery) -> None:
         if all(worker.marking is None for worker in self._workers):
@@ -534,8 +538,7 @@ class Engine:
             worker.recalled += batch  # to be handed out when it is known that the leases hold
         else:
             worker.hand(batch)
-        label = worker.label
-        self._log.say_all([f"{label} took {held.claim.envelope.id} {held.name}" for held in batch])
+        self._log.say_all([taken(worker, held) for held in batch])
 
     def _drop_older(self, claim: Claim) -> None:
         """A run that this very pool still holds under an older token has been lost, and is now held anew."""
@@ -547,10 +550,11 @@ class Engine:
     def _tell_of_trouble(self) -> None:
         away = self._exchanger.away
         if away is not None and not self._was_away:
-            what = str(away) if isinstance(away, StoreError) else f"{type(away).__name__}: {away}"
-            self._say(f"the store is away, trying again until it is back: {what}")
+            what = str(away) if isinstance(away, StoreError) else _named(away)
+            sentence = f"the store is away, trying again until it is back: {what}"
+            self._log.say(sentence, what="store away", level=WARNING, error=what)
         elif away is None and self._was_away:
-            self._say("the store is back")
+            self._log.say("the store is back", what="store back")
             self._beat_at = 0.0
         self._was_away = away is not None
 
@@ -586,7 +590,8 @@ class Engine:
         self._attend()
         if not self._exchanger.close(0.5):
             if self._exchanger.owes:
-                self._say("gave up on the store: what it did not hear of will be run again when the leases end")
+                sentence = "gave up on the store: what it did not hear of will be run again when the leases end"
+                self._log.say(sentence, what="gave up", level=ERROR)
         else:
             self._heartbeat.stop()
         for worker in self._workers:
@@ -599,7 +604,7 @@ class Engine:
         os.close(self._wake)
         end, self._poke_end = self._poke_end, -1
         os.close(end)
-        self._say(f"pool {self.settings.name} stopped")
+        self._log.say(f"pool {self.settings.name} stopped", what="stopped")
         self._log.flush()
 
     def _call_back(self) -> None:
@@ -620,9 +625,13 @@ class Engine:
         elif ticks() >= self._write_at:
             self._log.flush()
 
-    def _say(self, line: str) -> None:
-        self._log.say(line)
+    def _say_of(self, worker: Slot, what: str, text: str, level: int = INFO) -> None:
+        self._log.say(f"{worker.label} {text}", what=what, worker=worker.label, level=level)
 
     def _about(self, worker: Slot) -> Callable[[], str]:
         """What a worker says of itself, as JSON."""
         return lambda: describe(self.settings, worker)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Want
 from skunkqueue.persistence import Channel, Source
+from skunkqueue.worker.pool.log_entry import LogEntry
 
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
@@ -60,7 +61,7 @@ class Load(NamedTuple):
     """What goes with one exchange."""
 
     outcomes: Outcomes
-    reports: list[str]
+    reports: list[LogEntry | None]
     wants: list[Want]
 
     def __bool__(self) -> bool:
@@ -74,7 +75,7 @@ class Delivery(NamedTuple):
     """
 
     outcomes: Outcomes
-    reports: list[str]
+    reports: list[LogEntry | None]
     wants: list[Want]
     result: Exchange
     now: float
@@ -103,7 +104,7 @@ class Exchanger:
         self._state = threading.Condition()
         # what waits to be carried, and what came back
         self._outcomes: Outcomes = []
-        self._reports: list[str] = []
+        self._reports: list[LogEntry | None] = []
         self._wants: list[Want] = []
         self._doubtful: list[Want] = []  # were asked for, and nobody knows what became of them
         self._errands: list[Callable[[], None]] = []
@@ -171,7 +172,7 @@ class Exchanger:
         late_at = self._overdue_at if self._exchange is Exchanging.CHANNEL else FOREVER
         return min(late_at, self._watch_overdue_at) if self._watch is Watching.CHANNEL else late_at
 
-    def carry(self, outcomes: Outcomes, reports: Sequence[str], wants: list[Want]) -> None:
+    def carry(self, outcomes: Outcomes, reports: Sequence[LogEntry | None], wants: list[Want]) -> None:
         """Have these carried, and give the reports back with them.
 
         Wants are given only when ``free``, so that nothing is claimed twice over.

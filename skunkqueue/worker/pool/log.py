@@ -13,11 +13,15 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, TextIO
 from weakref import WeakSet
 
-from skunkqueue.worker.pool.log_output import Outlet, ToLogger, forget_streams, to_stream
+from skunkqueue.errors import WrongCall
+from skunkqueue.worker.pool.log_entry import FORMATS, INFO, WARNING, Batch, LogEntry
+from skunkqueue.worker.pool.log_output import STAMPED, ToLogger, ToStream, forget_streams, to_stream
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -36,28 +40,44 @@ LONGEST: Final = 5000
 """Slices that it waits for one that takes a little now and then."""
 
 
+_TEXT: Final = itemgetter(LogEntry._fields.index("text"))
+_TRACE: Final = itemgetter(LogEntry._fields.index("traceback"))
+
+
 class Log:
     """Writes to the logger ``skunkqueue.worker`` where the program has set up logging, else to a stream.
 
-    Any thread may say something. Nobody but ``close`` waits for what a log is written to.
+    ``format`` is ``text``, or ``json`` for a document a line, which always goes to a stream. ``rewrite`` is given each
+    entry before it is noted, and gives what is to be noted in its place, if anything. Any thread may say something.
+    Nobody but ``close`` waits for what a log is written to. Raises WrongCall for a format that there is not.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        verbose: bool = False,
+        format: str = "text",
+        rewrite: Callable[[LogEntry], LogEntry | None] | None = None,
+    ) -> None:
+        if format not in FORMATS:
+            raise WrongCall(f"the format of a log is {' or '.join(FORMATS)}, got {format!r}")
         self._stream = stream
-        self._stamped = (-1, "")
+        self._format = FORMATS[format]()
+        self._rewrite = rewrite
         self.verbose = verbose
-        logger = _logger() if stream is None else None
+        logger = _logger() if stream is None and format == "text" else None
         self._logger = None if logger is None else ToLogger(logger)
         self._begin()
         _logs.add(self)
 
     def _begin(self) -> None:
         """Nothing said, nobody writing."""
-        self._lines: list[str] = []
-        self._size = 0  # of the lines; near enough, where several say something at once
+        self._said: list[Batch] = []
+        self._count = self._size = 0  # of it; near enough, where several say something at once
         self._dropped = 0
         self._moved = self._seen = 0  # how often something was taken
-        self._outlet: Outlet | None = None
+        self._outlet: ToStream | None = None
         self._pen = threading.Lock()  # held by the thread that writes: never waited for, as signals may come between
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._awake = False  # whether the thread is sure to look again by itself
@@ -66,43 +86,41 @@ class Log:
 
     # saying
 
-    def stamp(self) -> str:
-        """The local time to the millisecond, as every line opens with it."""
-        now = time.time()
-        second, text = self._stamped
-        if int(now) != second:
-            second = int(now)
-            text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-            self._stamped = second, text
-        return f"{text}.{int((now - second) * 1000):03d}"
+    def say(
+        self, text: str, *, what: str = "", worker: str = "", level: int = INFO, error: str = "", traceback: str = ""
+    ) -> None:
+        """Note one sentence, to be written with the next batch."""
+        self.say_all([LogEntry(what, worker, text=text, error=error, traceback=traceback, level=level)])
 
-    def say(self, line: str) -> None:
-        """Note one line, to be written with the next batch."""
-        self._gather([f"{self.stamp()} {line}\n"])
+    def say_all(self, entries: Sequence[LogEntry | None]) -> None:
+        """Note many entries that happened together; of None nothing is said."""
+        rewrite = self._rewrite
+        found = [entry for entry in entries if entry is not None]
+        if rewrite is not None:
+            found = [new for entry in found if (new := rewrite(entry)) is not None]
+        self._gather(found)
 
-    def say_all(self, lines: list[str]) -> None:
-        """Note many lines that happened together."""
-        stamp = self.stamp()
-        self._gather([f"{stamp} {line}\n" for line in lines if line])
-
-    def _gather(self, lines: list[str]) -> None:
-        if len(self._lines) >= MOST_LINES or self._size >= MOST_SIZE:
-            self._dropped += len(lines)
-            return
-        self._size += sum(map(len, lines))
-        self._lines.extend(lines)
+    def _gather(self, entries: list[LogEntry]) -> None:
+        if self._count >= MOST_LINES or self._size >= MOST_SIZE:
+            self._dropped += len(entries)
+        elif entries:
+            self._count += len(entries)
+            self._size += (
+                STAMPED * len(entries) + sum(map(len, map(_TEXT, entries))) + sum(map(len, map(_TRACE, entries)))
+            )
+            self._said.append((time.time(), entries))
 
     @property
     def waits(self) -> bool:
         """Whether something was said that nobody writes before ``flush``."""
-        return bool(self._lines) and not self._awake
+        return bool(self._said) and not self._awake
 
     def flush(self) -> None:
         """Have what has gathered written: at once where nothing was for a while, else with the next batch."""
-        if self._lines and not self._awake:
+        if self._said and not self._awake:
             self._awake = True
             self._rouse()
-        elif self._logger is not None and len(self._lines) > MOST_LINES // 2:
+        elif self._logger is not None and self._count > MOST_LINES // 2:
             self._let_logging_catch_up()
 
     def _let_logging_catch_up(self) -> None:
@@ -137,7 +155,7 @@ class Log:
         """Wake the thread, or start it where there is none and something to write."""
         if not self._pen.acquire(blocking=False):
             self._bell.put(None)
-        elif self._lines:
+        elif self._said:
             self._start()
         else:
             self._put_down()
@@ -154,13 +172,13 @@ class Log:
             self._awake = True
             self._write()
             self._rest(PACE)
-            if not self._lines:
+            if not self._said:
                 self._awake = False
-                if not self._lines:  # what was said until then has roused nobody
+                if not self._said:  # what was said until then has roused nobody
                     self._rest(None)
         self._write()
         self._put_down()
-        if self._lines:  # what was said until then has started nobody
+        if self._said:  # what was said until then has started nobody
             self._rouse()
 
     def _put_down(self) -> None:
@@ -176,30 +194,29 @@ class Log:
 
     def _write(self) -> None:
         """Write what has gathered. A log that cannot be written stops nothing."""
-        if not self._lines:
+        if not self._said:
             return
-        count = len(self._lines)
-        lines = self._lines[:count]
-        del self._lines[:count]
-        self._size = 0
+        count = len(self._said)
+        batches = self._said[:count]
+        del self._said[:count]
+        self._count = self._size = 0
         dropped, self._dropped = self._dropped, 0
         if dropped:
             what = "1 line was" if dropped == 1 else f"{dropped} lines were"
-            lines.append(f"{self.stamp()} {what} dropped here: the log could not be written for too long\n")
-        try:
-            outlet = self._find_outlet()
-            if outlet is not None:
-                outlet.write(lines, self._has_moved)
-        except Exception:  # whatever others have put in the place of stderr
-            return
+            sentence = f"{what} dropped here: the log could not be written for too long"
+            batches.append((time.time(), [LogEntry(text=sentence, level=WARNING)]))
+        with contextlib.suppress(Exception):  # whatever others have put in the place of stderr
+            self._write_all(batches)
 
-    def _find_outlet(self) -> Outlet | None:
-        """Where it goes now: the program may have put something else in the place of stderr."""
+    def _write_all(self, batches: Sequence[Batch]) -> None:
         if self._logger is not None:
-            return self._logger
+            self._logger.write(batches, self._has_moved)
+            return
+        # The program may have put something else in the place of stderr.
         stream = sys.stderr if self._stream is None else self._stream
         self._outlet = None if stream is None else to_stream(stream)
-        return self._outlet
+        if self._outlet is not None:
+            self._outlet.write(self._format(batches), self._has_moved)
 
     def _has_moved(self) -> None:
         self._moved += 1

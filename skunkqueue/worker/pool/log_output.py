@@ -11,11 +11,13 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 from weakref import WeakValueDictionary
 
+from skunkqueue.worker.pool.log_entry import Batch, LogEntry
+
 if TYPE_CHECKING:
-    from logging import Logger
+    from logging import Logger, LogRecord
 
 GROUP: Final = 2000
 """Lines that are put together at a time: one call, and what is known of how far the writing has come."""
@@ -24,23 +26,27 @@ STAMPED: Final = 24
 BREATH: Final = 0.005
 
 
-class Outlet(Protocol):
-    """Takes lines; ``moved`` is called whenever some have been taken. Raises whatever comes in the way."""
-
-    def write(self, lines: Sequence[str], moved: Callable[[], None]) -> None: ...
-
-
 class ToLogger:
-    """To a logger, line by line. A handler that raises costs that line."""
+    """To a logger, entry by entry, with its level and its fields. A handler that raises costs that line."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
 
-    def write(self, lines: Sequence[str], moved: Callable[[], None]) -> None:
-        for line in lines:
+    def write(self, batches: Sequence[Batch], moved: Callable[[], None]) -> None:
+        """``moved`` is called whenever some have been taken."""
+        for when, entry in ((when, entry) for when, entries in batches for entry in entries):
             with contextlib.suppress(Exception, SystemExit):
-                self._logger.info("%s", line[STAMPED:-1])
+                if self._logger.isEnabledFor(entry.level):
+                    self._logger.handle(self._record(when, entry))
             moved()
+
+    def _record(self, when: float, entry: LogEntry) -> LogRecord:
+        args = (entry.message + entry.trace,)
+        record = self._logger.makeRecord(self._logger.name, entry.level, __file__, 0, "%s", args, None)
+        record.created, record.msecs = when, int(when % 1 * 1000)
+        for name, value in entry.fields().items():
+            record.__dict__.setdefault(name, value)  # the program's own record factory may know the name too
+        return record
 
 
 class ToStream:
@@ -57,6 +63,7 @@ class ToStream:
         self._encoder: codecs.IncrementalEncoder | None = None
 
     def write(self, lines: Sequence[str], moved: Callable[[], None]) -> None:
+        """``moved`` is called whenever some have been taken. Raises whatever comes in the way."""
         with self._turn, _way_past(self._stream) as way:
             for start in range(0, len(lines), GROUP):
                 text = "".join(lines[start : start + GROUP])

@@ -29,7 +29,9 @@ Duration = float | timedelta
 class Pool:
     """Workers on any source: starts the engine on a thread of its own, answers signals, waits for the end.
 
-    Entering it (``with``) starts the workers; leaving is gentle.
+    Entering it (``with``) starts the workers; leaving is gentle. This is what a source of another kind than a store is
+    served by; docs/sources.md tells how. ``clock`` is the source's, ``log`` takes a line for all that happens. The pool
+    closes neither the source nor the log for good: both may serve again.
     """
 
     def __init__(self, source: Source, clock: Clock, settings: Settings, log: Log) -> None:
@@ -79,6 +81,26 @@ class Pool:
         """Stop roughly: the current jobs are interrupted, and go back with no attempt spent. Returns at once."""
         self._stop(ROUGH)
 
+    def join(self) -> None:
+        """Wait until the workers have ended. From any thread; a job must not wait for its own pool."""
+        # In slices: a signal that comes just before the wait begins is only answered when the wait is over.
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(0.5)
+
+    def raise_failure(self) -> None:
+        """Raise what has ended the workers, if they did not end well; once."""
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise trouble
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Answer a signal, as its handler does: the first is gentle or rough by its kind, a second makes it rough, a
+        third kills."""
+        self._signals += 1
+        first = ROUGH if signal.Signals(number).name in ROUGH_SIGNALS else GENTLE
+        self._wished = max(first, min(self._signals, KILL))
+        self._stop(self._wished)
+
     @property
     def running(self) -> bool:
         """Whether the workers are there."""
@@ -92,10 +114,10 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop(GENTLE if kind is None or issubclass(kind, Exception) else ROUGH)
-        self._join()
+        self.join()
         self._released()
         if kind is None:
-            self._raise_trouble()
+            self.raise_failure()
 
     # behind them
 
@@ -103,11 +125,11 @@ class Pool:
         caught = self._catch_signals()  # first, so that there is no moment at which one kills
         try:
             self.start(burst=burst)
-            self._join()
+            self.join()
         finally:
             give_back(caught)
             self._signals = self._wished = 0
-        self._raise_trouble()
+        self.raise_failure()
 
     def _released(self) -> None:
         """After the ``with``: let go of what this pool alone has opened."""
@@ -127,27 +149,10 @@ class Pool:
         if self._engine is not None:
             self._engine.stop(level)
 
-    def _join(self) -> None:
-        # In slices: a signal that comes just before the wait begins is only answered when the wait is over.
-        while self._thread is not None and self._thread.is_alive():
-            self._thread.join(0.5)
-
-    def _raise_trouble(self) -> None:
-        trouble, self._trouble = self._trouble, None
-        if trouble is not None:
-            raise trouble
-
     def _catch_signals(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():
             return {}
-        return catch(self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """The first is gentle or rough by its kind, a second makes it rough, a third kills."""
-        self._signals += 1
-        first = ROUGH if signal.Signals(number).name in ROUGH_SIGNALS else GENTLE
-        self._wished = max(first, min(self._signals, KILL))
-        self._stop(self._wished)
+        return catch(self.on_signal)
 
 
 class WorkerPool(Pool):
@@ -159,7 +164,7 @@ class WorkerPool(Pool):
     killed, ``grace`` how long a gentle stop waits before it turns rough (None: as long as the jobs take). ``max_runs``
     renews a worker process after so many runs. With ``in_process`` workers are threads of this process. ``imports`` are
     modules that workers import when they start. ``log`` is a text stream; by default stderr, or the logger
-    ``skunkqueue.worker`` where logging has been set up.
+    ``skunkqueue.worker`` where logging has been set up; with ``log_format="json"`` it is a JSON document a line.
 
     Raises WrongCall for options that cannot be right.
     """
@@ -182,6 +187,7 @@ class WorkerPool(Pool):
         imports: str | Sequence[str] = (),
         max_payload: int | None = None,
         log: TextIO | None = None,
+        log_format: str = "text",
         verbose: bool = False,
     ) -> None:
         self._owns_queue = not isinstance(queue, SkunkQueue)
@@ -203,7 +209,7 @@ class WorkerPool(Pool):
             imports=(imports,) if isinstance(imports, str) else tuple(imports),
             url=self.queue.full_url,
         )
-        super().__init__(self.queue.store, self.queue.clock, settings, Log(log, verbose=verbose))
+        super().__init__(self.queue.store, self.queue.clock, settings, Log(log, verbose=verbose, format=log_format))
 
     def _released(self) -> None:
         if self._owns_queue:

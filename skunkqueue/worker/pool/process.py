@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from struct import pack_into
@@ -21,6 +20,7 @@ from skunkqueue.job import Carried
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.link import Ends, Link
 from skunkqueue.worker.child.main import make, serve
+from skunkqueue.worker.hook import Hook, shared_bytes
 
 _START = (
     "import os,sys;sys.path[:]=os.environ.pop('SKUNKQUEUE_PATH').split(os.pathsep);"
@@ -139,23 +139,13 @@ def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
     return ends
 
 
-def shared_bytes(size: int) -> int:
-    """A descriptor of memory to be shared. A file gets its bytes: a mapped hole kills where the disk is full."""
-    with contextlib.suppress(AttributeError, OSError):
-        fd = os.memfd_create("skunkqueue")
-        os.truncate(fd, size)
-        return fd
-    with tempfile.TemporaryFile(buffering=0) as file:
-        file.write(bytes(size))
-        return os.dup(file.fileno())
-
-
 class Process:
     """A worker in its own process, leading its own process group."""
 
     def __init__(self, setup: Mapping[str, Any], env: Mapping[str, str], guard: Guard, horizon: float) -> None:
         self.pipes = Pipes(horizon)
         ends = self.pipes.ends()
+        inherited = Hook.unpack(setup["hook"]).fds if setup.get("hook") else ()
         self._guard = guard
         child_env = {
             **os.environ,
@@ -166,7 +156,7 @@ class Process:
         try:
             self._popen = subprocess.Popen(
                 [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _START],  # type: ignore[attr-defined]
-                pass_fds=(*ends, *setup.get("shared", ())),
+                pass_fds=(*ends, *inherited),
                 stdin=subprocess.DEVNULL,
                 env=child_env,
                 process_group=0,

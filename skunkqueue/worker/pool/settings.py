@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from skunkqueue.job import Carried
+from skunkqueue.worker.hook import Hook
 from skunkqueue.worker.pool.slot import Slot
 
 HOST: Final = socket.gethostname()
@@ -32,9 +33,8 @@ class Settings:
     max_payload: int = 1 << 20
     imports: tuple[str, ...] = ()
     url: str = field(default="", repr=False)  # with its secrets, for jobs that fire
-    jobs: Mapping[str, Carried] = field(default_factory=dict)  # by name, for workers in this process
-    jobs_from: str = ""  # for worker processes: module:function that gives them, called with what they share
-    shared: tuple[int, ...] = ()  # descriptors that worker processes inherit
+    jobs: Mapping[str, Carried] = field(default_factory=dict)  # that workers in this process know by name
+    hook: Hook | None = None  # makes those that worker processes know
 
 
 def make_workers(settings: Settings) -> list[Slot]:

@@ -1,0 +1,155 @@
+"""What a pool's log is told: an entry has fields, from which a line for people or a JSON document is written."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, Protocol
+
+from skunkqueue.printable import printable, printable_lines
+
+DEBUG: Final = 10
+INFO: Final = 20
+WARNING: Final = 30
+ERROR: Final = 40
+"""The levels of ``logging``, which need not be loaded for them."""
+
+LEVELS: Final[Mapping[int, str]] = {DEBUG: "DEBUG", INFO: "INFO", WARNING: "WARNING", ERROR: "ERROR"}
+
+_PHRASES: Final[Mapping[str, str]] = {"dropped": "let go of", "killed": "is killed:"}
+"""How a line says what an entry says by one word."""
+
+
+class LogEntry(NamedTuple):
+    """Something that happened. Nothing in it need be fit for a terminal: that is seen to when it is written.
+
+    ``what`` is one word for programs: took, finished, failed, retries, started, died ... ``took`` are the seconds that
+    the run ran. Where ``subject`` names the run (its id, or what its source calls it), the line is made of the fields
+    and ends with ``text``: the result of a run that finished, else the rest of the sentence. Without, ``text`` is the
+    whole sentence.
+    """
+
+    what: str = ""
+    worker: str = ""
+    run: str = ""
+    job: str = ""
+    took: float | None = None
+    text: str = ""
+    subject: str = ""
+    error: str = ""
+    traceback: str = ""
+    level: int = INFO
+
+    @property
+    def message(self) -> str:
+        """The line without its time and its traceback, fit for a log and a terminal."""
+        return printable(_sentences("", [self])[0])
+
+    @property
+    def trace(self) -> str:
+        """The traceback fit for them, behind a line; indented, so that none of its lines is taken for one of ours."""
+        if not self.traceback:
+            return ""
+        return "".join(f"\n    {line}" for line in printable_lines(self.traceback.rstrip()))
+
+    def fields(self) -> dict[str, Any]:
+        """Those that say something, as they are: for programs."""
+        found = {name: value for name in FIELDS if (value := getattr(self, name)) not in ("", None)}
+        if self.subject == self.run:
+            found.pop("subject", None)
+        return found
+
+    def refused(self) -> LogEntry:
+        """What becomes of it where the source did not take its outcome."""
+        sentence = f"refused: {self.message} (its lease was taken away meanwhile; nothing was written)"
+        return self._replace(what="refused", text=sentence, subject="", traceback="", level=WARNING)
+
+
+def _sentences(opening: str, entries: Sequence[LogEntry], end: str = "") -> list[str]:
+    """The line of each, as it comes; of very many runs, so all in one go."""
+    lines = []
+    for what, worker, _, job, took, text, subject, _, _, _ in entries:
+        if not subject:
+            lines.append(f"{opening}{text}{end}")
+        elif took is not None and what == "finished":
+            lines.append(f"{opening}{worker} finished {subject} {job} in {took * 1000:.2f} ms: {text}{end}")
+        else:
+            lines.append(f"{opening}{worker} {_PHRASES.get(what, what)} {subject} {job}{text}{end}")
+    return lines
+
+
+FIELDS: Final = ("what", "run", "job", "worker", "subject", "took", "error", "traceback")
+
+
+Batch = tuple[float, Sequence[LogEntry]]
+"""What was said at one time (seconds since the epoch)."""
+
+
+class Format(Protocol):
+    """Makes of entries the texts that a stream is given, line ends included."""
+
+    def __call__(self, batches: Sequence[Batch]) -> list[str]: ...
+
+
+class TextFormat:
+    """Lines for people, which open with the local time to the millisecond; a traceback stands below its line."""
+
+    def __init__(self) -> None:
+        self._time = _LocalTime("%Y-%m-%d %H:%M:%S")
+
+    def __call__(self, batches: Sequence[Batch]) -> list[str]:
+        return [line for when, entries in batches for line in self._lines(self._time(when), entries)]
+
+    def _lines(self, stamp: str, entries: Sequence[LogEntry]) -> list[str]:
+        lines = _sentences(f"{stamp} ", entries, "\n")
+        if _are_fit(lines) and not any(map(_TRACEBACK, entries)):
+            return lines
+        return [f"{stamp} {entry.message}{entry.trace}\n" for entry in entries]
+
+
+class JsonFormat:
+    """A JSON document a line: time (ISO 8601, with the offset), level, message, and the fields of the entry."""
+
+    def __init__(self) -> None:
+        self._time = _LocalTime("%Y-%m-%dT%H:%M:%S")
+
+    def __call__(self, batches: Sequence[Batch]) -> list[str]:
+        return [self._line(when, entry) for when, entries in batches for entry in entries]
+
+    def _line(self, when: float, entry: LogEntry) -> str:
+        moment = self._time(when) + self._time.offset
+        document = {"time": moment, "level": LEVELS[entry.level], "message": entry.message, **entry.fields()}
+        return json.dumps(document) + "\n"
+
+
+FORMATS: Final[Mapping[str, type[TextFormat] | type[JsonFormat]]] = {"text": TextFormat, "json": JsonFormat}
+
+_TRACEBACK: Final = itemgetter(LogEntry._fields.index("traceback"))
+_PRINTABLE: Final = bytes(range(32, 127))
+
+
+def _are_fit(lines: Sequence[str]) -> bool:
+    """A quick look at many lines at once: whether they are ASCII and have nothing in them but what can be printed."""
+    text = "".join(lines)
+    return text.isascii() and len(text.encode().translate(None, _PRINTABLE)) == len(lines)
+
+
+class _LocalTime:
+    """The local time to the millisecond. What a second's times have in common is made once."""
+
+    def __init__(self, form: str) -> None:
+        self._form = form
+        self._second = -1
+        self._text = ""
+        self.offset = ""  # from UTC, at that time
+
+    def __call__(self, when: float) -> str:
+        second = int(when)
+        if second != self._second:
+            there = time.localtime(second)
+            self._second, self._text = second, time.strftime(self._form, there)
+            offset = time.strftime("%z", there)
+            self.offset = f"{offset[:3]}:{offset[3:]}"
+        return f"{self._text}.{int((when - second) * 1000):03d}"
