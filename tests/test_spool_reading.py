@@ -311,7 +311,7 @@ def test_a_worker_killed_while_it_processes_costs_only_that_file_an_attempt(jobs
     with working(jobs) as hermes:
         until(lambda: marks(jobs, "hit"))
         hermes.register({"slow": spool_tasks.note})
-        (worker,) = hermes._pool._engine._workers
+        (worker,) = hermes._pool._engine._slots
         os.kill(worker.body.pid, signal.SIGKILL)
         until(lambda: len(marks(jobs, "hit")) == 2)
         until_empty(jobs)

@@ -76,7 +76,7 @@ def pools(queue):
         def start(*routes, **options):
             pool = WorkerPool(queue, routes, in_process=True, lease=2 * NEVER, log=Said(), **options)
             stack.enter_context(pool)
-            until(lambda: all(worker.ready for worker in pool._engine._workers))
+            until(lambda: all(worker.ready for worker in pool._engine._slots))
             time.sleep(0.1)  # it looks, and begins to wait
             return pool
 

@@ -41,19 +41,19 @@ class Completer:
         self.outcomes.append((claim, outcome))
         self.reports.append(report)
 
-    def admit(self, worker: Slot, claim: Claim) -> Held | None:
+    def admit(self, slot: Slot, claim: Claim) -> Held | None:
         """Look at a new claim; None where its past or its bytes already decide its end."""
         try:
             head = peek_head(claim.envelope.body)
             check_id(claim.envelope.id)
         except Corrupt as error:
             outcome = judge(Raised("Corrupt", str(error), final=True), Seal(), NONE, now=self._clock.now())
-            self._conclude(worker, claim, "?", outcome, "unread")
+            self._conclude(slot, claim, "?", outcome, "unread")
             return None
         entry = admit(claim, head.seal)
         name = head.name or head.ref
         if entry.outcome is not None:
-            self._conclude(worker, claim, name, entry.outcome, "before it started")
+            self._conclude(slot, claim, name, entry.outcome, "before it started")
             return None
         return Held(claim, head.seal, entry.notes, name, entry.careful)
 
@@ -70,37 +70,37 @@ class Completer:
         """Have it marked as started in the store."""
         self.note(held.claim, mark(held.claim, held.notes))
 
-    def hand_back(self, worker: Slot, many: Sequence[Held]) -> None:
+    def hand_back(self, slot: Slot, many: Sequence[Held]) -> None:
         """What was not started goes back with no attempt spent."""
         for held in many:
             outcome = hand_back(held.notes, marked=held.careful)
-            self.note(held.claim, outcome, told(worker, "handed back", held.claim, held.name, ", not started"))
+            self.note(held.claim, outcome, told(slot, "handed back", held.claim, held.name, ", not started"))
 
-    def judge(self, worker: Slot, held: Held, what: Happening, took: float) -> bool:
+    def judge(self, slot: Slot, held: Held, what: Happening, took: float) -> bool:
         """Judge what happened to a run; False where it is no longer ours to judge."""
         spent = f"after {took * 1000:.2f} ms"
         if held.cause in ("cancel", "lost"):
             text = f" {spent}: its lease was taken away"
-            self._log.say_all([told(worker, "stopped", held.claim, held.name, text, took=took)])
+            self._log.say_all([told(slot, "stopped", held.claim, held.name, text, took=took)])
             return False
         outcome = judge(what, held.seal, held.notes, now=self._clock.now(), patience=self._patience)
         traceback = ""
         if isinstance(what, Raised) and (outcome.kind == "failed" or self._log.verbose):
             traceback = what.traceback
-        self._conclude(worker, held.claim, held.name, outcome, spent, took=took, traceback=traceback)
+        self._conclude(slot, held.claim, held.name, outcome, spent, took=took, traceback=traceback)
         return True
 
-    def judge_death(self, worker: Slot, held: Held, how: str, alone: bool, killed: bool) -> bool:
+    def judge_death(self, slot: Slot, held: Held, how: str, alone: bool, killed: bool) -> bool:
         """Judge a run whose worker is dead; ``killed`` by this pool, because of one of its runs."""
         took = max(0.0, ticks() - held.since) if held.since else 0.0
         if held.cause:
-            return self.judge(worker, held, because(held), took)
+            return self.judge(slot, held, because(held), took)
         # Where this pool killed it, an innocent neighbour died with the run that was meant.
-        return self.judge(worker, held, Stopped() if killed else Died(how, alone), took)
+        return self.judge(slot, held, Stopped() if killed else Died(how, alone), took)
 
     def _conclude(
         self,
-        worker: Slot,
+        slot: Slot,
         claim: Claim,
         name: str,
         outcome: Outcome,
@@ -117,12 +117,12 @@ class Completer:
             what, text, level = "retries", f"{wait} {spent}: {error}", WARNING
         else:
             what, text, level, error = "handed back", f" {spent}", INFO, ""
-        report = told(worker, what, claim, name, text, took=took, error=error, traceback=traceback, level=level)
+        report = told(slot, what, claim, name, text, took=took, error=error, traceback=traceback, level=level)
         self.note(claim, outcome, report)
 
 
 def told(
-    worker: Slot,
+    slot: Slot,
     what: str,
     claim: Claim,
     name: str,
@@ -135,13 +135,13 @@ def told(
 ) -> LogEntry:
     """What is said of a run; ``text`` ends the sentence that the other fields begin."""
     id = claim.envelope.id
-    return LogEntry(what, worker.label, id, name, took, text, id, error, traceback, level)
+    return LogEntry(what, slot.label, id, name, took, text, id, error, traceback, level)
 
 
-def taken(worker: Slot, held: Held) -> LogEntry:
+def taken(slot: Slot, held: Held) -> LogEntry:
     """What is said of a claim that a worker is given."""
     id = held.claim[0][0]
-    return tuple.__new__(LogEntry, ("took", worker.label, id, held.name, None, "", id, "", "", INFO))
+    return tuple.__new__(LogEntry, ("took", slot.label, id, held.name, None, "", id, "", "", INFO))
 
 
 def refused(claim: Claim, report: LogEntry | None) -> LogEntry:
@@ -176,24 +176,24 @@ class Reader:
         self._look = look
         self._broken = broken
 
-    def take_in(self, worker: Slot, data: bytes, starts: Sequence[int]) -> None:
+    def take_in(self, slot: Slot, data: bytes, starts: Sequence[int]) -> None:
         """Take in whole frames, which start there in the data."""
         count, total = 0, 0.0
         outcomes, reports = self._completer.outcomes, self._completer.reports
-        label, entry = worker.label, tuple.__new__  # what NamedTuple does, without the call
+        label, entry = slot.label, tuple.__new__  # what NamedTuple does, without the call
         for start in starts:
             length, kind, number = frames.HEAD.unpack_from(data, start)
             if kind != frames.DONE:
-                _HEARD[kind](self, worker, number, data[start + frames.PREFIX : start + 4 + length])
+                _HEARD[kind](self, slot, number, data[start + frames.PREFIX : start + 4 + length])
                 continue
             _, _, _, at, took, size = frames.DONE_HEAD.unpack_from(data, start)
-            held = worker.ended(number, at)
+            held = slot.ended(number, at)
             if held is None:
                 continue
             count += 1
             total += took
             if held.cause == "stop":
-                self._judge(worker, held, Stopped(), took)
+                self._judge(slot, held, Stopped(), took)
                 continue
             middle = start + frames.DONE_HEAD.size + size
             text = data[middle - size : middle].decode("utf-8", "replace")
@@ -201,50 +201,50 @@ class Reader:
             id = held.claim[0][0]
             reports.append(entry(LogEntry, ("finished", label, id, held.name, took, text, id, "", "", INFO)))
         if count:
-            worker.learn(count, total)
+            slot.learn(count, total)
 
-    def _judge(self, worker: Slot, held: Held, what: Happening, took: float) -> None:
-        if not self._completer.judge(worker, held, what, took):
+    def _judge(self, slot: Slot, held: Held, what: Happening, took: float) -> None:
+        if not self._completer.judge(slot, held, what, took):
             self._look()  # with no outcome to carry, nothing else would have the engine look
 
-    def _raised(self, worker: Slot, number: int, rest: bytes) -> None:
-        held, took = self._ended(worker, number, rest)
+    def _raised(self, slot: Slot, number: int, rest: bytes) -> None:
+        held, took = self._ended(slot, number, rest)
         if held is not None:
             what: Happening = Raised(*msgpack.unpackb(rest[16:], use_list=False))
-            self._judge(worker, held, because(held) if held.cause in ("stop", "timeout") else what, took)
+            self._judge(slot, held, because(held) if held.cause in ("stop", "timeout") else what, took)
 
-    def _unknown(self, worker: Slot, number: int, rest: bytes) -> None:
-        held, took = self._ended(worker, number, rest)
+    def _unknown(self, slot: Slot, number: int, rest: bytes) -> None:
+        held, took = self._ended(slot, number, rest)
         if held is not None:
-            self._judge(worker, held, Unknown(rest[16:].decode("utf-8", "replace")), took)
+            self._judge(slot, held, Unknown(rest[16:].decode("utf-8", "replace")), took)
 
-    def _interrupted(self, worker: Slot, number: int, rest: bytes) -> None:
-        held, took = self._ended(worker, number, rest)
+    def _interrupted(self, slot: Slot, number: int, rest: bytes) -> None:
+        held, took = self._ended(slot, number, rest)
         if held is not None:
-            self._judge(worker, held, because(held), took)
+            self._judge(slot, held, because(held), took)
 
-    def _ended(self, worker: Slot, number: int, rest: bytes) -> tuple[Held | None, float]:
+    def _ended(self, slot: Slot, number: int, rest: bytes) -> tuple[Held | None, float]:
         at, took = frames.TWO.unpack_from(rest)
-        held = worker.ended(number, at)
-        worker.learn(1, took)
+        held = slot.ended(number, at)
+        slot.learn(1, took)
         return held, took
 
-    def _started(self, worker: Slot, number: int, rest: bytes) -> None:
-        if number in worker.held:
-            worker.held[number].since = frames.ONE.unpack_from(rest)[0]
+    def _started(self, slot: Slot, number: int, rest: bytes) -> None:
+        if number in slot.held:
+            slot.held[number].since = frames.ONE.unpack_from(rest)[0]
 
-    def _progress(self, worker: Slot, number: int, rest: bytes) -> None:
-        held = worker.held.get(number)
+    def _progress(self, slot: Slot, number: int, rest: bytes) -> None:
+        held = slot.held.get(number)
         if held is not None:
             fraction = frames.ONE.unpack_from(rest)[0]
             self._completer.progress(held, fraction, rest[8:].decode("utf-8", "replace"))
 
-    def _ready(self, worker: Slot, number: int, rest: bytes) -> None:
-        worker.ready = True
-        worker.failed_starts = 0
+    def _ready(self, slot: Slot, number: int, rest: bytes) -> None:
+        slot.ready = True
+        slot.failed_starts = 0
         self._look()
 
-    def _cannot_start(self, worker: Slot, number: int, rest: bytes) -> None:
+    def _cannot_start(self, slot: Slot, number: int, rest: bytes) -> None:
         self._broken(rest.decode("utf-8", "replace"))
 
 

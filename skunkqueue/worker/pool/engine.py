@@ -1,4 +1,16 @@
-"""The engine of a pool: hears its workers, judges what happened, exchanges with the source, hands out what it got."""
+"""The engine of a pool: one thread that claims, hands out, hears, judges and commits.
+
+The life of a run in a pool, in order, each step with its one place::
+
+    arrives      Exchanger: a claim comes back of an exchange, or of a watch while all is idle
+    is admitted  Engine._deliver, Completer.admit: its past may end it; else it is a Held, in the hands of one slot
+    is handed    Leases.hand_out, Slot.hand: its frame and its ticket are written to the worker
+    runs         worker/child: the worker takes the ticket, executes, and writes a frame of what happened
+    is heard     Supervisor, Reader.take_in: the frame is read; a death, a timeout or an interrupt stands for one
+    is judged    Completer.judge: policy makes an Outcome of what happened; it gathers with its log entry
+    is committed Engine._exchange, Exchanger.carry: outcomes go to the source, and wants for new claims with them
+    is reported  Engine._deliver: the log says it, once the source has taken the outcome
+"""
 
 from __future__ import annotations
 
@@ -13,29 +25,28 @@ from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
 from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Channel, Source, worker_key
-from skunkqueue.worker.pool.completer import Completer, Reader, refused, taken, told
+from skunkqueue.worker.pool.completer import Completer, refused, taken
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.fetcher import Fetcher
 from skunkqueue.worker.pool.heartbeat import Beaten, Heartbeat
+from skunkqueue.worker.pool.leases import Leases
 from skunkqueue.worker.pool.listener import Listener
 from skunkqueue.worker.pool.log import Log
-from skunkqueue.worker.pool.log_entry import ERROR, INFO, WARNING
-from skunkqueue.worker.pool.process import Guard, Process, Thread
-from skunkqueue.worker.pool.settings import Settings, describe, make_workers
+from skunkqueue.worker.pool.log_entry import ERROR, WARNING
+from skunkqueue.worker.pool.settings import Settings, describe, make_slots
 from skunkqueue.worker.pool.slot import Held, Slot
+from skunkqueue.worker.pool.supervisor import GENTLE, KILL, ROUGH, Supervisor, named
 
-GENTLE: Final = 1
-ROUGH: Final = 2
-KILL: Final = 3
+__all__ = ["GENTLE", "KILL", "ROUGH", "Engine"]
 
 LINGER: Final = 0.02
 """Seconds that the engine waits for an exchange that is done in this process, before it goes on."""
-AGAIN: Final = 1.0
-"""Seconds after which a beat is tried again that failed."""
 BREATH: Final = 0.002
 """Seconds of quiet before the log is written: who wants to know how a run ended does not wait for that."""
 QUICK: Final = 2.0
 """Seconds that a pool told to kill waits for a store that is away."""
+ORDERS_WAIT: Final = 30.0
+"""Seconds of one wait for orders."""
 FOREVER: Final = float("inf")
 
 _ORDERS: Final = {"gentle": GENTLE, "rough": ROUGH, "kill": KILL}
@@ -46,23 +57,16 @@ class Engine:
 
     def __init__(self, source: Source, clock: Clock, settings: Settings, log: Log) -> None:
         self.settings = settings
-        self.failure: str | None = None
         self.burst = False
         self._source = source
         self._clock = clock
         self._log = log
-        self._workers = make_workers(settings)
-        self._level = 0
+        self._slots = make_slots(settings)
+        self._level = 0  # how it is to stop
         self._obeyed = 0
         self._rough_at = FOREVER
         self._give_up_at = FOREVER
         self._rouse_at = FOREVER
-        self._completer = Completer(clock, log, settings.patience)
-        self._reader = Reader(self._completer, self._look_again, self._broken)
-        self._beat_at = 0.0
-        self._horizon = 0.0  # ticks until when all that is handed out is surely leased
-        self._unasked = FOREVER  # ticks until when those are leased that came after the last beat was put together
-        self._overslept = False
         self._was_away = False
         self._channel: Channel | None = None
         self._write_at = FOREVER  # ticks when the log is to be written
@@ -82,20 +86,12 @@ class Engine:
         self._level = max(self._level, level)
         self.poke()
 
-    def _look_again(self) -> None:
-        self._fetcher.call()
-
-    def _broken(self, why: str) -> None:
-        """A worker says that it can never start."""
-        self.failure = why
-        self.stop(GENTLE)
-
     def _await_orders(self, timeout: float) -> None:
         self._source.wait(self._order_keys, timeout)
 
     def _beat_now(self) -> None:
         """On the listener's thread: there may be orders."""
-        self._beat_at = 0.0
+        self._leases.beat_now()
         self.poke()
 
     # the story
@@ -109,32 +105,40 @@ class Engine:
         finally:
             self._close()
 
+    @property
+    def failure(self) -> str | None:
+        """Why a worker can never start."""
+        return self._supervisor.failure
+
     def _open(self) -> None:
-        settings = self.settings
+        settings, source, slots = self.settings, self._source, self._slots
         routes = ", ".join(settings.routes)
-        sentence = f"pool {settings.name} of queue {settings.queue} on {self._source.url} serves {routes}"
+        sentence = f"pool {settings.name} of queue {settings.queue} on {source.url} serves {routes}"
         self._log.say(sentence, what="started")
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
-        self._guard = None if settings.in_process else Guard()
-        self._exchanger = Exchanger(self._source, self._clock, settings.queue, settings.lease, self.poke)
+        self._exchanger = Exchanger(source, self._clock, settings.queue, settings.lease, self.poke)
         self._exchanger.start()
-        self._fetcher = Fetcher(self._source, self._clock, settings, self._workers, self._exchanger, self.poke)
-        about = {worker.name: self._about(worker) for worker in self._workers}
-        self._heartbeat = Heartbeat(self._source, self._clock, settings.lease, about, self._exchanger.run)
-        self._order_keys = [worker_key(worker.name) for worker in self._workers]
+        self._fetcher = Fetcher(source, self._clock, settings, slots, self._exchanger, self.poke)
+        about = {slot.name: self._about(slot) for slot in slots}
+        self._heartbeat = Heartbeat(source, self._clock, settings.lease, about, self._exchanger.run)
+        self._completer = Completer(self._clock, self._log, settings.patience)
+        look = self._fetcher.call
+        self._leases = Leases(slots, settings, self._heartbeat, self._log, self._exchanger.run, look)
+        self._supervisor = Supervisor(slots, settings, self._selector, self._completer, self._leases, self._log, look)
+        self._order_keys = [worker_key(slot.name) for slot in slots]
         self._orders = Listener(self._await_orders, self._beat_now, "skunkqueue-orders")
-        self._horizon = ticks() + settings.lease
         self._log.flush()
 
     def _turn(self) -> None:
         self._attend()
         self._listen()
         self._obey()
-        self._keep_alive()
-        self._enforce()
-        for worker in self._workers:
-            self._tend(worker)
+        self._leases.keep()
+        self._await_more_orders()
+        self._leases.check()
+        self._supervisor.enforce()
+        self._supervisor.tend()
         self._exchange()
         self._write_log()
 
@@ -146,17 +150,18 @@ class Engine:
         if channel is self._channel:
             return
         if self._channel is not None:
-            self._selector.unregister(self._channel.answer_fd)
-            self._selector.unregister(self._channel.caught_fd)
-            if self._channel.later_fd >= 0:
-                self._selector.unregister(self._channel.later_fd)
+            for fd, _ in self._hearers(self._channel):
+                self._selector.unregister(fd)
             self._channel.close()
         self._channel = channel
         if channel is not None:
-            self._selector.register(channel.answer_fd, selectors.EVENT_READ, self._hear_answer)
-            self._selector.register(channel.caught_fd, selectors.EVENT_READ, self._hear_caught)
-            if channel.later_fd >= 0:
-                self._selector.register(channel.later_fd, selectors.EVENT_READ, self._hear_of_later)
+            for fd, hear in self._hearers(channel):
+                self._selector.register(fd, selectors.EVENT_READ, hear)
+
+    def _hearers(self, channel: Channel) -> list[tuple[int, Callable[[], None]]]:
+        """What to listen to of a channel, and what is to hear it."""
+        hearers = [(channel.answer_fd, self._hear_answer), (channel.caught_fd, self._hear_caught)]
+        return [*hearers, (channel.later_fd, self._hear_later)] if channel.later_fd >= 0 else hearers
 
     def _hear_answer(self) -> None:
         self._exchanger.hear_answer()
@@ -166,7 +171,7 @@ class Engine:
         self._exchanger.hear_caught()
         self._collect()
 
-    def _hear_of_later(self) -> None:
+    def _hear_later(self) -> None:
         self._fetcher.tell(self._exchanger.hear_later())
 
     def _listen(self) -> None:
@@ -179,16 +184,10 @@ class Engine:
         if (self._completer.outcomes and not self._exchanger.asking) or self._is_idle_burst():
             return 0.0
         until = min(self._rough_at, self._give_up_at, self._rouse_at, self._exchanger.late_at)
-        until = min(until, *(worker.next_deadline() for worker in self._workers))
-        if not self._heartbeat.under_way:
-            until = min(until, self._beat_at)
-        if not self._level and not self._overslept:
+        until = min(until, self._supervisor.until(), self._leases.until())
+        if not self._level and self._leases.are_sure:
             until = min(until, self._fetcher.until())
-        if self._log.waits:
-            until = min(until, self._write_at)
-        if any(w.body is not None and w.body.death < 0 for w in self._workers):
-            until = min(until, ticks() + 0.05)  # no word of deaths from this kernel: ask
-        return until
+        return min(until, self._write_at) if self._log.waits else until
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -196,262 +195,55 @@ class Engine:
                 pass
         self._collect()
 
-    def _hear(self, worker: Slot) -> None:
-        """Take in what a worker says."""
-        if worker.body is None:
-            return  # buried a moment ago, for something else that the selector told of in the same breath
-        try:
-            said = worker.heard()
-            if said is None:
-                self._selector.unregister(worker.body.pipes.from_worker)
-            else:
-                self._reader.take_in(worker, *said)
-        except Exception as error:  # its job has written into our pipe
-            self._say_of(worker, "killed", f"is killed: what it says cannot be read ({_named(error)})", ERROR)
-            worker.body.kill()
-            self._died(worker)
-
-    # 2. bury the dead
-
-    def _died(self, worker: Slot) -> None:
-        """A worker is dead: what it had finished counts, what it ran is judged, what it had not started goes back."""
-        assert worker.body is not None
-        if not worker.body.has_died():
-            return
-        self._forget(worker)
-        try:
-            self._reader.take_in(worker, *worker.last_words())
-        except Exception as error:
-            self._say_of(worker, "unread", f"left what cannot be read ({_named(error)})", ERROR)
-        came_up, leaving, killed = worker.ready, worker.leaving, worker.killed
-        how, running, back = worker.buried()
-        self._completer.hand_back(worker, back)
-        for held in running:
-            if not self._completer.judge_death(worker, held, how, len(running) == 1, killed):
-                self._fetcher.call()
-        if self._level:
-            worker.done = True
-        elif not came_up:
-            worker.start_later()
-        if leaving and not running:
-            self._say_of(worker, "stopped", "stopped")
-        else:
-            self._say_of(worker, "died", f"died ({how})", ERROR)
-
-    # 3. obey signals, orders and deadlines
+    # 2. obey signals and orders
 
     def _obey(self) -> None:
+        if self._supervisor.failure is not None:
+            self._level = max(self._level, GENTLE)
         if ticks() >= self._rough_at:
             self._rough_at = FOREVER
             self._level = max(self._level, ROUGH)
-        level = self._level
+        level = self._supervisor.level = self._level
         if level == self._obeyed:
             return
         if not self._obeyed:
             how = {GENTLE: "what runs may finish", ROUGH: "at once", KILL: "at once"}[level]
             self._log.say(f"pool stops: {how}", what="stops")
-            self._leave()
+            if self.settings.grace is not None:
+                self._rough_at = ticks() + self.settings.grace
+            self._supervisor.leave()
         if level == KILL:
             if self._give_up_at < FOREVER:
                 self._give_up_at = min(self._give_up_at, ticks() + QUICK)
-            self._kill()
+            self._supervisor.kill_all()
         self._obeyed = level
 
-    def _leave(self) -> None:
-        if self.settings.grace is not None:
-            self._rough_at = ticks() + self.settings.grace
-        for worker in self._workers:
-            self._completer.hand_back(worker, worker.leave())
-            worker.leave_by = 0.0 if worker.held else ticks() + self.settings.kill_after
-            worker.done = worker.body is None
-
-    def _kill(self) -> None:
-        for worker in self._workers:
-            if worker.body is not None:
-                for held in worker.held.values():
-                    held.cause = held.cause or "stop"
-                self._kill_worker(worker)
-
-    def _enforce(self) -> None:
-        now = ticks()
-        if now > self._horizon and not self._overslept:
-            self._oversleep()
-        for worker in self._workers:
-            for held in worker.executing():
-                self._enforce_on(worker, held, now)
-            if now >= worker.is_stuck_from and not worker.leaving:
-                self._completer.hand_back(worker, worker.recall())
-            if worker.leave_by and now >= worker.leave_by:
-                self._kill_worker(worker)
-            elif worker.body is not None and worker.body.death < 0:
-                self._died(worker)
-
-    def _enforce_on(self, worker: Slot, held: Held, now: float) -> None:
-        timeout = held.seal.timeout
-        if self._level >= ROUGH:  # here, for it may have started a moment ago
-            worker.interrupt(held, "stop", self.settings.kill_after)
-        if held.kill_at:
-            if now >= held.kill_at and not worker.killed:
-                text = " does not come back from being interrupted"
-                self._log.say_all([told(worker, "killed", held.claim, held.name, text, level=WARNING)])
-                self._kill_worker(worker)
-        elif timeout is not None and held.since and now >= held.since + timeout:
-            worker.interrupt(held, "timeout", self.settings.kill_after)
-
-    def _kill_worker(self, worker: Slot) -> None:
-        if worker.body is not None and not worker.killed:
-            worker.killed = True
-            worker.body.kill()
-            self._died(worker)  # a thread that is given up is gone at once; of a process the kernel tells
-
-    # 4. keep the leases
-
-    def _oversleep(self) -> None:
-        """The leases may have ended: nothing more is started before it is known which still hold."""
-        self._overslept = True
-        self._beat_at = 0.0
-        for worker in self._workers:
-            worker.recalled.extend(worker.recall())
-
-    def _keep_alive(self) -> None:
-        now = ticks()
-        if now >= self._beat_at and not self._heartbeat.under_way:
-            self._beat_at = now + self.settings.lease / 3
-            self._heartbeat.under_way = True
-            self._unasked = FOREVER
-            claims = [held.claim for worker in self._workers for held in worker.in_hand()]
-            self._exchanger.run(lambda: self._heartbeat.beat(claims))
+    def _await_more_orders(self) -> None:
         if not self._orders.watching and not self._level:
-            self._orders.watch(30.0)
+            self._orders.watch(ORDERS_WAIT)
 
     def _beaten(self, beaten: Beaten) -> None:
         for warning in beaten.warnings:
             self._log.say(f"warning: {warning}", level=WARNING)
-        if beaten.until is not None:
-            lost = {(claim.id, claim.token) for claim in beaten.asked if claim.id not in beaten.held}
-            if lost:
-                self._lose(lost)
-            self._look_as_far_as(min(beaten.until, self._unasked))
-            self._overslept = self._horizon <= ticks()
-        if self._overslept or beaten.until is None:
-            self._beat_at = min(self._beat_at, ticks() + AGAIN)
-        if not self._overslept:
-            for worker in self._workers:
-                worker.again()
-        for worker in self._workers:
-            for order in beaten.orders.get(worker.name, ()):
-                self._follow(worker, order.text)
+        self._leases.beaten(beaten)
+        for slot in self._slots:
+            for order in beaten.orders.get(slot.name, ()):
+                self._follow(slot, order.text)
 
-    def _look_as_far_as(self, horizon: float) -> None:
-        """What is handed out is surely leased until then (ticks); workers start nothing after it."""
-        self._horizon = horizon
-        for worker in self._workers:
-            if worker.body is not None:
-                worker.body.pipes.set_horizon(horizon)
-
-    def _leased(self, until: float) -> None:
-        """New claims hold until then (ticks): less than usual, where the source took its time to answer."""
-        self._unasked = min(self._unasked, until)
-        if until < self._horizon:
-            self._look_as_far_as(until)
-        if self._horizon <= ticks() and not self._overslept:
-            self._oversleep()
-
-    def _lose(self, lost: set[tuple[str, str]]) -> None:
-        """Claims that are no longer ours: what runs is interrupted, what does not run yet is let go."""
-        for worker in self._workers:
-            if not any((held.claim.id, held.claim.token) in lost for held in worker.in_hand()):
-                continue
-            worker.recalled.extend(worker.recall())
-            for held in worker.drop(lost):
-                text = ": its lease was taken away"
-                self._log.say_all([told(worker, "dropped", held.claim, held.name, text, level=WARNING)])
-                self._fetcher.call()
-            for held in list(worker.held.values()):
-                if (held.claim.id, held.claim.token) in lost:
-                    worker.interrupt(held, "lost", self.settings.kill_after)
-            if not self._overslept:
-                worker.again()
-
-    def _follow(self, worker: Slot, order: str) -> None:
+    def _follow(self, slot: Slot, order: str) -> None:
         """An order that somebody left for a worker."""
         verb, _, rest = order.partition(" ")
         if verb in _ORDERS:
             self.stop(_ORDERS[verb])
         elif verb == "cancel":
-            for held in list(worker.in_hand()):
-                if held.claim.id == rest:
-                    self._lose({(held.claim.id, held.claim.token)})
+            self._leases.cancelled(slot, rest)
 
-    # 5. keep the workers
-
-    def _tend(self, worker: Slot) -> None:
-        if worker.body is None:
-            if not worker.done and not self._level and ticks() >= worker.start_at:
-                self._start(worker)
-            return
-        if worker.unsent:
-            self._watch_room(worker)
-        if worker.recalled and not self._overslept and not worker.leaving:
-            worker.again()
-        if worker.leaving:
-            if not worker.held and not worker.leave_by:
-                worker.leave_by = ticks() + self.settings.kill_after
-        elif self.settings.max_runs and worker.runs >= self.settings.max_runs and not worker.held:
-            self._completer.hand_back(worker, worker.leave())
-        elif worker.waiting and not worker.held and worker.marking is None:
-            worker.marking = worker.waiting.popleft()
-            self._completer.mark(worker.marking)
-
-    def _start(self, worker: Slot) -> None:
-        settings = self.settings
-        setup = {
-            "concurrency": settings.concurrency,
-            "max_result": settings.max_payload,
-            "imports": list(settings.imports),
-            "hook": settings.hook and settings.hook.packed(),
-        }
-        try:
-            if self._guard is None:
-                body: Process | Thread = Thread(setup, settings.jobs, f"skunkqueue-{worker.label}", self._horizon)
-            else:
-                body = Process(setup, {"SKUNKQUEUE_POOL_URL": settings.url}, self._guard, self._horizon)
-        except OSError as error:
-            worker.start_later()
-            self._say_of(worker, "not started", f"cannot be started ({error}); trying again", ERROR)
-            return
-        worker.body = body
-        self._selector.register(body.pipes.from_worker, selectors.EVENT_READ, lambda: self._hear(worker))
-        if body.death >= 0:
-            self._selector.register(body.death, selectors.EVENT_READ, lambda: self._died(worker))
-        self._say_of(worker, "started", f"started, process {body.pid}")
-
-    def _watch_room(self, worker: Slot) -> None:
-        """A pipe is full: write on when there is room."""
-        if worker.body is None:
-            return
-        fd = worker.body.pipes.to_worker
-        if worker.send():
-            with contextlib.suppress(KeyError):
-                # Not only _tend calls it: where something else has written all, nothing but this stops the watching.
-                self._selector.register(fd, selectors.EVENT_WRITE, lambda: self._watch_room(worker))
-        elif fd in self._selector.get_map():
-            self._selector.unregister(fd)
-
-    def _forget(self, worker: Slot) -> None:
-        """Listen no more to what is about to be buried."""
-        assert worker.body is not None
-        pipes = worker.body.pipes
-        for fd in (pipes.from_worker, pipes.to_worker, worker.body.death):
-            if fd >= 0 and fd in self._selector.get_map():
-                self._selector.unregister(fd)
-
-    # 6. exchange outcomes for claims
+    # 3. exchange outcomes for claims
 
     def _exchange(self) -> None:
         if ticks() >= self._exchanger.late_at:
             self._exchanger.hang_up()
-        is_paused = self._level or self._overslept
+        is_paused = self._level or not self._leases.are_sure
         outcomes = self._completer.outcomes and not self._exchanger.asking
         wants = [] if is_paused else self._fetcher.wants(anyway=bool(outcomes))
         if outcomes or wants:
@@ -469,17 +261,18 @@ class Engine:
     def _collect(self) -> None:
         self._tell_of_trouble()
         for delivery in self._exchanger.collect():
-            self._delivered(delivery)
+            self._deliver(delivery)
         for beaten in self._heartbeat.collect():
             self._beaten(beaten)
 
-    def _delivered(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: Delivery) -> None:
+        """What came of an exchange: outcomes are reported, what was marked may start, claims are handed out."""
         if delivery.outcomes:
             self._report(delivery)
-            self._hear_of_marks(delivery)
+            self._start_marked(delivery)
         if delivery.result.claims:
-            self._leased(ticks() + delivery.now + self.settings.lease - self._clock.now())
-            self._received(delivery.result.claims)
+            self._leases.claimed(ticks() + delivery.now + self.settings.lease - self._clock.now())
+            self._hand_out(delivery.result.claims)
         if delivery.wants:
             self._fetcher.learn(delivery, self.burst)
 
@@ -489,76 +282,63 @@ class Engine:
             self._log.say_all(delivery.reports)
             return
         for (claim, _), report in zip(outcomes, delivery.reports, strict=True):
-            if claim.id in taken:
-                self._log.say_all([report])
-            else:
-                self._log.say_all([refused(claim, report)])
+            self._log.say_all([report if claim.id in taken else refused(claim, report)])
 
-    def _hear_of_marks(self, delivery: Delivery) -> None:
-        if all(worker.marking is None for worker in self._workers):
+    def _start_marked(self, delivery: Delivery) -> None:
+        """Careful runs are marked as started in the source before they start."""
+        marking = {slot.marking.claim.token: slot for slot in self._slots if slot.marking is not None}
+        for claim, outcome in delivery.outcomes if marking else ():
+            slot = marking.get(claim.token)
+            if outcome.kind == "started" and slot is not None:
+                self._marked(slot, claim, claim.id in delivery.result.taken)
+
+    def _marked(self, slot: Slot, claim: Claim, is_taken: bool) -> None:
+        held = slot.marking
+        if held is None or held.claim.id != claim.id:
             return
-        for claim, outcome in delivery.outcomes:
-            if outcome.kind == "started":
-                self._marked(claim, claim.id in delivery.result.taken)
+        slot.marking = None
+        if not is_taken:
+            self._fetcher.call()
+        elif slot.body is None or slot.leaving:
+            self._completer.hand_back(slot, [held])
+        else:
+            self._hand(slot, [held])
 
-    def _marked(self, claim: Claim, taken: bool) -> None:
-        """A careful run is marked as started in the store: now it may start."""
-        for worker in self._workers:
-            held = worker.marking
-            if held is not None and held.claim.id == claim.id and held.claim.token == claim.token:
-                worker.marking = None
-                if taken and worker.body is not None and not worker.leaving:
-                    self._hand(worker, [held])
-                elif taken:
-                    self._completer.hand_back(worker, [held])
-                else:
-                    self._fetcher.call()
-
-    def _received(self, claims: Sequence[Claim]) -> None:
-        """New claims: admit each, hand them out by worker, in order."""
+    def _hand_out(self, claims: Sequence[Claim]) -> None:
+        """New claims: admit each, hand them out by slot, in order."""
         batches: dict[str, list[Held]] = {}
         for claim in claims:
-            worker = self._fetcher.worker_of(claim.token)
+            slot = self._fetcher.slot_of(claim.token)
             if claim.lapses:
-                self._drop_older(claim)
-            held = self._completer.admit(worker, claim)
+                self._leases.claimed_anew(claim)
+            held = self._completer.admit(slot, claim)
             if held is None:
                 continue
-            if worker.leaving or worker.body is None:
-                self._completer.hand_back(worker, [held])
+            if slot.leaving or slot.body is None:
+                self._completer.hand_back(slot, [held])
             elif held.careful:
-                worker.waiting.append(held)
+                slot.waiting.append(held)
             else:
                 batches.setdefault(claim.token, []).append(held)
         for token, batch in batches.items():
-            self._hand(self._fetcher.worker_of(token), batch)
+            self._hand(self._fetcher.slot_of(token), batch)
 
-    def _hand(self, worker: Slot, batch: list[Held]) -> None:
-        if self._overslept:
-            worker.recalled += batch  # to be handed out when it is known that the leases hold
-        else:
-            worker.hand(batch)
-        self._log.say_all([taken(worker, held) for held in batch])
-
-    def _drop_older(self, claim: Claim) -> None:
-        """A run that this very pool still holds under an older token has been lost, and is now held anew."""
-        for worker in self._workers:
-            for held in list(worker.in_hand()):
-                if held.claim.id == claim.id and held.claim.token != claim.token:
-                    self._lose({(held.claim.id, held.claim.token)})
+    def _hand(self, slot: Slot, batch: list[Held]) -> None:
+        self._leases.hand_out(slot, batch)
+        self._log.say_all([taken(slot, held) for held in batch])
 
     def _tell_of_trouble(self) -> None:
         away = self._exchanger.away
         if away is not None and not self._was_away:
-            what = str(away) if isinstance(away, StoreError) else _named(away)
+            what = str(away) if isinstance(away, StoreError) else named(away)
             sentence = f"the store is away, trying again until it is back: {what}"
             self._log.say(sentence, what="store away", level=WARNING, error=what)
         elif away is None and self._was_away:
             self._log.say("the store is back", what="store back")
-            self._beat_at = 0.0
+            self._leases.beat_now()
         self._was_away = away is not None
 
-    # 7. end
+    # 4. end
 
     def _is_idle_burst(self) -> bool:
         """Nothing ripe as far as the last look tells, nothing running, and nothing under way."""
@@ -569,12 +349,12 @@ class Engine:
         return self.burst and not self._level and has_looked and self._is_at_rest()
 
     def _is_at_rest(self) -> bool:
-        return not self._completer.outcomes and all(worker.ready and not worker.busy for worker in self._workers)
+        return not self._completer.outcomes and all(slot.ready and not slot.busy for slot in self._slots)
 
     def _is_over(self) -> bool:
         if self._is_idle_burst():
             self.stop(GENTLE)
-        if not self._level or not all(worker.done for worker in self._workers):
+        if not self._level or not self._supervisor.all_done:
             return False
         if not self._completer.outcomes and (self._exchanger.idle or (self._was_away and not self._exchanger.owes)):
             return True
@@ -585,21 +365,15 @@ class Engine:
     def _close(self) -> None:
         self._fetcher.close()
         self._orders.close()
-        self._exchanger.run(self._call_back)
+        self._exchanger.run(self._end_waits)
         self._exchanger.hang_up()
         self._attend()
-        if not self._exchanger.close(0.5):
-            if self._exchanger.owes:
-                sentence = "gave up on the store: what it did not hear of will be run again when the leases end"
-                self._log.say(sentence, what="gave up", level=ERROR)
-        else:
+        if self._exchanger.close(0.5):
             self._heartbeat.stop()
-        for worker in self._workers:
-            if worker.body is not None:  # only when something went wrong here
-                worker.body.kill()
-                worker.buried()
-        if self._guard is not None:
-            self._guard.close()
+        elif self._exchanger.owes:
+            sentence = "gave up on the store: what it did not hear of will be run again when the leases end"
+            self._log.say(sentence, what="gave up", level=ERROR)
+        self._supervisor.close()
         self._selector.close()
         os.close(self._wake)
         end, self._poke_end = self._poke_end, -1
@@ -607,11 +381,11 @@ class Engine:
         self._log.say(f"pool {self.settings.name} stopped", what="stopped")
         self._log.flush()
 
-    def _call_back(self) -> None:
-        """On the exchanger's thread: end all waits. One may just have been about to begin, so more than once."""
+    def _end_waits(self) -> None:
+        """On the exchanger's thread. A wait may just have been about to begin, so more than once."""
         for _ in range(25):
             orders = self._orders.watching and self._source.rouse(self._order_keys)
-            if not (self._fetcher.hush() or orders):
+            if not (self._fetcher.end_wait() or orders):
                 return
             sleep(0.02)
 
@@ -625,13 +399,6 @@ class Engine:
         elif ticks() >= self._write_at:
             self._log.flush()
 
-    def _say_of(self, worker: Slot, what: str, text: str, level: int = INFO) -> None:
-        self._log.say(f"{worker.label} {text}", what=what, worker=worker.label, level=level)
-
-    def _about(self, worker: Slot) -> Callable[[], str]:
+    def _about(self, slot: Slot) -> Callable[[], str]:
         """What a worker says of itself, as JSON."""
-        return lambda: describe(self.settings, worker)
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+        return lambda: describe(self.settings, slot)

@@ -38,7 +38,7 @@ class Fetcher:
         source: Source,
         clock: Clock,
         settings: Settings,
-        workers: Sequence[Slot],
+        slots: Sequence[Slot],
         exchanger: Exchanger,
         poke: Callable[[], None],
     ) -> None:
@@ -46,7 +46,7 @@ class Fetcher:
         self._source = source
         self._clock = clock
         self._max_runs = settings.max_runs
-        self._workers = workers
+        self._slots = slots
         self._exchanger = exchanger
         self._called = False  # to look, since the last look began
         self._wanted: dict[str, Slot] = {}  # by token: whom the last exchange claims for
@@ -56,12 +56,12 @@ class Fetcher:
         self._told: dict[str, float] = {}  # by route: ticks when the first run ripens that the channel told of
         self._longest = min(LOOK_ANYWAY, settings.lease / 2)  # leases end without a word
         self._queue = settings.queue
-        self._addresses = [worker.routes[0] for worker in workers]
+        self._addresses = [slot.routes[0] for slot in slots]
         self._served: Collection[str] = ()  # the routes that the listener waits on
         self._keys = self._wait_on = self._keys_of(settings.routes)
         self._listener = Listener(self._catch, poke, "skunkqueue-listener")
 
-    def worker_of(self, token: str) -> Slot:
+    def slot_of(self, token: str) -> Slot:
         """For whom something was claimed."""
         return self._wanted.get(token) or self._stood[token]
 
@@ -77,7 +77,7 @@ class Fetcher:
         """Runs on these routes ripen then, by the source's clock: look at that time, unless something is sooner."""
         for name, due in later:
             route = base_route(name)
-            if route in self._addresses or any(worker.route == route for worker in self._workers):
+            if route in self._addresses or any(slot.route == route for slot in self._slots):
                 at = ticks() + due - self._clock.now()
                 self._told[route] = min(at, self._told.get(route, FOREVER))
 
@@ -115,9 +115,9 @@ class Fetcher:
         self._called = not self._exchanger.free
         if self._called:
             return []
-        idle_first = sorted(self._asking(), key=lambda worker: len(worker.held))
-        found = {want: w for w in idle_first if (want := w.want(self._most(w))) is not None}
-        self._wanted = {want.token: worker for want, worker in found.items()}
+        idle_first = sorted(self._asking(), key=lambda slot: len(slot.held))
+        found = {want: slot for slot in idle_first if (want := slot.want(self._most(slot))) is not None}
+        self._wanted = {want.token: slot for want, slot in found.items()}
         return list(found)
 
     def pause(self) -> None:
@@ -133,31 +133,29 @@ class Fetcher:
         filled = [want for want in wants if got.get(want.token, 0) >= want.limit]
         ripe = result.next_ripe
         # What a repeated want gets was claimed before, which tells nothing of what is there now.
-        more = bool(filled) and ((ripe is not None and ripe <= delivery.now) or any(w.repeated for w in filled))
+        more = bool(filled) and ((ripe is not None and ripe <= delivery.now) or any(slot.repeated for slot in filled))
         left = self._longest if ripe is None else min(max(ripe - self._clock.now(), SOONEST), self._longest)
         for want in wants:
-            self.worker_of(want.token).look_at = 0.0 if more else ticks() + left
+            self.slot_of(want.token).look_at = 0.0 if more else ticks() + left
         stood = wants[0].token in self._stood
         # Before a burst may end, one look has to ask for all; and nobody else looks for what the listener did not.
         passed_by = delivery.woken is not None and not self._is_served(delivery.woken, wants)
         self._called = self._called or (stood and burst) or passed_by
-        whole = len(wants) == len(self._workers) and not stood
+        whole = len(wants) == len(self._slots) and not stood
         self.looked = whole and not more and (ripe is None or ripe > delivery.now)
 
     def _look_at(self) -> float:
-        return min(
-            (worker.look_at for worker in self._asking() if worker.room(self._most(worker)) > 0), default=FOREVER
-        )
+        return min((slot.look_at for slot in self._asking() if slot.room(self._most(slot)) > 0), default=FOREVER)
 
     def _asking(self) -> Sequence[Slot]:
         """All but those for whom the listener is claiming."""
         if not self._exchanger.watching:
-            return self._workers
+            return self._slots
         stood = self._stood.values()
-        return [worker for worker in self._workers if worker not in stood]
+        return [slot for slot in self._slots if slot not in stood]
 
-    def _most(self, worker: Slot) -> int | None:
-        return None if self._max_runs is None else max(0, self._max_runs - worker.runs)
+    def _most(self, slot: Slot) -> int | None:
+        return None if self._max_runs is None else max(0, self._max_runs - slot.runs)
 
     # claiming as soon as something comes
 
@@ -172,14 +170,14 @@ class Fetcher:
             return
         if not self._exchanger.free:
             return
-        found = {want: w for w in self._workers if (want := w.want(self._most(w), w.free)) is not None}
-        left = min([self._told_at(), *(worker.look_at for worker in found.values())]) - ticks() if found else 0.0
+        found = {want: slot for slot in self._slots if (want := slot.want(self._most(slot), slot.free)) is not None}
+        left = min([self._told_at(), *(slot.look_at for slot in found.values())]) - ticks() if found else 0.0
         if left > 0:
             self._wait_for(found, min(left, self._longest))
 
     def _wait_for(self, found: dict[Want, Slot], left: float) -> None:
-        self._stood = {want.token: worker for want, worker in found.items()}
-        self._served = {worker.route for worker in found.values()}
+        self._stood = {want.token: slot for want, slot in found.items()}
+        self._served = {slot.route for slot in found.values()}
         self._rouse_at = 0.0
         keys = self._keys_of(self._served) if self._source.wakes_one else self._keys
         if self._exchanger.watch(keys, list(found), left):
@@ -197,8 +195,8 @@ class Fetcher:
         """Whether somebody has nothing to do on whose route nobody here waits."""
         if not self._source.wakes_one:
             return False
-        idle = (w for w in self._workers if w.route not in self._served and w.look_at > ticks())
-        return any(worker.room(self._most(worker)) > 0 for worker in idle)
+        idle = (slot for slot in self._slots if slot.route not in self._served and slot.look_at > ticks())
+        return any(slot.room(self._most(slot)) > 0 for slot in idle)
 
     def _is_served(self, route: str, wants: Sequence[Want]) -> bool:
         return any(route in want.routes for want in wants)
@@ -218,13 +216,13 @@ class Fetcher:
             return FOREVER
         if ticks() >= self._rouse_at:
             self._rouse_at = ticks() + ROUSE_AGAIN
-            self._exchanger.run(self._hush)
+            self._exchanger.run(self._end_wait)
         return self._rouse_at
 
-    def _hush(self) -> None:
-        self.hush()
+    def _end_wait(self) -> None:
+        self.end_wait()
 
-    def hush(self) -> bool:
+    def end_wait(self) -> bool:
         """On the exchanger's thread: end the wait for work; says whether there is one, and that can be done."""
         return (self._listener.watching or self._exchanger.watching) and self._source.rouse(self._keys)
 

@@ -37,27 +37,27 @@ class Settings:
     hook: Hook | None = None  # makes those that worker processes know
 
 
-def make_workers(settings: Settings) -> list[Slot]:
+def make_slots(settings: Settings) -> list[Slot]:
     """One worker per listed route; a route named twice gets two."""
-    workers: list[Slot] = []
+    slots: list[Slot] = []
     for index, route in enumerate(settings.routes, 1):
-        nth = sum(worker.route == route for worker in workers) + 1
+        nth = sum(slot.route == route for slot in slots) + 1
         name = f"{settings.name}.{index}"
-        workers.append(Slot(name, f"{route}.{nth}", settings.queue, route, settings.concurrency))
-    return workers
+        slots.append(Slot(name, f"{route}.{nth}", settings.queue, route, settings.concurrency))
+    return slots
 
 
-def describe(settings: Settings, worker: Slot) -> str:
+def describe(settings: Settings, slot: Slot) -> str:
     """What a worker says of itself, as JSON: where it is, what it serves, what it runs."""
     about = {
         "queue": settings.queue,
-        "routes": [worker.route],
+        "routes": [slot.route],
         "host": HOST,
-        "pid": worker.body.pid if worker.body is not None else None,
+        "pid": slot.body.pid if slot.body is not None else None,
         "pool": settings.name,
         "pool_pid": os.getpid(),
         "concurrency": settings.concurrency,
-        "runs": worker.runs,
-        "running": [held.claim.id for held in worker.executing()],
+        "runs": slot.runs,
+        "running": [held.claim.id for held in slot.executing()],
     }
     return json.dumps(about)

@@ -1,0 +1,246 @@
+"""Keeps the workers of a pool: starts, hears, interrupts, kills and buries them. All on the engine's thread."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from skunkqueue.clock import ticks
+from skunkqueue.worker.pool.completer import Completer, Reader, told
+from skunkqueue.worker.pool.leases import Leases
+from skunkqueue.worker.pool.log import Log
+from skunkqueue.worker.pool.log_entry import ERROR, INFO, WARNING
+from skunkqueue.worker.pool.process import Guard, Process, Thread
+from skunkqueue.worker.pool.settings import Settings
+from skunkqueue.worker.pool.slot import Held, Slot
+
+GENTLE: Final = 1
+ROUGH: Final = 2
+KILL: Final = 3
+"""How a pool stops: what runs may finish, is interrupted, or is killed."""
+
+ASK: Final = 0.05
+"""Seconds between looks for dead workers, where the kernel has no descriptor that tells of a death."""
+
+
+class Supervisor:
+    """``level`` is how the pool stops, 0 while it does not. ``look`` is called when a worker may take more."""
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        settings: Settings,
+        selector: selectors.BaseSelector,
+        completer: Completer,
+        leases: Leases,
+        log: Log,
+        look: Callable[[], None],
+    ) -> None:
+        self.level = 0
+        self.failure: str | None = None
+        """Why a worker can never start."""
+        self._slots = slots
+        self._settings = settings
+        self._selector = selector
+        self._completer = completer
+        self._leases = leases
+        self._log = log
+        self._look = look
+        self._reader = Reader(completer, look, self._never_starts)
+        self._guard = None if settings.in_process else Guard()
+
+    @property
+    def all_done(self) -> bool:
+        """Whether all workers have ended, and none will be replaced."""
+        return all(slot.done for slot in self._slots)
+
+    def until(self) -> float:
+        """Ticks when something of a worker is due though nothing happens."""
+        until = min(slot.next_deadline() for slot in self._slots)
+        if any(slot.body is not None and slot.body.death < 0 for slot in self._slots):
+            until = min(until, ticks() + ASK)
+        return until
+
+    def _never_starts(self, why: str) -> None:
+        self.failure = why
+
+    # start
+
+    def tend(self) -> None:
+        """See to each worker: start the one that is missing, write what its pipe has room for, give it what waits."""
+        for slot in self._slots:
+            self._tend(slot)
+
+    def _tend(self, slot: Slot) -> None:
+        if slot.body is None:
+            if not slot.done and not self.level and ticks() >= slot.start_at:
+                self._start(slot)
+            return
+        if slot.unsent:
+            self._watch_room(slot)
+        if slot.recalled and self._leases.are_sure and not slot.leaving:
+            slot.again()
+        most = self._settings.max_runs
+        if slot.leaving:
+            if not slot.held and not slot.leave_by:
+                slot.leave_by = ticks() + self._settings.kill_after
+        elif most and slot.runs >= most and not slot.held:
+            self._completer.hand_back(slot, slot.leave())
+        elif slot.waiting and not slot.held and slot.marking is None:
+            slot.marking = slot.waiting.popleft()
+            self._completer.mark(slot.marking)
+
+    def _start(self, slot: Slot) -> None:
+        try:
+            slot.body = self._new_body(slot)
+        except OSError as error:
+            slot.start_later()
+            self._say(slot, "not started", f"cannot be started ({error}); trying again", ERROR)
+            return
+        self._selector.register(slot.body.pipes.from_worker, selectors.EVENT_READ, lambda: self._hear(slot))
+        if slot.body.death >= 0:
+            self._selector.register(slot.body.death, selectors.EVENT_READ, lambda: self._died(slot))
+        self._say(slot, "started", f"started, process {slot.body.pid}")
+
+    def _new_body(self, slot: Slot) -> Process | Thread:
+        settings, horizon = self._settings, self._leases.horizon
+        setup = {
+            "concurrency": settings.concurrency,
+            "max_result": settings.max_payload,
+            "imports": list(settings.imports),
+            "hook": settings.hook and settings.hook.packed(),
+        }
+        if self._guard is None:
+            return Thread(setup, settings.jobs, f"skunkqueue-{slot.label}", horizon)
+        return Process(setup, {"SKUNKQUEUE_POOL_URL": settings.url}, self._guard, horizon)
+
+    def _watch_room(self, slot: Slot) -> None:
+        """A pipe is full: write on when there is room."""
+        if slot.body is None:
+            return
+        fd = slot.body.pipes.to_worker
+        if slot.send():
+            with contextlib.suppress(KeyError):
+                # Not only _tend calls it: where something else has written all, nothing but this stops the watching.
+                self._selector.register(fd, selectors.EVENT_WRITE, lambda: self._watch_room(slot))
+        elif fd in self._selector.get_map():
+            self._selector.unregister(fd)
+
+    # hear
+
+    def _hear(self, slot: Slot) -> None:
+        """Take in what a worker says."""
+        if slot.body is None:
+            return  # buried a moment ago, for something else that the selector told of in the same breath
+        try:
+            said = slot.heard()
+            if said is None:
+                self._selector.unregister(slot.body.pipes.from_worker)
+            else:
+                self._reader.take_in(slot, *said)
+        except Exception as error:  # its job has written into our pipe
+            self._say(slot, "killed", f"is killed: what it says cannot be read ({named(error)})", ERROR)
+            slot.body.kill()
+            self._died(slot)
+
+    # enforce
+
+    def enforce(self) -> None:
+        """Interrupt what is past its time, kill what does not come back from that."""
+        now = ticks()
+        for slot in self._slots:
+            for held in slot.executing():
+                self._enforce_on(slot, held, now)
+            if now >= slot.is_stuck_from and not slot.leaving:
+                self._completer.hand_back(slot, slot.recall())
+            if slot.leave_by and now >= slot.leave_by:
+                self._kill(slot)
+            elif slot.body is not None and slot.body.death < 0:
+                self._died(slot)
+
+    def _enforce_on(self, slot: Slot, held: Held, now: float) -> None:
+        timeout = held.seal.timeout
+        if self.level >= ROUGH:  # here, for it may have started a moment ago
+            slot.interrupt(held, "stop", self._settings.kill_after)
+        if held.kill_at:
+            if now >= held.kill_at and not slot.killed:
+                text = " does not come back from being interrupted"
+                self._log.say_all([told(slot, "killed", held.claim, held.name, text, level=WARNING)])
+                self._kill(slot)
+        elif timeout is not None and held.since and now >= held.since + timeout:
+            slot.interrupt(held, "timeout", self._settings.kill_after)
+
+    # end
+
+    def leave(self) -> None:
+        """Have all workers end after what they run; what they have not started goes back."""
+        for slot in self._slots:
+            self._completer.hand_back(slot, slot.leave())
+            slot.leave_by = 0.0 if slot.held else ticks() + self._settings.kill_after
+            slot.done = slot.body is None
+
+    def kill_all(self) -> None:
+        """Kill all workers; what they run was stopped, not at fault."""
+        for slot in self._slots:
+            if slot.body is not None:
+                for held in slot.held.values():
+                    held.cause = held.cause or "stop"
+                self._kill(slot)
+
+    def _kill(self, slot: Slot) -> None:
+        if slot.body is not None and not slot.killed:
+            slot.killed = True
+            slot.body.kill()
+            self._died(slot)  # a thread that is given up is gone at once; of a process the kernel tells
+
+    def _died(self, slot: Slot) -> None:
+        """A worker is dead: what it had finished counts, what it ran is judged, what it had not started goes back."""
+        assert slot.body is not None
+        if not slot.body.has_died():
+            return
+        self._forget(slot)
+        try:
+            self._reader.take_in(slot, *slot.last_words())
+        except Exception as error:
+            self._say(slot, "unread", f"left what cannot be read ({named(error)})", ERROR)
+        came_up, leaving, killed = slot.ready, slot.leaving, slot.killed
+        how, running, back = slot.buried()
+        self._completer.hand_back(slot, back)
+        for held in running:
+            if not self._completer.judge_death(slot, held, how, len(running) == 1, killed):
+                self._look()
+        if self.level:
+            slot.done = True
+        elif not came_up:
+            slot.start_later()
+        if leaving and not running:
+            self._say(slot, "stopped", "stopped")
+        else:
+            self._say(slot, "died", f"died ({how})", ERROR)
+
+    def _forget(self, slot: Slot) -> None:
+        """Listen no more to what is about to be buried."""
+        assert slot.body is not None
+        pipes = slot.body.pipes
+        for fd in (pipes.from_worker, pipes.to_worker, slot.body.death):
+            if fd >= 0 and fd in self._selector.get_map():
+                self._selector.unregister(fd)
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for slot in self._slots:
+            if slot.body is not None:  # only when something went wrong here
+                slot.body.kill()
+                slot.buried()
+        if self._guard is not None:
+            self._guard.close()
+
+    def _say(self, slot: Slot, what: str, text: str, level: int = INFO) -> None:
+        self._log.say(f"{slot.label} {text}", what=what, worker=slot.label, level=level)
+
+
+def named(error: BaseException) -> str:
+    """An error with its type."""
+    return f"{type(error).__name__}: {error}"
