@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -193,7 +194,6 @@ def fake_redis(monkeypatch: pytest.MonkeyPatch) -> str:
     """A new, empty Redis in Python behind our own connections; gives its URL."""
     from fakeredis import FakeRedisConnection, FakeServer
 
-    from skunkqueue.persistence.redis import connect as redis_connect
     from skunkqueue.persistence.redis.url import Target
 
     server = FakeServer(version=7)
@@ -201,7 +201,7 @@ def fake_redis(monkeypatch: pytest.MonkeyPatch) -> str:
     def connection_to(target: Target, host: str, port: int) -> FakeRedisConnection:
         return FakeRedisConnection(server=server, protocol=2, **target.options)
 
-    monkeypatch.setattr(redis_connect, "connection_to", connection_to)
+    monkeypatch.setattr(importlib.import_module("skunkqueue.persistence.redis.connect"), "connection_to", connection_to)
     return "redis://fake:6379/0"
 
 

@@ -157,7 +157,7 @@ def test_without_a_command_it_shows_the_help(skunq: Skunq) -> None:
         (["work", "-q", "demo", "stray"], "unexpected extra argument"),
         (["work", "-q", "demo", "--grace", "soon"], "'soon' is not a valid float"),
     ],
-    ids=" ".join,
+    ids=lambda each: " ".join(sorted(each)) if isinstance(each, set) else " ".join(each),
 )
 def test_a_wrong_call_gets_one_sentence(skunq: Skunq, args: list[str], sentence: str) -> None:
     skunq(*args, code=2)
@@ -249,7 +249,7 @@ def test_runs_are_one_json_document_with_all_that_programs_need(skunq: Skunq, qu
         (["--job", "double", "--limit", "2"], {"elsewhere", "late"}),
         (["--job", "triple"], set()),
     ],
-    ids=" ".join,
+    ids=lambda each: " ".join(sorted(each)) if isinstance(each, set) else " ".join(each),
 )
 def test_runs_can_be_filtered(skunq: Skunq, queue: SkunkQueue, filter: list[str], shown: set[str]) -> None:
     double = job(queue)

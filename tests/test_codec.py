@@ -51,6 +51,9 @@ class Mine:
     def __hash__(self):
         return 1
 
+    def __repr__(self):
+        return f"Mine({self.value!r})"  # names a test, so it is the same in every process
+
 
 def no_keys() -> Keys:
     raise AssertionError("a plain value touched the keys")

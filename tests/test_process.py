@@ -18,7 +18,7 @@ from troubled import Troubled, make_pool
 from skunkqueue import SkunkQueue
 from skunkqueue.clock import ticks
 from skunkqueue.worker.pool.process import Guard, Pipes, Process
-from skunkqueue.worker.pool.slot import Worker
+from skunkqueue.worker.pool.slot import Slot
 
 queue = SkunkQueue("demo", "memory://process")
 SETUP = {"concurrency": 1, "max_result": 1 << 20, "imports": []}
@@ -140,7 +140,7 @@ def test_a_worker_needs_no_room_on_a_disk(monkeypatch):
 
 
 def test_a_worker_that_never_starts_is_tried_for_ever():
-    worker = Worker("w", "foo.1", "demo", "foo", 1)
+    worker = Slot("w", "foo.1", "demo", "foo", 1)
 
     for _ in range(5000):
         worker.start_later()

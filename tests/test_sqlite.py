@@ -22,8 +22,10 @@ import pytest
 from skunkqueue import clock
 from skunkqueue.envelope import Claim, Envelope, Filter, Outcome, State, Want, address
 from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion, WrongCall
-from skunkqueue.persistence import run_key, sqlite, sqlite_file, sqlite_wake, work_key, worker_key
+from skunkqueue.persistence import run_key, sqlite, work_key, worker_key
 from skunkqueue.persistence.sqlite import SQLitePersister, open_url
+from skunkqueue.persistence.sqlite import file as sqlite_file
+from skunkqueue.persistence.sqlite import notify as sqlite_notify
 from skunkqueue.persistence.url import get_backend, locate
 from skunkqueue.testing import StoreContract
 from skunkqueue.testing.makers import LATE, LEASE, NOW, sealed, take, take_one, want
@@ -649,7 +651,7 @@ def test_without_sockets_a_waiter_looks_at_the_version_of_the_file(store: _Store
     def refuse(*_: object) -> None:
         raise OSError("no sockets here")
 
-    monkeypatch.setattr(sqlite_wake, "_bind", refuse)
+    monkeypatch.setattr(sqlite_notify, "_bind", refuse)
     store.put([sealed(1, route="bar")])
     store.wait([work_key("demo", "foo")], 0)
     sender = child("say('ready'); sys.stdin.readline(); store.put([sealed(2)]); say('put')")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from skunkqueue.envelope import (
     DAY,
@@ -23,14 +23,22 @@ from skunkqueue.envelope import (
     address,
 )
 from skunkqueue.persistence import Persister
-from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.testing.makers import EVERY_BYTE, NOW, UNICODE, id_at
+from skunkqueue.testing.pair import Call, Pair
+
+T = TypeVar("T")
 
 QUEUES = ("demo", "demo:b")
 ROUTES = ("c", "b:c", "c" + HIGH, "c" + LOW, "C", "c_d")
 WORKERS = ("host-1", "host-2.a")
 ALL = 100_000
 FORGED = "forged"
+OFTEN, SELDOM = 0.8, 0.1
+LATER = (0.1, 0.1, 1, 1, 1, 1, 5, 5, 5, 5, 10, 10, 10, 15, 15.3, 61, 90.7, 3600)
+"""Seconds by which time moves."""
+
+WRITTEN: Final = ("body", "due", "keep", "route", "unique", "expires", "queue")
+"""What two envelopes of one id may differ in."""
 
 
 def random_walk(store: Persister, *, seed: int, steps: int = 150) -> None:
@@ -39,103 +47,92 @@ def random_walk(store: Persister, *, seed: int, steps: int = 150) -> None:
     Raises AssertionError at the first difference, naming seed, step, verb and both answers. The same seed gives the
     same walk. Where the contract leaves a store free, only what it promises is compared.
     """
-    walk = _Walk(store, seed)
+    dice = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+    walk = SeededWalk(store, seed)
     for step in range(steps):
-        walk.step(step)
+        walk.step = step
+        walk.take(_any_of(walk.verbs(), dice), dice)
+        walk.compare_all()
 
 
-class _Call(NamedTuple):
-    """A verb with its arguments, to be asked of both stores."""
+class Verb(NamedTuple):
+    """How often a verb is walked, and the names of what must be there before."""
 
-    verb: str
-    args: tuple[Any, ...]
-    named: dict[str, Any]
-
-    def of(self, store: Persister) -> Any:
-        return getattr(store, self.verb)(*self.args, **self.named)
-
-    def __str__(self) -> str:
-        words = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.named.items())]
-        return f"{self.verb}({', '.join(words)})"
+    often: int
+    needs: str = ""
+    optional: bool = False  # a store may be without it
 
 
-def _call(verb: str, *args: Any, **named: Any) -> _Call:
-    return _Call(verb, args, named)
+class Walk(Pair):
+    """Each verb with random arguments, on both stores.
 
+    Chances are written so that the simplest comes from the smallest roll: Hypothesis shrinks towards those.
+    """
 
-class _Walk:
-    def __init__(self, store: Persister, seed: int) -> None:
-        self.store = store
-        self.model = MemoryPersister(f"walk-{seed}")
-        self.seed = seed
-        self.dice = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+    def __init__(self, store: Persister, *, name: str = "walk") -> None:
+        super().__init__(store, name=name)
+        self.dice = random.Random(0)  # noqa: S311 - replaced at every step
         self.now = NOW
         self.number = 0
-        self.last: object = "the start"
-        self.where = 0
-        self.ids: list[str] = []
+        self.sent: dict[str, Envelope] = {}
         self.puts: list[list[Envelope]] = []
         self.wants: list[list[Want]] = []
         self.claims: list[Claim] = []
         self.commits: list[list[tuple[Claim, Outcome]]] = []
         self.orders: dict[str, list[tuple[Order, Order]]] = {}  # as both stores gave them, to be named in seen
 
-    def step(self, where: int) -> None:
-        self.where = where
-        if self.dice.random() < 0.6:
-            self.now += self.dice.choice((0.1, 0.1, 1, 1, 1, 1, 5, 5, 5, 5, 10, 10, 10, 15, 15.3, 61, 90.7, 3600))
-        verb = self.dice.choices(tuple(_VERBS), tuple(_VERBS.values()))[0]
+    def take(self, verb: Callable[[Walk], None], dice: random.Random) -> None:
+        """Walk one verb, mostly after some time."""
+        self.dice = dice
+        if self.chance(0.6):
+            self.now += self.dice.choice(LATER)
         verb(self)
-        self.compare()
 
-    # asking both
+    def verbs(self) -> dict[Callable[[Walk], None], int]:
+        """The verbs that can be walked now, and how often each is."""
+        return {verb: each.often for verb, each in VERBS.items() if self.can(verb)}
 
-    def ask(self, call: _Call) -> tuple[Any, Any]:
-        """The answers of the model and of the store."""
-        return call.of(self.model), self.answer(call)
+    def can(self, verb: Callable[[Walk], None]) -> bool:
+        needs, optional = VERBS[verb].needs, VERBS[verb].optional
+        there = not optional or all(hasattr(each, verb.__name__) for each in (self.model, self.store))
+        return there and (not needs or bool(getattr(self, needs)))
 
-    def answer(self, call: _Call) -> Any:
-        self.last = call
-        try:
-            return call.of(self.store)
-        except Exception as error:
-            raise self.difference(f"  raised {error!r}") from error
+    def chance(self, likely: float) -> bool:
+        return self.dice.randrange(100) >= 100 * (1 - likely)
 
-    def same(self, call: _Call) -> Any:
-        """The answer of both, which must be the same."""
-        wanted, got = self.ask(call)
-        self.check(wanted, got)
-        return wanted
+    def compare_all(self, free: Iterable[str] = ()) -> None:
+        self.compare(self.sent, now=self.now, free=free)
 
-    def check(self, wanted: object, got: object, what: str = "") -> None:
-        if not _equal(wanted, got):
-            raise self.difference(f"  {what}wanted {wanted!r}\n  {what}got    {got!r}")
+    @property
+    def ids(self) -> list[str]:
+        return list(self.sent)
 
-    def difference(self, how: str) -> AssertionError:
-        return AssertionError(f"seed {self.seed}, step {self.where}, after {self.last}:\n{how}")
-
-    def compare(self, free: Iterable[str] = ()) -> None:
-        """Every record and every count, but for the runs that a store was free to end."""
-        left = set(free)
-        ids = [i for i in self.ids if i not in left]
-        wanted, got = self.model.get(ids), self.store.get(ids)
-        for id in ids:
-            self.check(wanted.get(id), got.get(id), f"record {id}: ")
-        if not left:
-            self.check(self.model.count(), self.store.count(), "count: ")
-            self.check(self.model.workers(now=self.now), self.store.workers(now=self.now), "workers: ")
+    @property
+    def records(self) -> list[Record]:
+        return list(self.model.get(self.sent).values())
 
     # the path of a job
 
     def put(self) -> None:
         batch = [self.envelope() for _ in range(self.dice.choice((1, 1, 2, 5)))]
-        self.puts.append(batch)
-        self.ids += [envelope.id for envelope in batch]
-        self.same(_call("put", batch))
+        if self.chance(SELDOM):
+            batch.append(self.another_of(self.dice.choice(batch)))
+        self.put_all(batch)
 
     def put_again(self) -> None:
-        if self.puts:
-            self.same(_call("put", self.dice.choice(self.puts[-4:])))
+        self.put_all(self.dice.choice(self.puts[-4:]))
+
+    def put_another(self) -> None:
+        """A second envelope of an id, alone or among others: the first stands, in whatever state its run is."""
+        near = self.ids if self.chance(0.5) else self.ids[-8:]
+        others = [self.another_of(self.sent[id]) for id in self.some_of(near, (1, 1, 2))]
+        self.put_all([*others, *(self.envelope() for _ in range(self.dice.choice((0, 0, 1))))])
+
+    def put_all(self, batch: list[Envelope]) -> None:
+        self.puts.append(batch)
+        for envelope in batch:
+            self.sent.setdefault(envelope.id, envelope)
+        self.same(Call.to("put", batch))
 
     def envelope(self) -> Envelope:
         self.number += 1
@@ -144,45 +141,50 @@ class _Walk:
         due = self.now + self.dice.choice((0, 0, 0, -5, 0.3, 5, 10, 100))
         body = self.dice.choice((b"", b"body", EVERY_BYTE))
         keep = self.dice.choice((0.0, 0.0, 60.7, 3600.0, DAY))
-        if self.dice.random() < 0.15:
+        if self.chance(0.15):
             return Envelope(id, "demo", address(self.dice.choice(WORKERS)), due, body, keep=keep)
-        expires = self.now + self.dice.choice((0, 10, 15.3, 50, 50, 5000)) if self.dice.random() < 0.4 else None
-        unique = self.dice.choice(("user-7", "c/user-7", UNICODE)) if self.dice.random() < 0.3 else None
+        expires = self.now + self.dice.choice((0, 10, 15.3, 50, 50, 5000)) if self.chance(0.4) else None
+        unique = self.dice.choice(("user-7", "c/user-7", UNICODE)) if self.chance(0.3) else None
         return Envelope(
             id, self.dice.choice(QUEUES), self.dice.choice(ROUTES), due, body, expires, unique, keep
         )  # fmt: skip
 
+    def another_of(self, first: Envelope) -> Envelope:
+        """An envelope of the same id that differs from it."""
+        second = self.envelope()._asdict()
+        changed = self.some_of(WRITTEN, (1, 1, 2, len(WRITTEN)))
+        return first._replace(**{name: second[name] for name in changed})
+
     def claim(self) -> None:
-        self.take(self.new_wants(), [])
+        self.take_runs(self.new_wants(), [])
 
     def claim_again(self) -> None:
         """As a pool does whose last reply was lost: the same wants, said to be repeated."""
-        if self.wants:
-            wants = self.dice.choice(self.wants[-3:])
-            self.take([each._replace(repeated=True) for each in wants], [])
+        wants = self.dice.choice(self.wants[-3:])
+        self.take_runs([each._replace(repeated=True) for each in wants], [])
 
     def exchange(self) -> None:
-        self.take(self.new_wants(), self.new_outcomes(), "exchange")
+        self.take_runs(self.new_wants(), self.new_outcomes(), "exchange")
 
     def new_wants(self) -> list[Want]:
-        wants = [self.want() for _ in range(self.dice.choice((0, 1, 1, 1, 2, 2)))]
+        wants = [self.want() for _ in range(self.dice.choice((1, 1, 1, 2, 2, 0)))]
         self.wants.append(wants)
         return wants
 
     def want(self) -> Want:
         self.number += 1
-        routes = tuple(self.dice.sample(ROUTES, self.dice.randint(1, len(ROUTES))))
+        routes = tuple(self.some_of(ROUTES, range(1, len(ROUTES) + 1)))
         worker = self.dice.choice(WORKERS)
         return Want(
             self.dice.choice(QUEUES), (address(worker), *routes), worker, f"token-{self.number}",
-            self.dice.choice((0, 1, 2, 3, 10)),
+            self.dice.choice((1, 2, 3, 10, 0)),
         )  # fmt: skip
 
-    def take(self, wants: list[Want], outcomes: list[tuple[Claim, Outcome]], verb: str = "claim") -> None:
+    def take_runs(self, wants: list[Want], outcomes: list[tuple[Claim, Outcome]], verb: str = "claim") -> None:
         until = self.now + self.dice.choice((5, 15.3, 30, 100, 100))
-        held = {(r.id, r.token) for r in self.model.get(self.ids).values() if r.state == State.RUNNING}
+        held = {(r.id, r.token) for r in self.records if r.state == State.RUNNING}
         args = (wants,) if verb == "claim" else (outcomes, wants)
-        wanted, got = self.ask(_call(verb, *args, now=self.now, until=until))
+        wanted, got = self.ask(Call.to(verb, *args, now=self.now, until=until))
         if verb == "exchange":
             self.check(wanted.taken, got.taken, "taken: ")
             self.check_next(wanted, got, wants)
@@ -200,21 +202,20 @@ class _Walk:
     def settle(self, wants: Sequence[Want], claims: Sequence[Claim]) -> None:
         """A claim that was filled may have ended more, or fewer, of the expired runs it met: end them all in both."""
         routes = {(each.queue, route) for each in _filled(wants, claims) for route in each.routes}
-        free = [r.id for r in self.model.get(self.ids).values() if _expired(r, self.now) and _place(r) in routes]
+        free = [r.id for r in self.records if _expired(r, self.now) and _place(r) in routes]
         if free:
-            self.compare(free)
-            self.ask(_call("purge", now=self.now, limit=ALL))
+            self.compare_all(free)
+            self.ask(Call.to("purge", now=self.now, limit=ALL))
 
     def extend(self) -> None:
-        self.same(_call("extend", self.some_claims(), until=self.now + self.dice.choice((-5, 0, 5, 15.3, 40))))
+        until = self.now + self.dice.choice((40, 15.3, 5, 0, -5))
+        self.same(Call.to("extend", self.some_claims(), until=until))
 
     def commit(self) -> None:
-        outcomes = self.new_outcomes()
-        self.same(_call("commit", outcomes, now=self.now))
+        self.same(Call.to("commit", self.new_outcomes(), now=self.now))
 
     def commit_again(self) -> None:
-        if self.commits:
-            self.same(_call("commit", self.dice.choice(self.commits[-3:]), now=self.now))
+        self.same(Call.to("commit", self.dice.choice(self.commits[-3:]), now=self.now))
 
     def new_outcomes(self) -> list[tuple[Claim, Outcome]]:
         outcomes = [(claim, self.outcome()) for claim in self.some_claims()]
@@ -223,100 +224,134 @@ class _Walk:
 
     def some_claims(self) -> list[Claim]:
         """Mostly fresh ones, stale ones too, and now and then one with a token that was never given."""
-        near = self.claims[-8:] if self.dice.random() < 0.8 else self.claims
-        some = self.dice.sample(near, min(len(near), self.dice.choice((1, 2, 4))))
-        return [c._replace(token=FORGED) if self.dice.random() < 0.05 else c for c in some]
+        near = self.claims if self.chance(1 - OFTEN) else self.claims[-8:]
+        some = self.some_of(near, (1, 2, 4))
+        if some and self.chance(SELDOM):
+            some[-1] = some[-1]._replace(token=FORGED)
+        return some
 
     def outcome(self) -> Outcome:
-        value = self.dice.choice((None, b"", b"value", EVERY_BYTE))
-        notes = self.dice.choice((None, None, b"", b"notes", EVERY_BYTE))
-        error = self.dice.choice(("", "ValueError: no", UNICODE))
-        due = self.dice.choice((None, self.now - 1, self.now, self.now + 7.7))
-        return self.dice.choice(
-            (
-                Outcome.complete(value, notes=notes),
-                Outcome.failed(error, value=value, notes=notes, keep=self.dice.choice((None, 0.0, 7 * DAY))),
-                Outcome.again(due=due, error=self.dice.choice((None, error)), notes=notes),
-                Outcome.untouched(notes=notes),
-                Outcome.started(notes=notes),
-                Outcome.at(self.dice.choice((0.0, 0.1, 1.0)), self.dice.choice(("", UNICODE))),
-            )
-        )
+        kind = self.dice.choice(("complete", "failed", "again", "untouched", "started", "progress"))
+        if kind == "progress":
+            return Outcome.at(self.dice.choice((0.0, 0.1, 1.0)), self.dice.choice(("", UNICODE)))
+        written: dict[str, Any] = {"notes": self.dice.choice((None, None, b"", b"notes", EVERY_BYTE))}
+        if kind in ("complete", "failed"):
+            written["value"] = self.dice.choice((None, b"", b"value", EVERY_BYTE))
+        if kind == "failed":
+            written |= {"error": self.dice.choice(("", "ValueError: no", UNICODE))}
+            written |= {"keep": self.dice.choice((None, 0.0, 7 * DAY))}
+        if kind == "again":
+            written |= {"error": self.dice.choice((None, "", UNICODE))}
+            written |= {"due": self.dice.choice((None, self.now - 1, self.now, self.now + 7.7))}
+        return Outcome(kind, **written)
 
     # the desk
 
     def cancel(self) -> None:
-        self.same(_call("cancel", self.some_ids(), now=self.now))
+        self.same(Call.to("cancel", self.some_ids(), now=self.now))
 
     def reopen(self) -> None:
         # Of two with the same unique key in one call, which is taken is the store's to choose.
-        badly = [r.id for r in self.model.get(self.ids).values() if r.state in (State.FAILED, State.CANCELLED)]
-        for id in [*self.some_ids(), *self.dice.sample(badly, min(len(badly), 2))]:
-            self.same(_call("reopen", [id], now=self.now))
+        badly = [r.id for r in self.records if r.state in (State.FAILED, State.CANCELLED)]
+        for id in [*self.some_of(badly, (1, 2)), *self.some_ids()]:
+            self.same(Call.to("reopen", [id], now=self.now))
+
+    def promote(self) -> None:
+        later = [r.id for r in self.records if r.state == State.QUEUED and r.ripe > self.now]
+        self.same(Call.to("promote", [*self.some_of(later, (1, 2)), *self.some_ids()], now=self.now))
 
     def some_ids(self) -> list[str]:
-        near = self.ids[-20:] if self.dice.random() < 0.8 else self.ids
-        return [*self.dice.sample(near, min(len(near), self.dice.choice((1, 2, 5)))), id_at(self.now, 0)]
+        """Mostly of the last ones, and one that never was."""
+        near = self.ids if self.chance(1 - OFTEN) else self.ids[-20:]
+        return [*self.some_of(near, (1, 2, 5)), id_at(self.now, 0)]
+
+    def some_of(self, things: Sequence[T], numbers: Sequence[int]) -> list[T]:
+        left = list(things)
+        number = min(len(left), self.dice.choice(numbers))
+        return [left.pop(self.dice.randrange(len(left))) for _ in range(number)]
+
+    def get(self) -> None:
+        """Also as a caller looks who does not wait for the end."""
+        self.same(Call.to("get", self.some_ids()))
+        self.same(Call.to("await_end", self.some_ids()[0], 0.0))
 
     def find(self) -> None:
-        after = self.dice.choice(self.ids) if self.ids and self.dice.random() < 0.5 else None
+        after = self.dice.choice(self.ids) if self.ids and self.chance(0.5) else None
         which = Filter(
             self.dice.choice((None, *QUEUES)),
             self.dice.choice((None, "c", "c", "C", "b:c", "c_d", "d", address(WORKERS[0]))),
             self.dice.choice((None, *State)),
         )
-        self.same(_call("find", which, now=self.now, after=after, limit=self.dice.choice((1, 3, 1000))))
+        self.same(Call.to("find", which, now=self.now, after=after, limit=self.dice.choice((1000, 3, 1))))
 
     # the workers
 
     def beat(self) -> None:
         worker = self.dice.choice(WORKERS)
         given = self.orders.get(worker, [])
-        seen = [pair for pair in given if self.dice.random() < 0.6]
+        seen = [pair for pair in given if self.chance(0.6)]
         about = self.dice.choice(("", "about", UNICODE))
-        until = self.now + self.dice.choice((-1, 0, 10, 100, 5000, 50_000))
+        until = self.now + self.dice.choice((10, 100, 5000, 50_000, 0, -1))
         wanted = self.model.beat(worker, about, seen=[order.id for order, _ in seen], until=until)
-        got = self.answer(_call("beat", worker, about, seen=[order.id for _, order in seen], until=until))
+        got = self.answer(Call.to("beat", worker, about, seen=[order.id for _, order in seen], until=until))
         self.check([order.text for order in wanted], [order.text for order in got], "orders: ")
         self.orders[worker] = list(zip(wanted, got, strict=True))
 
     def tell(self) -> None:
-        alive = sorted(self.model.workers(now=self.now))
-        if alive:  # what becomes of an order for a worker that is not there, nobody promised
-            self.number += 1
-            self.same(_call("tell", self.dice.choice(alive), f"order {self.number} {UNICODE}"))
+        self.number += 1
+        for worker in self.some_of(self.alive, (1,)):
+            self.same(Call.to("tell", worker, f"order {self.number} {UNICODE}"))
+
+    @property
+    def alive(self) -> list[str]:
+        """The workers there are: what becomes of an order for another, nobody promised."""
+        return sorted(self.model.workers(now=self.now))
 
     # housekeeping
 
     def purge(self) -> None:
-        gone = len(WORKERS) - len(self.model.workers(now=self.now))
-        wanted, got = self.ask(_call("purge", now=self.now, limit=ALL))
+        gone = len(WORKERS) - len(self.alive)
+        wanted, got = self.ask(Call.to("purge", now=self.now, limit=ALL))
         if not wanted - gone <= got <= wanted + gone:  # a store may let beats end by themselves
             self.check(wanted, got)
 
 
-def _equal(wanted: object, got: object) -> bool:
-    """Equal, and in records and claims of the very same types: 1.0 is no count, a memoryview no body."""
-    exact = not isinstance(wanted, (list, tuple)) or repr(wanted) == repr(got)
-    return wanted == got and type(wanted) is type(got) and exact
-
-
-_VERBS: dict[Callable[[_Walk], None], int] = {
-    _Walk.put: 20,
-    _Walk.put_again: 4,
-    _Walk.claim: 12,
-    _Walk.claim_again: 4,
-    _Walk.exchange: 14,
-    _Walk.extend: 6,
-    _Walk.commit: 14,
-    _Walk.commit_again: 4,
-    _Walk.cancel: 5,
-    _Walk.reopen: 5,
-    _Walk.find: 10,
-    _Walk.beat: 10,
-    _Walk.tell: 6,
-    _Walk.purge: 8,
+VERBS: Final[dict[Callable[[Walk], None], Verb]] = {
+    Walk.put: Verb(20),
+    Walk.put_again: Verb(4, "puts"),
+    Walk.put_another: Verb(6, "sent"),
+    Walk.claim: Verb(12),
+    Walk.claim_again: Verb(4, "wants"),
+    Walk.exchange: Verb(14),
+    Walk.extend: Verb(6, "claims"),
+    Walk.commit: Verb(14, "claims"),
+    Walk.commit_again: Verb(4, "commits"),
+    Walk.cancel: Verb(5, "sent"),
+    Walk.reopen: Verb(5, "sent"),
+    Walk.promote: Verb(5, "sent", optional=True),
+    Walk.get: Verb(2, "sent"),
+    Walk.find: Verb(10),
+    Walk.beat: Verb(10),
+    Walk.tell: Verb(6, "alive"),
+    Walk.purge: Verb(8),
 }
+"""Every verb of the contract, for the random walk; time moves between them."""
+
+
+class SeededWalk(Walk):
+    """A walk that says where it is by its seed and the number of its step."""
+
+    def __init__(self, store: Persister, seed: int) -> None:
+        super().__init__(store, name=f"walk-{seed}")
+        self.seed = seed
+        self.step = 0
+
+    def where(self) -> str:
+        return f"seed {self.seed}, step {self.step}, {super().where()}"
+
+
+def _any_of(verbs: dict[Callable[[Walk], None], int], dice: random.Random) -> Callable[[Walk], None]:
+    return dice.choices(tuple(verbs), tuple(verbs.values()))[0]
 
 
 def _held_sorted(claims: Iterable[Claim], held: set[tuple[str, str | None]]) -> list[Claim]:

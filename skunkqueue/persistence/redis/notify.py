@@ -161,7 +161,7 @@ class RedisNotifier:
     def _settle(self, worker: str, home: str) -> None:
         """Say where a worker listens: a connection blocks in one slot of a cluster, and its routes are there."""
         if home and self._homes.get(worker) != home:
-            self._link.ask(HOUSE, ("HSET", HOUSE + ":notifier", worker, home))
+            self._link.ask(HOUSE, ("HSET", HOUSE + ":ears", worker, home))
             self._homes[worker] = home
 
     # listening
