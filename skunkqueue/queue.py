@@ -15,7 +15,7 @@ from skunkqueue.errors import StoreAway, WrongCall
 from skunkqueue.job import Job
 from skunkqueue.options import Given, Options, choice, did_you_mean
 from skunkqueue.persistence import Persister
-from skunkqueue.persistence.url import locate, without_secrets
+from skunkqueue.persistence.url import find_backend, locate, without_secrets
 from skunkqueue.run import Run, Runs
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class SkunkQueue:
     def full_url(self) -> str:
         """Where the store is, with its secrets: for the pool's own workers, never for a log."""
         return self._address.url
+
+    @property
+    def one_process(self) -> bool:
+        """Whether its runs are seen by this process alone."""
+        return find_backend(self._address.backend).one_process
 
     @property
     def broadcast(self) -> bool:

@@ -17,7 +17,7 @@ from skunkqueue.persistence.sqlite.file import File
 from skunkqueue.persistence.sqlite.notify import SQLiteNotifier, WakeSocket, kind_of
 from skunkqueue.persistence.sqlite.rows import STATES, found, readable, records_of, storable
 from skunkqueue.persistence.sqlite.transaction import Met, Pair, Transaction, next_ripe, put_new, put_one
-from skunkqueue.persistence.url import url_path
+from skunkqueue.persistence.url import url_path, without_secrets
 
 default_cfg = {"backend": "sqlite", "conn_url": "", "dbname": ""}
 
@@ -280,11 +280,11 @@ def open_url(url: str) -> SQLitePersister:
     ``?durability=normal`` gives up a power cut's last moments for speed; ``full`` is the default. Raises WrongCall.
     """
     durability = _durability(url)
-    path = url_path(url)
+    path, shown = url_path(url), without_secrets(url)
     if not path:
         return SQLitePersister(_own_path(), durability=durability, make_folder=True)
     if not path.startswith("/") or path == "/" or path.endswith(":memory:"):
-        raise WrongCall(f"a SQLite URL is sqlite:// or sqlite:///relative.db or sqlite:////absolute.db; got {url!r}")
+        raise WrongCall(f"a SQLite URL is sqlite:// or sqlite:///relative.db or sqlite:////absolute.db; got {shown}")
     return SQLitePersister(os.path.abspath(path[1:]), durability=durability)
 
 
