@@ -157,19 +157,17 @@ class SkunkQueue:
         try:
             ids = self.store.put(envelopes) if via is None else self._put_via(envelopes, via)
         except StoreAway as error:
-            error.runs = Runs([Run(self, envelope.id, envelope) for envelope in envelopes])
+            if via is None:
+                error.runs = Runs([Run(self, envelope.id, envelope) for envelope in envelopes])
             raise
         return [
             Run(self, id, envelope if id == envelope.id else None) for id, envelope in zip(ids, envelopes, strict=True)
         ]
 
     def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
-        store: Any = self.store
-        code = getattr(type(store).put, "__code__", None)
-        if code is None or "via" not in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
-            raise WrongCall(f"via= is for stores with transactions of your own; {self.url} has none")
-        ids: list[str] = store.put(envelopes, via=via)
-        return ids
+        if not self.store.takes_via:
+            self.store.refuse_via(via)
+        return self.store.put(envelopes, via=via)
 
     def alive_on(self, routes: Iterable[str]) -> list[str]:
         """The workers alive on any of these routes of this queue."""

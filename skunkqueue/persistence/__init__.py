@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
+from skunkqueue.errors import WrongCall
 
 REMEMBERED = 60.0
 """Seconds that an ended run's id is remembered at least, whatever its ``keep``."""
@@ -144,15 +146,29 @@ class Source:
 class Persister(Source):
     """A store: keeps runs from the moment they are fired until nobody needs their result."""
 
+    takes_via: str = ""
+    """What ``via`` of ``put`` may be, for people: "a redis.Pipeline"; empty where there is no such thing."""
+
     # the path of a job
 
-    def put(self, envelopes: Sequence[Envelope]) -> list[str]:
+    def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:
         """Store runs as queued, ripe when due. Putting an id twice is putting it once.
 
         Gives for each its id, or, where its unique key (per queue and route) met an open run, that run's id; of two in
         one call with the same unique key the first is stored.
+
+        ``via`` is a transaction of the caller's own, of the kind that ``takes_via`` names: the runs are stored when the
+        caller commits it, together with whatever else is in it, or not at all; nobody else sees them before. The store
+        neither begins nor ends it, but that it may begin one that begins by itself; where it refuses, the transaction
+        stays as it was. ``wait`` may learn of it up to a second later. Raises WrongCall for a ``via`` that cannot keep
+        this promise, and for a unique key where the answer is not known before the end of the transaction.
         """
         raise NotImplementedError
+
+    def refuse_via(self, via: Any) -> None:
+        """For a store that takes none: raise WrongCall where it is given one."""
+        if via is not None:
+            raise WrongCall(f"via= is for stores with transactions of your own; {self.url} has none")
 
     # the desk
 

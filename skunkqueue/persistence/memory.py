@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from skunkqueue.envelope import (
     Claim,
@@ -40,7 +41,8 @@ class MemoryPersister(Persister):
 
     # the path of a job
 
-    def put(self, envelopes: Sequence[Envelope]) -> list[str]:
+    def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:
+        self.refuse_via(via)
         with self._changed:
             ids = [self._put(envelope) for envelope in envelopes]
             self._happened({work_key(e.queue, base_route(e.route)) for e in envelopes})

@@ -83,6 +83,7 @@ class RedisPersister(Persister):
     """
 
     is_far = True
+    takes_via = "a redis.Pipeline"
 
     def __init__(self, target: Target) -> None:
         self.url = target.url
