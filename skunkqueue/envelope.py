@@ -229,11 +229,15 @@ class Asked(NamedTuple):
 
 
 class Caught(NamedTuple):
-    """What was claimed when there was news, for which wants, and when that was."""
+    """What was claimed when there was news, for which wants, and when that was.
+
+    ``woken`` is the route whose wake-up it was; None where it was none.
+    """
 
     wants: list[Want]
     result: Exchange
     now: float
+    woken: str | None = None
 
 
 class Seal(NamedTuple):
@@ -406,6 +410,14 @@ _ids = _Ids()
 def new_id(now: float) -> str:
     """A run's id: sorts by time, ascends within a process, collides with nobody."""
     return _ids.draw(now)
+
+
+def is_for_later(envelope: Envelope) -> bool:
+    """Whether a run was due later than its id was made. Of an id that tells no time: yes."""
+    try:
+        return envelope.due > int(envelope.id[:12], 16) / 1000 + 0.002  # the id knows milliseconds
+    except ValueError:
+        return True
 
 
 def _forget_ids() -> None:

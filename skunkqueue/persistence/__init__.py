@@ -34,6 +34,9 @@ class Channel:
     stood: int = -1
     """The same for ``stand``."""
 
+    told: int = -1
+    """A descriptor that can be read when ``later`` has something; -1 where nothing is ever told."""
+
     def ask(
         self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
     ) -> bool:
@@ -55,6 +58,10 @@ class Channel:
         """What came of ``stand``; None while the answer is not all there."""
         raise NotImplementedError
 
+    def later(self) -> list[tuple[str, float]]:
+        """Routes of the queue on which a run was put that is due later, and when, as far as it was told since."""
+        return []
+
     def close(self) -> None:
         """Hang up."""
 
@@ -64,6 +71,10 @@ class Source:
 
     url: str = ""
     """Where it is, for logs; never with a secret in it."""
+
+    wakes_one: bool = False
+    """Whether something that happens to a key wakes only one of those who wait for it, whoever that is: then nobody may
+    wait for work that he could not claim."""
 
     is_far: bool = False
     """Whether whoever calls it mostly waits for somebody else, so that a pool had better do something meanwhile."""

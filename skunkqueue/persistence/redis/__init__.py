@@ -84,6 +84,7 @@ class RedisPersister(Persister):
 
     is_far = True
     takes_via = "a redis.Pipeline"
+    wakes_one = True
 
     def __init__(self, target: Target) -> None:
         self.url = target.url

@@ -14,6 +14,8 @@ try:
 except ImportError:  # then there are no lines
     Reader = None  # type: ignore[assignment, misc]
 
+from redis.exceptions import ResponseError
+
 from skunkqueue.envelope import Asked, Caught, Claim, Exchange, Outcome, Want
 from skunkqueue.errors import StoreAway
 from skunkqueue.persistence import Channel
@@ -97,15 +99,29 @@ def open_channel(link: Link, notifier: RedisNotifier, queue: str) -> RedisChanne
         if not isinstance(talk._sock, socket.socket):
             return None
         say(talk, in_full("exchange", key, "0", "0", "0", "0"))  # of nothing, to have it known
-        line = RedisChannel(link, notifier, queue, talk, ear)
+        line = RedisChannel(link, notifier, queue, talk, ear, _subscribed(link, key))
         undo.pop_all()
     return line
 
 
-class RedisChannel(Channel):
-    """Two connections: one that exchanges, one that blocks and then claims."""
+def _subscribed(link: Link, key: str) -> Any:
+    """A connection that is told of runs for later; None for a user who may not subscribe."""
+    connection = link.ear(key)
+    try:
+        say(connection, ("SUBSCRIBE", f"{key}:later"))
+    except ResponseError:
+        connection.disconnect()
+        return None
+    except BaseException:
+        connection.disconnect()
+        raise
+    return connection
 
-    def __init__(self, link: Link, notifier: RedisNotifier, queue: str, talk: Any, ear: Any) -> None:
+
+class RedisChannel(Channel):
+    """Three connections: one that exchanges, one that blocks and then claims, one that is told of runs for later."""
+
+    def __init__(self, link: Link, notifier: RedisNotifier, queue: str, talk: Any, ear: Any, subscribed: Any) -> None:
         self._key = base_key(queue)
         self._queue = queue
         self._url = link.target.url
@@ -117,7 +133,9 @@ class RedisChannel(Channel):
         self._heard: list[Any] = []
         self._ear = BlockingConnection(ear)
         self._talk, self._news = Stream(talk, self._url), Stream(ear, self._url)
+        self._later = None if subscribed is None else Stream(subscribed, self._url)
         self.asked, self.stood = self._talk.fd, self._news.fd
+        self.told = -1 if self._later is None else self._later.fd
 
     def ask(
         self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
@@ -159,10 +177,22 @@ class RedisChannel(Channel):
         asked, self._standing = self._standing, None
         if asked is None:
             raise StoreAway(f"Redis at {self._url} answers what it was not asked")
-        _, reply = self._sound(self._heard)
+        popped, reply = self._sound(self._heard)
         now = float(reply[-1])
         _, claims, ripe, _ = read_exchange(asked.wants, reply, now + asked.until - asked.now)
-        return Caught(asked.wants, Exchange(set(), claims, ripe), now)
+        return Caught(asked.wants, Exchange(set(), claims, ripe), now, self._route_of(popped))
+
+    def _route_of(self, popped: Any) -> str | None:
+        """The route whose mark was popped; None where the wait ended without one."""
+        key, prefix = popped[0].decode() if popped else "", f"{self._key}:mark:"
+        return key.removeprefix(prefix) if key.startswith(prefix) else None
+
+    def later(self) -> list[tuple[str, float]]:
+        told = []
+        for *_, message in self._later.replies() if self._later is not None else ():
+            route, _, due = message.decode().partition(" ")
+            told.append((route, float(due)))
+        return told
 
     def _exchange(self, *args: Any) -> Command:
         return call("exchange", self._key, *args)
@@ -181,3 +211,6 @@ class RedisChannel(Channel):
             self._talk.close()
         with contextlib.suppress(Exception):
             self._news.close()
+        if self._later is not None:
+            with contextlib.suppress(Exception):
+                self._later.close()

@@ -22,6 +22,7 @@
 --   :waiting       hash  id -> bells to ring when it ends
 --   :bell:NAME     zset  ids that have ended; one waiter blocks on it. Expires
 --   :call:WORKER   zset  at most one member: this worker has orders. Expires
+--   :later         channel on which "route due" is published for a run that is put for later
 --
 -- and skunk:{@} for what belongs to no queue: :queues (hash, queue -> schema version), :until (zset of workers by the
 -- end of their beat; -inf is one that only has orders), :about (hash), :orders:WORKER (list), :ears (hash, worker ->
@@ -87,6 +88,13 @@ local function keep_count()
   for name, by in pairs(tally) do
     if by ~= 0 and call('HINCRBY', base .. ':count', name, by) == 0 then call('HDEL', base .. ':count', name) end
   end
+end
+
+-- part tell
+
+-- Tell the pools of a run that is due later, so that each knows when to look, whoever dies. Who may not publish does not.
+local function tell(route, due)
+  if due ~= '' then redis.pcall('PUBLISH', base .. ':later', route .. ' ' .. due) end
 end
 
 -- part knock
@@ -198,10 +206,10 @@ local function write(ids)
 end
 
 -- script put
--- ARGV: route, n, n times (due, id), n envelopes, the ids as they go on a page, the smallest of them. These are runs
--- without an expires or a unique key. Gives 1 if the queue was empty.
+-- ARGV: route, n, n times (due, id), n envelopes, the first due of those for later or "", the ids as they go on a page,
+-- the smallest of them. These are runs without an expires or a unique key. Gives 1 if the queue was empty.
 
--- with base
+-- with base tell
 local RUN, RIPE, MARK = base .. ':run', base .. ':ripe:' .. ARGV[1], base .. ':mark:' .. ARGV[1]
 local n, runs, page, size = tonumber(ARGV[2]), {}
 local last = 2 + 2 * n
@@ -231,10 +239,12 @@ end
 if n == 0 then return 0 end
 local queued = call('HINCRBY', base .. ':count', 'q' .. ARGV[1], n)
 if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
+tell(ARGV[1], ARGV[#ARGV - 2])
 return queued == n and call('HLEN', RUN) == n and 1 or 0
 
 -- script put_one
--- ARGV: route, due, id, envelope: as put does it, in half the time. Gives 1 if the queue was empty.
+-- ARGV: route, due, id, envelope, due again where it is for later, or "": as put does it, in half the time. Gives 1 if
+-- the queue was empty.
 
 -- with base
 local route, id = ARGV[1], ARGV[3]
@@ -248,17 +258,22 @@ if not size or size >= 14500 then
   if size then turn(page) else write({id}) end
 end
 if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
+if ARGV[5] ~= '' then
+  -- with tell
+  tell(route, ARGV[5])
+end
 return call('HINCRBY', base .. ':count', 'q' .. route, 1) == 1 and call('HLEN', RUN) == 1 and 1 or 0
 
 -- script put_each
--- ARGV: n times (id, envelope). Gives 1 if the queue was empty, then the ids as put or found.
+-- ARGV: n times (id, envelope, due again where it is for later, or ""). Gives 1 if the queue was empty, then the ids as
+-- put or found.
 
--- with base head count knock pages
+-- with base head count knock tell pages
 
 local RUN = base .. ':run'
 local marks, answer, put = {}, {0}, 0
 
-local function put_one(id, envelope)
+local function put_one(id, envelope, later)
   if call('HEXISTS', RUN, id) == 1 then return id end
   local route, due, _, expires, unique = head(envelope)
   if unique then
@@ -273,10 +288,11 @@ local function put_one(id, envelope)
   count('q', route, 1)
   put = put + 1
   marks[route] = true
+  tell(route, later)
   return id
 end
 
-for at = 1, #ARGV, 2 do answer[#answer + 1] = put_one(ARGV[at], ARGV[at + 1]) end
+for at = 1, #ARGV, 3 do answer[#answer + 1] = put_one(ARGV[at], ARGV[at + 1], ARGV[at + 2]) end
 keep_count()
 for route in pairs(marks) do mark(route) end
 if put > 0 and call('HLEN', RUN) == put then answer[1] = 1 end
@@ -311,7 +327,7 @@ local made
 local function rare()
   if made then return made end
   made = {}
-  -- with fields head ring claim cancel
+  -- with fields head ring tell claim cancel
 
   local function known(id, token)
     local claim = call('HGET', DONE, id) or call('HGET', CLAIMS, id)
@@ -336,6 +352,7 @@ local function rare()
     count('r', route, -1)
     count('q', route, 1)
     to_mark[route] = true
+    if tonumber(due) > moment then tell(route, due) end
   end
 
   local function keep_one(id, claim, progress, note)

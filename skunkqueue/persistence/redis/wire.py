@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from skunkqueue.envelope import Claim, Envelope, Outcome, Record, State, Want
+from skunkqueue.envelope import Claim, Envelope, Outcome, Record, State, Want, is_for_later
 from skunkqueue.persistence import REMEMBERED
 
 HOUSE = "skunk:{@}"
@@ -115,7 +115,12 @@ def is_plain(envelope: Envelope) -> bool:
 
 def one_arguments(envelope: Envelope) -> tuple[Any, ...]:
     """What the script is given that puts a single plain run."""
-    return envelope[2], repr(envelope[3]), envelope[0], _pack_envelope(envelope)
+    return envelope[2], repr(envelope[3]), envelope[0], _pack_envelope(envelope), _told(envelope)
+
+
+def _told(envelope: Envelope) -> str:
+    """When a run is due that is for later, else nothing: what the pools are told."""
+    return repr(envelope[3]) if is_for_later(envelope) else ""
 
 
 class Puts(NamedTuple):
@@ -143,7 +148,8 @@ def put_arguments(envelopes: Sequence[Envelope], places: Sequence[int]) -> Puts:
             each += routes.pop(route)
     each.sort()  # of two with the same unique key the first is put
     alike = [(_put_alike(route, envelopes, some), some) for route, some in routes.items()]
-    return Puts(alike, ([part for i in each for part in (envelopes[i].id, _pack_envelope(envelopes[i]))], each))
+    one_by_one = [envelopes[i] for i in each]
+    return Puts(alike, ([part for e in one_by_one for part in (e.id, _pack_envelope(e), _told(e))], each))
 
 
 def _put_alike(route: str, envelopes: Sequence[Envelope], places: Sequence[int]) -> list[Any]:
@@ -160,7 +166,9 @@ def _put_alike(route: str, envelopes: Sequence[Envelope], places: Sequence[int])
         times += (due, envelope[0])
         packed.append(head + envelope[4])
     ids: list[str] = times[3::2]
-    return [*times, *packed, "".join([f"{id}\n" for id in ids]), min(ids)]
+    later = min((envelopes[i].due for i in places if is_for_later(envelopes[i])), default=None)
+    told = "" if later is None else repr(later)
+    return [*times, *packed, told, "".join([f"{id}\n" for id in ids]), min(ids)]
 
 
 class OutcomeBatch:

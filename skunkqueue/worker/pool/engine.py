@@ -146,11 +146,15 @@ class Engine:
         if self._line is not None:
             self._selector.unregister(self._line.asked)
             self._selector.unregister(self._line.stood)
+            if self._line.told >= 0:
+                self._selector.unregister(self._line.told)
             self._line.close()
         self._line = line
         if line is not None:
             self._selector.register(line.asked, selectors.EVENT_READ, self._hear_answer)
             self._selector.register(line.stood, selectors.EVENT_READ, self._hear_news)
+            if line.told >= 0:
+                self._selector.register(line.told, selectors.EVENT_READ, self._hear_of_later)
 
     def _hear_answer(self) -> None:
         self._exchanger.hear()
@@ -159,6 +163,9 @@ class Engine:
     def _hear_news(self) -> None:
         self._exchanger.hear_news()
         self._collect()
+
+    def _hear_of_later(self) -> None:
+        self._fetcher.tell(self._exchanger.later())
 
     def _listen(self) -> None:
         timeout = max(0.0, self._until() - ticks())

@@ -36,13 +36,17 @@ class Load(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What one exchange carried, with a line to be logged for each outcome, and what came of it."""
+    """What one exchange carried, with a line to be logged for each outcome, and what came of it.
+
+    ``woken`` is the route whose wake-up it followed, where that is known.
+    """
 
     outcomes: Outcomes
     reports: list[str]
     wants: list[Want]
     result: Exchange
     now: float
+    woken: str | None = None
 
 
 class Exchanger:
@@ -275,8 +279,18 @@ class Exchanger:
             return
         if caught is not None:
             with self._state:
-                self._deliveries.append(Delivery([], [], caught.wants, caught.result, caught.now))
+                self._deliveries.append(Delivery([], [], *caught))
                 self._stands = None
+
+    def later(self) -> list[tuple[str, float]]:
+        """The routes on which runs were put for later, and when they are due, as far as the line told."""
+        if self.line is None:
+            return []
+        try:
+            return self.line.later()
+        except Exception:
+            self.hang_up()
+            return []
 
     @property
     def late_at(self) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from skunkqueue.clock import Clock, ticks
-from skunkqueue.envelope import Want
+from skunkqueue.envelope import Want, base_route
 from skunkqueue.persistence import Source, work_key
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.listener import Listener
@@ -17,7 +17,7 @@ LOOK_ANYWAY: Final = 10.0
 """Seconds after which an idle pool looks although nobody told it to: a wait is only a hint."""
 LATE: Final = 1.0
 """Seconds after which the engine looks where the listener ought to have: it may hang in its wait."""
-ROUSE_AGAIN: Final = 0.1
+ROUSE_AGAIN: Final = 0.03
 """Seconds after which the listener is roused once more: it may just have been about to wait."""
 SOONEST: Final = 0.005
 FOREVER: Final = float("inf")
@@ -27,6 +27,10 @@ class Fetcher:
     """Belongs to an engine and is used on its thread, but for the listener's part.
 
     ``looked`` says whether the last look asked for all workers and found nothing left.
+
+    Where a wake-up reaches one pool only, whoever takes it must be able to claim what it is about, or nobody does: so
+    the listener waits on the routes of those it claims for, and is called back when somebody else has nothing to do.
+    Addresses are waited on for all: no other pool serves them.
     """
 
     def __init__(
@@ -49,8 +53,12 @@ class Fetcher:
         self._stood: dict[str, Slot] = {}  # by token: whom the listener claims for
         self._rouse_at = 0.0
         self._back_at = FOREVER  # ticks when the line is to come back with what it has
-        routes = [*dict.fromkeys(settings.routes), *(worker.routes[0] for worker in workers)]
-        self._keys = [work_key(settings.queue, route) for route in routes]
+        self._told: dict[str, float] = {}  # by route: ticks when the first run ripens that the line told of
+        self._longest = min(LOOK_ANYWAY, settings.lease / 2)  # leases end without a word
+        self._queue = settings.queue
+        self._addresses = [worker.routes[0] for worker in workers]
+        self._served: Collection[str] = ()  # the routes that the listener waits on
+        self._keys = self._wait_on = self._keys_of(settings.routes)
         self._listener = Listener(self._catch, poke, "skunkqueue-listener")
 
     def worker_of(self, token: str) -> Slot:
@@ -65,11 +73,30 @@ class Fetcher:
     def called(self) -> bool:
         return self._called
 
+    def tell(self, later: Iterable[tuple[str, float]]) -> None:
+        """Runs on these routes ripen then, by the source's clock: look at that time, unless something is sooner."""
+        for name, due in later:
+            route = base_route(name)
+            if route in self._addresses or any(worker.route == route for worker in self._workers):
+                at = ticks() + due - self._clock.now()
+                self._told[route] = min(at, self._told.get(route, FOREVER))
+
+    def _told_at(self) -> float:
+        return min(self._told.values(), default=FOREVER)
+
+    def _hear_told(self) -> None:
+        """Whatever has ripened by now is to be looked for; what ripens behind it is learnt by that look."""
+        now = ticks()
+        if self._told_at() <= now:
+            self._told = {route: at for route, at in self._told.items() if at > now}
+            self.call()
+            self._back_at = 0.0
+
     # claiming with the next exchange
 
     def until(self) -> float:
         """Ticks when to claim, as far as nobody else sees to it."""
-        at = self._look_at()
+        at = min(self._look_at(), self._told_at())
         if self._exchanger.free:
             at = 0.0 if self._called and at < FOREVER else at
             return min(at, max(self._back_at, self._rouse_at)) if self._exchanger.out else at
@@ -80,6 +107,7 @@ class Fetcher:
 
         Those for whom the listener is claiming are left to it.
         """
+        self._hear_told()
         if not (anyway or self._called) and ticks() < self._look_at():
             return []
         self._exchanger.withdraw()
@@ -106,11 +134,13 @@ class Fetcher:
         ripe = result.next_ripe
         # What a repeated want gets was claimed before, which tells nothing of what is there now.
         more = bool(filled) and ((ripe is not None and ripe <= delivery.now) or any(w.repeated for w in filled))
-        left = LOOK_ANYWAY if ripe is None else min(max(ripe - self._clock.now(), SOONEST), LOOK_ANYWAY)
+        left = self._longest if ripe is None else min(max(ripe - self._clock.now(), SOONEST), self._longest)
         for want in wants:
             self.worker_of(want.token).look_at = 0.0 if more else ticks() + left
         stood = wants[0].token in self._stood
-        self._called = self._called or (stood and burst)  # before a burst may end, one look has to ask for all
+        # Before a burst may end, one look has to ask for all; and nobody else looks for what the listener did not.
+        passed_by = delivery.woken is not None and not self._is_served(delivery.woken, wants)
+        self._called = self._called or (stood and burst) or passed_by
         whole = len(wants) == len(self._workers) and not stood
         self.looked = whole and not more and (ripe is None or ripe > delivery.now)
 
@@ -136,36 +166,55 @@ class Fetcher:
 
         Only as much as they can begin at once, for others may have begun to wait by then.
         """
-        if self._exchanger.out:
-            if ticks() >= self._back_at:
+        if self._exchanger.out or self._listener.watching:
+            if ticks() >= self._back_at or self._leaves_out_somebody():
                 self.rouse()
             return
-        if self._listener.watching or not self._exchanger.free:
+        if not self._exchanger.free:
             return
         found = {want: w for w in self._workers if (want := w.want(self._most(w), w.free)) is not None}
-        left = min((worker.look_at for worker in found.values()), default=0.0) - ticks()
+        left = min([self._told_at(), *(worker.look_at for worker in found.values())]) - ticks() if found else 0.0
         if left > 0:
-            left = min(left, LOOK_ANYWAY)
-            self._stood = {want.token: worker for want, worker in found.items()}
-            if self._exchanger.stand(self._keys, list(found), left):
-                self._back_at = ticks() + left
-                return
-            self._back_at = FOREVER
-            self._exchanger.stand_by(list(found))
-            self._listener.watch(left)
+            self._wait_for(found, min(left, self._longest))
+
+    def _wait_for(self, found: dict[Want, Slot], left: float) -> None:
+        self._stood = {want.token: worker for want, worker in found.items()}
+        self._served = {worker.route for worker in found.values()}
+        self._rouse_at = 0.0
+        keys = self._keys_of(self._served) if self._source.wakes_one else self._keys
+        if self._exchanger.stand(keys, list(found), left):
+            self._back_at = ticks() + left
+            return
+        self._back_at = FOREVER
+        self._exchanger.stand_by(list(found))
+        self._wait_on = keys
+        self._listener.watch(left)
+
+    def _keys_of(self, routes: Iterable[str]) -> list[str]:
+        return [work_key(self._queue, route) for route in (*dict.fromkeys(routes), *self._addresses)]
+
+    def _leaves_out_somebody(self) -> bool:
+        """Whether somebody has nothing to do on whose route nobody here waits."""
+        if not self._source.wakes_one:
+            return False
+        idle = (w for w in self._workers if w.route not in self._served and w.look_at > ticks())
+        return any(worker.room(self._most(worker)) > 0 for worker in idle)
+
+    def _is_served(self, route: str, wants: Sequence[Want]) -> bool:
+        return any(route in want.routes for want in wants)
 
     def _catch(self, timeout: float) -> None:
         """On the listener's thread: wait for work."""
         caught = False
         try:
-            caught = self._exchanger.catch(self._keys, timeout)
+            caught = self._exchanger.catch(self._wait_on, timeout)
         finally:
             if not caught:  # only ever set here: the engine's thread may do so at the same moment
                 self._called = True
 
     def rouse(self) -> float:
         """Have who waits for work come back, if somebody does; gives the ticks when to do so once more."""
-        if not self._exchanger.out:
+        if not (self._exchanger.out or (self._listener.watching and self._source.wakes_one)):
             return FOREVER
         if ticks() >= self._rouse_at:
             self._rouse_at = ticks() + ROUSE_AGAIN

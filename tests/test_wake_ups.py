@@ -1,0 +1,223 @@
+"""A run begins as soon as an idle worker of its route exists, whoever hears of it, with every safety net out of reach.
+
+A wake-up that is lost would here be found after two minutes only, so nothing depends on how fast this machine is.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from contextlib import ExitStack
+
+import pytest
+from pools import PoolProcess, until
+from troubled import Log
+
+from skunkqueue import SkunkQueue, WorkerPool
+
+NEVER = 120.0
+LIMIT = 20.0
+"""Far beyond what any of this takes, far below NEVER."""
+
+NETS = "skunkqueue.worker.claimer"
+NETS_OFF = f"import {NETS} as nets; nets.LOOK_ANYWAY = nets.LATE = {NEVER}\n"
+
+started: dict[int, float] = {}
+gate = threading.Event()
+
+
+def begin(number):
+    started[number] = time.monotonic()
+
+
+def hold(number):
+    started[number] = time.monotonic()
+    gate.wait(NEVER)
+
+
+def pause(number, seconds):
+    started[number] = time.monotonic()
+    time.sleep(seconds)
+
+
+@pytest.fixture(autouse=True)
+def nets_off(monkeypatch):
+    started.clear()
+    gate.clear()
+    for name in ("LOOK_ANYWAY", "LATE"):
+        monkeypatch.setattr(f"{NETS}.{name}", NEVER)
+    yield
+    gate.set()
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def url(request, tmp_path):
+    if request.param == "redis":
+        server = request.getfixturevalue("shared_redis")
+        with server.client() as client:
+            client.flushall()
+        return server.url
+    return f"sqlite:///{tmp_path}/runs.db" if request.param == "sqlite" else f"memory://{tmp_path}"
+
+
+@pytest.fixture
+def queue(url):
+    with SkunkQueue("demo", url) as queue:
+        yield queue
+
+
+@pytest.fixture
+def pools(queue):
+    """Starts pools on threads of this process; all are stopped at the end."""
+    with ExitStack() as stack:
+
+        def start(*routes, **options):
+            pool = WorkerPool(queue, routes, in_process=True, lease=2 * NEVER, log=Log(), **options)
+            stack.enter_context(pool)
+            until(lambda: all(worker.ready for worker in pool._engine._workers))
+            time.sleep(0.1)  # it looks, and begins to wait
+            return pool
+
+        yield start
+        gate.set()
+
+
+def begins(number, message="a run did not begin"):
+    until(lambda: number in started, LIMIT, message)
+
+
+@pytest.mark.parametrize("routes", ["ab", "abc", "aab", "aabbc"])
+def test_a_pool_of_several_routes_hears_of_each_of_them_again_and_again(queue, pools, routes):
+    job = queue.event(begin)
+    pools(*routes)
+    order = random.Random(routes)
+
+    for number in range(25):
+        route = order.choice(routes)
+        run = job.options(routes=route).fire(number)
+        begins(number, f"run {number} on {route} did not begin")
+        if order.random() < 0.7:
+            run.wait(LIMIT)
+
+
+def test_a_busy_worker_of_a_pool_takes_no_wake_up_from_an_idle_pool(queue, pools):
+    begin_job, hold_job = queue.event(begin), queue.event(hold)
+    pools("a", "b")
+    hold_job.options(routes="a").fire(0)
+    begins(0)
+    time.sleep(0.2)
+    pools("a")
+
+    for number in range(1, 6):
+        begin_job.options(routes="a").fire(number).wait(LIMIT)
+        begins(number)
+
+
+@pytest.mark.parametrize("route", ["a", "b"])
+def test_a_pool_is_heard_by_address_while_its_other_worker_is_busy(url, queue, pools, route):
+    crowd = SkunkQueue("demo", url, queue_type="broadcast")
+    hold_job, begin_job = queue.event(hold), crowd.event(begin)
+    pools("a", "b")
+    until(lambda: len(queue.alive_on(["a", "b"])) == 2)
+    hold_job.options(routes="ab".replace(route, "")).fire(0)
+    begins(0)
+    time.sleep(0.2)
+
+    for number in range(1, 4):
+        begin_job.options(routes=route).fire(number).wait(LIMIT)
+        begins(number)
+
+
+def test_who_knows_of_a_later_run_may_stop(queue, pools):
+    job = queue.event(begin)
+    first = pools("a")
+    pools("a")
+    due = time.monotonic() + 0.6
+    job.options(routes="a").fire_at(0.6, 0)
+
+    time.sleep(0.2)
+    first.shutdown()
+
+    begins(0)
+    assert started[0] >= due - 0.05
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_who_knows_of_a_later_run_may_die(shared_redis, tmp_path, how):
+    with shared_redis.client() as client:
+        client.flushall()
+    queue = SkunkQueue("demo", shared_redis.url)
+    job = queue.event(routes=["a"])(begin)
+    options = {"prelude": NETS_OFF, "lease": 2 * NEVER}
+    with (
+        PoolProcess(tmp_path, queue.url, "a", **options) as one,
+        PoolProcess(tmp_path, queue.url, "a", **options) as two,
+    ):
+        one.up()
+        two.up()
+        time.sleep(0.8)
+        run = job.fire_at(1.5, 0)
+        time.sleep(0.3)
+
+        one.send(how)
+
+        until(lambda: run.state == "succeeded", LIMIT)
+
+
+def test_a_pool_killed_amid_a_run_is_noticed_though_its_lease_is_short(shared_redis, tmp_path):
+    with shared_redis.client() as client:
+        client.flushall()
+    queue = SkunkQueue("demo", shared_redis.url)
+    job = queue.event(routes=["a"])(pause)
+    with PoolProcess(tmp_path, queue.url, "a", lease=4) as one, PoolProcess(tmp_path, queue.url, "a", lease=4) as two:
+        one.up()
+        two.up()
+        run = job.fire(0, 2.0)
+        until(lambda: run.state == "running")
+        holder = until(lambda: next((pool for pool in (one, two) if f"took {run.id}" in pool.log()), None))
+        killed = time.monotonic()
+
+        holder.send(signal.SIGKILL)
+
+        until(lambda: run.state == "succeeded", LIMIT)
+        assert time.monotonic() - killed < 4 + 1 + 2 + 2  # lease, a moment, the run itself, a slow machine
+
+
+def test_random_fires_at_random_pools_all_begin_when_they_may(queue, pools):
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    order = random.Random(seed)
+    job = queue.event(pause)
+    letters = "abc"[: order.randint(2, 3)]
+    shapes = [[order.choice(letters) for _ in range(order.randint(1, 3))] for _ in range(order.randint(1, 3))]
+    shapes.append(list(letters))
+    print(f"pools {shapes}")
+    for shape in shapes:
+        pools(*shape, concurrency=order.choice([1, 1, 3]))
+
+    for number in range(40):
+        route = order.choice(letters)
+        fired, delay = job.options(routes=route), order.choice([0, 0, 0, 0.02, 0.3])
+        fired.fire_at(delay, number, order.choice([0, 0, 0.01, 0.1])) if delay else fired.fire(number, 0)
+        if order.random() < 0.5:
+            time.sleep(order.random() * 0.1)
+
+    until(lambda: len(started) == 40, LIMIT, f"{set(range(40)) - set(started)} did not begin")
+
+
+def test_a_user_without_a_right_to_channels_fires_and_works_all_the_same(tmp_path):
+    """Redis 7 gives a new user none. Then nobody is told, and a pool alone looks in time all the same."""
+    from redis_server import RedisServer
+
+    with RedisServer() as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "me", "on", ">secret", "~skunk:*", "+@all", "resetchannels")
+        with SkunkQueue("demo", f"redis://me:secret@127.0.0.1:{server.port}/0") as queue:
+            job = queue.event(begin)
+            with WorkerPool(queue, in_process=True, lease=2 * NEVER, log=Log()):
+                later, now = job.fire_at(0.5, 1), job.fire(0)
+
+                now.wait(LIMIT)
+                later.wait(LIMIT)
+                assert started[0] < started[1]
