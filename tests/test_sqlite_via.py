@@ -15,8 +15,8 @@ import pytest
 
 from skunkqueue import SkunkQueue
 from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion, WrongCall
+from skunkqueue.persistence import WorkKey
 from skunkqueue.persistence import sqlite as module
-from skunkqueue.persistence import work_key
 from skunkqueue.persistence.sqlite import SQLitePersister
 from skunkqueue.testing.makers import EVERY_BYTE, LATE, count_states, ids_of, sealed, take
 
@@ -300,7 +300,7 @@ def test_firing_within_a_transaction_that_is_open_waits_for_nothing(tmp_path: Pa
 
 def test_who_waits_hears_of_it_soon_after_the_commit(store: SQLitePersister, via: sqlite3.Connection) -> None:
     heard = threading.Event()
-    keys = [work_key("demo", "foo")]
+    keys = [WorkKey("demo", "foo")]
     thread = threading.Thread(target=lambda: (store.wait(keys, 0), store.wait(keys, 30), heard.set()))
     thread.start()
     store.put([sealed()], via=via)
@@ -314,7 +314,7 @@ def test_who_waits_hears_of_it_soon_after_the_commit(store: SQLitePersister, via
 
 def test_what_is_committed_between_two_waits_ends_the_second(store: SQLitePersister, via: sqlite3.Connection) -> None:
     """Nobody rings for it, so the waiter remembers what it knew when its last wait ended."""
-    keys = [work_key("demo", "foo"), work_key("demo", "bar")]
+    keys = [WorkKey("demo", "foo"), WorkKey("demo", "bar")]
     store.wait(keys, 0)
     store.wait(keys, 0)
     for n, route in enumerate(["foo", "bar^high", "foo"]):

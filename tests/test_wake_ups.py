@@ -21,7 +21,7 @@ NEVER = 120.0
 LIMIT = 20.0
 """Far beyond what any of this takes, far below NEVER."""
 
-NETS = "skunkqueue.worker.claimer"
+NETS = "skunkqueue.worker.pool.fetcher"
 NETS_OFF = f"import {NETS} as nets; nets.LOOK_ANYWAY = nets.LATE = {NEVER}\n"
 
 started: dict[int, float] = {}

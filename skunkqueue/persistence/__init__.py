@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
 from skunkqueue.errors import WrongCall
@@ -19,6 +19,32 @@ REMEMBERED = 60.0
 
 EXPIRED = "expired"
 WORKER_GONE = "its worker is gone"
+
+
+class WorkKey(NamedTuple):
+    """What a pool waits on: a run may have become ripe on a route, which is given without its priority."""
+
+    queue: str
+    route: str
+    kind: Literal["work"] = "work"
+
+
+class RunKey(NamedTuple):
+    """What a caller waits on: a run may have ended."""
+
+    id: str
+    kind: Literal["run"] = "run"
+
+
+class WorkerKey(NamedTuple):
+    """What a pool waits on: a worker may have orders."""
+
+    worker: str
+    kind: Literal["worker"] = "worker"
+
+
+Key = WorkKey | RunKey | WorkerKey
+"""What ``wait`` and ``rouse`` are given. ``kind`` is never given: by it a run's key and a worker's are never equal."""
 
 
 class Channel:
@@ -47,7 +73,7 @@ class Channel:
         """What came of ``ask``; None while the answer is not all there."""
         raise NotImplementedError
 
-    def stand(self, keys: Sequence[str], timeout: float, asked: Asked) -> None:
+    def stand(self, keys: Sequence[Key], timeout: float, asked: Asked) -> None:
         """Begin to ``wait``, and then to claim, by the source's own clock, for as long as from ``now`` to ``until``.
 
         ``rouse`` ends the wait.
@@ -108,16 +134,19 @@ class Source:
         claims = self.claim(wants, now=now, until=until) if wants else []
         return Exchange(taken, claims, now if claims else None)
 
-    def wait(self, keys: Sequence[str], timeout: float) -> None:
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
         """Sleep until something may have happened to one of the keys. A hint: may return early, may miss one.
 
-        Never outlasts ``timeout`` seconds; the caller always looks again. Keys are made by ``work_key``, ``run_key``
-        and ``worker_key``.
+        Never outlasts ``timeout`` seconds; the caller always looks again. Keys of several
+        kinds may come together.
         """
         time.sleep(min(timeout, 0.05))
 
-    def rouse(self, keys: Sequence[str]) -> bool:
-        """Have the waits on these keys that are under way in this process return; says whether that can be done."""
+    def rouse(self, keys: Sequence[Key]) -> bool:
+        """Have the waits on one of these keys that are under way here, on this handle, return at once; the others stay.
+
+        Says whether that can be done: False where waits are so short that nobody would mind.
+        """
         return False
 
     def line(self, queue: str) -> Channel | None:
@@ -209,7 +238,7 @@ class Persister(Source):
         record = self.get([id]).get(id)
         if record is None or not record.open or timeout <= 0:
             return record
-        self.wait([run_key(id)], timeout)
+        self.wait([RunKey(id)], timeout)
         return self.get([id]).get(id)
 
     def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
@@ -229,18 +258,3 @@ class Persister(Source):
     def workers(self, *, now: float) -> dict[str, str]:
         """What each worker whose beat has not ended said about itself."""
         raise NotImplementedError
-
-
-def work_key(queue: str, route: str) -> str:
-    """What a pool waits on: a run may have become ripe on a route (given without its priority)."""
-    return f"work:{queue}/{route}"
-
-
-def run_key(id: str) -> str:
-    """What a caller waits on: a run may have ended."""
-    return f"run:{id}"
-
-
-def worker_key(worker: str) -> str:
-    """What a pool waits on: a worker may have orders."""
-    return f"worker:{worker}"

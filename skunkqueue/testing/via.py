@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 
 from skunkqueue.errors import WrongCall
-from skunkqueue.persistence import Persister, work_key
+from skunkqueue.persistence import Persister, WorkKey
 from skunkqueue.testing.makers import LATE, Promises, count_states, ids_of, sealed, take
 
 SOON = 5.0
@@ -83,7 +83,7 @@ class ViaPromises(Promises):
 
     def test_a_wait_learns_of_what_is_committed_by_a_transaction(self, store: Persister) -> None:
         """Soon after the commit, though nobody tells who it was that committed."""
-        keys = [work_key("demo", "foo")]
+        keys = [WorkKey("demo", "foo")]
         with self.begin(store) as transaction:
             if transaction is None:
                 return

@@ -13,10 +13,10 @@ from urllib.parse import parse_qsl, quote
 from skunkqueue.clock import ticks
 from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want, base_route, with_priorities
 from skunkqueue.errors import StoreAway, WrongCall
-from skunkqueue.persistence import Persister, work_key, worker_key
+from skunkqueue.persistence import Key, Persister, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.sqlite import sql as sql
 from skunkqueue.persistence.sqlite.file import File
-from skunkqueue.persistence.sqlite.notify import SQLiteNotifier, WakeSocket, kind_of
+from skunkqueue.persistence.sqlite.notify import SQLiteNotifier, WakeSocket, kind_of, written
 from skunkqueue.persistence.sqlite.rows import STATES, found, readable, records_of, storable
 from skunkqueue.persistence.sqlite.transaction import Met, Pair, Transaction, next_ripe, put_new, put_one
 from skunkqueue.persistence.sqlite.via import check_connection, put_via
@@ -51,6 +51,7 @@ class SQLitePersister(Persister):
         self._file = File(path, full=durability == "full", make_folder=make_folder)
         self._notifier = SQLiteNotifier(path + "-wake")
         self._seen = threading.local()
+        self._waiters: list[_Waiter] = []
 
     # the path of a job
 
@@ -63,7 +64,7 @@ class SQLitePersister(Persister):
         if not envelopes:
             return []
         ids = self._put_new(envelopes) or self._put_each(envelopes)
-        self._ring(lambda: {work_key(e.queue, base_route(e.route)) for e in envelopes}, "w")
+        self._ring(lambda: {WorkKey(e.queue, base_route(e.route)) for e in envelopes}, "w")
         return ids
 
     def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
@@ -165,7 +166,7 @@ class SQLitePersister(Persister):
     def tell(self, worker: str, order: str) -> None:
         with self._file.writing() as db:
             db.execute("INSERT INTO told (worker, text) VALUES (?, ?)", (storable(worker), storable(order)))
-        self._ring(lambda: {worker_key(worker)}, "o")
+        self._ring(lambda: {WorkerKey(worker)}, "o")
 
     def workers(self, *, now: float) -> dict[str, str]:
         with self._file.reading() as db:
@@ -186,19 +187,25 @@ class SQLitePersister(Persister):
         self._ring(step.keys)
         return done
 
-    def wait(self, keys: Sequence[str], timeout: float) -> None:
-        end = time.monotonic() + timeout
-        ids = [key[4:] for key in keys if key.startswith("run:")]
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
+        waiter = _Waiter(frozenset(keys), self._notifier.ear("".join(sorted({kind_of(key) for key in keys}))))
+        self._waiters.append(waiter)
+        try:
+            self._wait(keys, waiter, time.monotonic() + timeout)
+        finally:
+            self._waiters.remove(waiter)
+
+    def _wait(self, keys: Sequence[Key], waiter: _Waiter, end: float) -> None:
+        ids, ear = [key.id for key in keys if isinstance(key, RunKey)], waiter.ear
         only_runs = len(ids) == len(keys)
-        ear = self._notifier.ear("".join(sorted({kind_of(key) for key in keys})))
-        wanted = frozenset(key.encode("utf-8", "replace") for key in keys)
+        wanted = frozenset(map(written, keys))
         version, signs = self._version(), self._signs(keys)
         known = self._news_at_first(ear, ids, only_runs)
         if self._put_meanwhile(keys, signs):
             known = _heard(ear, wanted, 0) or True  # what was rung for the same puts is no news any more
         if known:
             return
-        while (left := end - time.monotonic()) > 0:
+        while not waiter.roused and (left := end - time.monotonic()) > 0:
             if _heard(ear, wanted, min(left, LOOK)):
                 break
             version, before = self._version(), version
@@ -208,7 +215,14 @@ class SQLitePersister(Persister):
         if not only_runs:
             self._put_meanwhile(keys, self._signs(keys))
 
-    def _signs(self, keys: Sequence[str]) -> list[Sign]:
+    def rouse(self, keys: Sequence[Key]) -> bool:
+        for waiter in [each for each in list(self._waiters) if not each.keys.isdisjoint(keys)]:
+            waiter.roused = True
+            if waiter.ear is not None:
+                self._notifier.rouse(waiter.ear)
+        return True
+
+    def _signs(self, keys: Sequence[Key]) -> list[Sign]:
         """What changes with a work or worker key: how many runs are queued, and how many there are; the last order."""
         with self._file.reading() as db:
             return [_sign(db, key) for key in keys]
@@ -220,7 +234,7 @@ class SQLitePersister(Persister):
             ear.fresh = False
         return self._ended(ids) or (unheard and not only_runs)
 
-    def _put_meanwhile(self, keys: Sequence[str], signs: Sequence[Sign]) -> bool:
+    def _put_meanwhile(self, keys: Sequence[Key], signs: Sequence[Sign]) -> bool:
         """Whether runs were put since this thread's last wait: who puts one via a connection of theirs rings nobody."""
         before: Mapping[object, object] = self._seen.__dict__.get("puts", {})
         puts = {key: sign[-1] for key, sign in zip(keys, signs, strict=True) if len(sign) > 1}
@@ -237,7 +251,7 @@ class SQLitePersister(Persister):
         with self._file.reading() as db:
             return db.execute("PRAGMA data_version").fetchone()[0]
 
-    def _ring(self, keys: Callable[[], set[str]], kinds: str = "") -> None:
+    def _ring(self, keys: Callable[[], set[Key]], kinds: str = "") -> None:
         """Wake those who wait; the keys are only made when there is somebody."""
         listening = self._notifier.kinds()
         if listening and (not kinds or kinds in listening):
@@ -276,12 +290,19 @@ class SQLitePersister(Persister):
 # -- waiting, and the clock ------------------------------------------------------------------------------------------
 
 
-def _sign(db: sqlite3.Connection, key: str) -> Sign:
-    kind, _, name = key.partition(":")
-    if kind == "work":
-        queue, _, route = name.partition("/")
-        return tuple(db.execute(sql.QUEUED_ON, (queue, *with_priorities(route))).fetchone())
-    return tuple(db.execute(sql.LAST_TOLD, (name,)).fetchone()) if kind == "worker" else ()
+class _Waiter:
+    """A wait that is under way, with the socket that it is woken by."""
+
+    def __init__(self, keys: frozenset[Key], ear: WakeSocket | None) -> None:
+        self.keys = keys
+        self.ear = ear
+        self.roused = False
+
+
+def _sign(db: sqlite3.Connection, key: Key) -> Sign:
+    if isinstance(key, WorkKey):
+        return tuple(db.execute(sql.QUEUED_ON, (key.queue, *with_priorities(key.route))).fetchone())
+    return tuple(db.execute(sql.LAST_TOLD, (key.worker,)).fetchone()) if isinstance(key, WorkerKey) else ()
 
 
 def _heard(ear: WakeSocket | None, wanted: frozenset[bytes], timeout: float) -> bool:

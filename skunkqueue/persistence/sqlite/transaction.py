@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Record, State, Want, base_route
-from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, run_key, work_key
+from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Key, RunKey, WorkKey
 from skunkqueue.persistence.sqlite import sql as sql
 from skunkqueue.persistence.sqlite.rows import (
     LONG,
@@ -48,9 +48,9 @@ class Transaction:
         self._ended: list[str] = []
         self._queued: set[Lane] = set()
 
-    def keys(self) -> set[str]:
+    def keys(self) -> set[Key]:
         """What those wait for who are to be woken."""
-        return {run_key(id) for id in self._ended} | {work_key(q, base_route(r)) for q, r in self._queued}
+        return {*map(RunKey, self._ended), *[WorkKey(q, base_route(r)) for q, r in self._queued]}
 
     def move(self, lane: Lane, before: int, after: int, n: int = 1) -> None:
         """Note that so many runs went from one state to another."""

@@ -12,7 +12,7 @@ from typing import Final
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
 from skunkqueue.errors import StoreError
-from skunkqueue.persistence import Channel, Source, worker_key
+from skunkqueue.persistence import Channel, Source, WorkerKey
 from skunkqueue.worker.pool.completer import Completer, Reader
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.fetcher import Fetcher
@@ -120,7 +120,7 @@ class Engine:
         self._fetcher = Fetcher(self._source, self._clock, settings, self._workers, self._exchanger, self.poke)
         about = {worker.name: self._about(worker) for worker in self._workers}
         self._heartbeat = Heartbeat(self._source, self._clock, settings.lease, about, self._exchanger.run)
-        self._order_keys = [worker_key(worker.name) for worker in self._workers]
+        self._order_keys = [WorkerKey(worker.name) for worker in self._workers]
         self._orders = Listener(self._await_orders, self._beat_now, "skunkqueue-orders")
         self._horizon = ticks() + settings.lease
         self._log.flush()

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Want
-from skunkqueue.persistence import Channel, Source
+from skunkqueue.persistence import Channel, Key, Source
 
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
@@ -154,7 +154,7 @@ class Exchanger:
             self._standing = None
             return not self.out
 
-    def catch(self, keys: Sequence[str], timeout: float) -> bool:
+    def catch(self, keys: Sequence[Key], timeout: float) -> bool:
         """Wait for news, and claim what stands by, on the calling thread; says whether it did.
 
         So a run that arrives while all is idle has a hop less to go.
@@ -255,7 +255,7 @@ class Exchanger:
             self._deliveries.append(Delivery(*self._asked, result, self._asked_at))
             self._asked, self._under_way = None, []
 
-    def stand(self, keys: Sequence[str], wants: list[Want], timeout: float) -> bool:
+    def stand(self, keys: Sequence[Key], wants: list[Want], timeout: float) -> bool:
         """Have these claimed as soon as there is news; False where there is no line to do so."""
         line = self.line
         if line is None:
