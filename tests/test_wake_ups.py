@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 from pools import PoolProcess, until
-from troubled import Log
+from troubled import Said
 
 from skunkqueue import SkunkQueue, WorkerPool
 
@@ -74,7 +74,7 @@ def pools(queue):
     with ExitStack() as stack:
 
         def start(*routes, **options):
-            pool = WorkerPool(queue, routes, in_process=True, lease=2 * NEVER, log=Log(), **options)
+            pool = WorkerPool(queue, routes, in_process=True, lease=2 * NEVER, log=Said(), **options)
             stack.enter_context(pool)
             until(lambda: all(worker.ready for worker in pool._engine._workers))
             time.sleep(0.1)  # it looks, and begins to wait
@@ -215,7 +215,7 @@ def test_a_user_without_a_right_to_channels_fires_and_works_all_the_same(tmp_pat
         client.execute_command("ACL", "SETUSER", "me", "on", ">secret", "~skunk:*", "+@all", "resetchannels")
         with SkunkQueue("demo", f"redis://me:secret@127.0.0.1:{server.port}/0") as queue:
             job = queue.event(begin)
-            with WorkerPool(queue, in_process=True, lease=2 * NEVER, log=Log()):
+            with WorkerPool(queue, in_process=True, lease=2 * NEVER, log=Said()):
                 later, now = job.fire_at(0.5, 1), job.fire(0)
 
                 now.wait(LIMIT)
