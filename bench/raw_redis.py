@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import redis
 
 from skunkqueue.envelope import Claim, Envelope, Outcome, Want, new_id, with_priorities
-from skunkqueue.persistence import work_key
+from skunkqueue.persistence import WorkKey
 from skunkqueue.persistence.redis import RedisPersister, open_url
 
 BODY = b"x" * 120
@@ -193,13 +193,13 @@ def our_wakeup(url: str, count: int = 2_000) -> tuple[float, float]:
 
 def _fetcher(url: str, count: int) -> None:
     store, client = open_url(url), redis.Redis.from_url(url, socket_timeout=None)
-    store.wait([work_key("bench", "foo")], 0.01)
+    store.wait([WorkKey("bench", "foo")], 0.01)
     client.lpush("ready", 1)
     done: list[tuple[Claim, Outcome]] = []
     turn = 0
     while turn < count or done:
         if not done:
-            store.wait([work_key("bench", "foo")], 10)
+            store.wait([WorkKey("bench", "foo")], 10)
         now = time.time()
         want = Want("bench", with_priorities("foo"), "worker-1", f"{turn:024x}", 1)
         claims = store.exchange(done, [want], now=now, until=now + 15).claims

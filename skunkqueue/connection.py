@@ -12,7 +12,7 @@ from skunkqueue.clock import Clock
 from skunkqueue.envelope import Record
 from skunkqueue.errors import WrongCall
 from skunkqueue.persistence import Persister
-from skunkqueue.persistence.url import Address, get_backend
+from skunkqueue.persistence.url import Address, find_backend, get_backend
 
 if TYPE_CHECKING:
     from skunkqueue.watcher import Watcher
@@ -38,9 +38,9 @@ class Connection:
     def __init__(self, address: Address, siblings: _Connections) -> None:
         self.address = address
         self._siblings = siblings
-        if address.backend == "memory" and os.environ.get(POOL_URL):
+        if find_backend(address.backend).one_process and os.environ.get(POOL_URL):
             raise WrongCall(
-                "a job in a worker process cannot use a memory:// store, which lives in one process only: "
+                f"a job in a worker process cannot use a {address.backend}:// store, which lives in one process only: "
                 "give the pool in_process=True, or use sqlite://"
             )
         self.store = get_backend(address.url, address.backend)

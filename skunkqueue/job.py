@@ -269,10 +269,9 @@ class Job(Firing[P, R]):
         """The same job with other options, for the fires that follow: ``add.options(timeout=5).fire(4, 5)``.
 
         ``unique``: while a run of this job with that key is open on the route, firing again gives that run. ``via``: a
-        transaction of the user's own, on stores that have such, with which the run is stored or not.
+        transaction of the user's own, on stores that have such (a ``redis.Pipeline``, a ``sqlite3.Connection``), with
+        which the run is stored or not.
         """
-        if unique is not None and via is not None:
-            raise WrongCall("unique and via exclude each other: what the key meets is known only after the transaction")
         return Prepared(self, self._plan_with(changes), unique, via)
 
     def _plan_with(self, changes: Mapping[str, Any]) -> Plan:

@@ -15,7 +15,7 @@ from skunkqueue.errors import StoreAway, WrongCall
 from skunkqueue.job import Job
 from skunkqueue.options import Given, Options, choice, did_you_mean
 from skunkqueue.persistence import Persister
-from skunkqueue.persistence.url import locate, without_secrets
+from skunkqueue.persistence.url import find_backend, locate, without_secrets
 from skunkqueue.run import Run, Runs
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class SkunkQueue:
     def full_url(self) -> str:
         """Where the store is, with its secrets: for the pool's own workers, never for a log."""
         return self._address.url
+
+    @property
+    def one_process(self) -> bool:
+        """Whether its runs are seen by this process alone."""
+        return find_backend(self._address.backend).one_process
 
     @property
     def broadcast(self) -> bool:
@@ -152,19 +157,17 @@ class SkunkQueue:
         try:
             ids = self.store.put(envelopes) if via is None else self._put_via(envelopes, via)
         except StoreAway as error:
-            error.runs = Runs([Run(self, envelope.id, envelope) for envelope in envelopes])
+            if via is None:
+                error.runs = Runs([Run(self, envelope.id, envelope) for envelope in envelopes])
             raise
         return [
             Run(self, id, envelope if id == envelope.id else None) for id, envelope in zip(ids, envelopes, strict=True)
         ]
 
     def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
-        store: Any = self.store
-        code = getattr(type(store).put, "__code__", None)
-        if code is None or "via" not in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
-            raise WrongCall(f"via= is for stores with transactions of your own; {self.url} has none")
-        ids: list[str] = store.put(envelopes, via=via)
-        return ids
+        if not self.store.takes_via:
+            self.store.refuse_via(via)
+        return self.store.put(envelopes, via=via)
 
     def alive_on(self, routes: Iterable[str]) -> list[str]:
         """The workers alive on any of these routes of this queue."""

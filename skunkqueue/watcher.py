@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from skunkqueue.connection import PAGE, fetch
 from skunkqueue.envelope import Record
 from skunkqueue.errors import StoreAway
-from skunkqueue.persistence import Persister, run_key
+from skunkqueue.persistence import Persister, RunKey
 
 if TYPE_CHECKING:
     import asyncio
@@ -101,7 +101,7 @@ class Watcher:
             ended = [id for id in ids if id not in records or not records[id].open]
             self._tell({id: records.get(id) for id in ended})
             if not ended:
-                self._store.wait([run_key(id) for id in ids[:PAGE]], self._next_length())
+                self._store.wait([RunKey(id) for id in ids[:PAGE]], self._next_length())
         except StoreAway:
             time.sleep(self._next_length())
         except BaseException as error:  # whoever awaits must hear of it, and nobody else would

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
 import pytest
+import redis
 from conftest import Opener
 
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.memory import MemoryPersister
+from skunkqueue.persistence.sqlite import SQLitePersister
 from skunkqueue.testing import StoreContract, check_store, promises, random_walk
+from skunkqueue.testing.makers import CallersTransaction
 
 
 class TestEveryStore(StoreContract):
@@ -17,6 +24,18 @@ class TestEveryStore(StoreContract):
 
     def open_again(self, store: Persister) -> Persister:
         return self.opener()
+
+    @contextmanager
+    def begin(self, store: Persister) -> Iterator[CallersTransaction | None]:
+        if isinstance(store, SQLitePersister):
+            store.count()
+            with closing(sqlite3.connect(store.path)) as db:
+                yield CallersTransaction(db, db.commit, db.rollback)
+        elif store.takes_via:
+            with redis.Redis.from_url(store.url) as client, client.pipeline(transaction=True) as pipe:
+                yield CallersTransaction(pipe, pipe.execute, pipe.reset)
+        else:
+            yield None
 
 
 @pytest.mark.parametrize("seed", range(40))

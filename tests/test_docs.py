@@ -298,4 +298,4 @@ def test_few_blocks_are_not_run_and_each_says_why() -> None:
 
 
 def test_every_block_is_of_a_language_that_is_run() -> None:
-    assert {part.language for path in DOCS for part in blocks(path)} <= {"python", "sh"}
+    assert {part.language for path in DOCS for part in blocks(path)} <= {"python", "sh", "toml"}

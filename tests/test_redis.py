@@ -16,8 +16,8 @@ from redis_server import RedisServer, cluster_servers, sentinel_servers, tls_ser
 
 from skunkqueue.envelope import Filter, Outcome, State, Want, with_priorities
 from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
+from skunkqueue.persistence import RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence import redis as module
-from skunkqueue.persistence import run_key, work_key, worker_key
 from skunkqueue.persistence.redis import RedisPersister, default_cfg, open_url
 from skunkqueue.persistence.redis.scripts import SCRIPTS, _script
 from skunkqueue.persistence.redis.url import parse_url
@@ -113,10 +113,10 @@ def test_a_server_that_is_not_there_is_said_without_secrets(monkeypatch: pytest.
 def use(store: RedisPersister) -> None:
     """Put, claim, wait and commit."""
     store.put([sealed()])
-    store.wait([work_key("demo", "foo"), worker_key("worker-1")], SOON)
+    store.wait([WorkKey("demo", "foo"), WorkerKey("worker-1")], SOON)
     (claim,) = take(store)
     assert store.commit([(claim, Outcome.complete(b"value"))], now=NOW) == {claim.id}
-    store.wait([run_key(claim.id)], SOON)
+    store.wait([RunKey(claim.id)], SOON)
     assert store.get([claim.id])[claim.id].value == b"value"
     store.close()
 
@@ -152,7 +152,7 @@ def test_a_user_who_may_do_less_is_told_so(rights: str) -> None:
 @pytest.mark.parametrize("rights", ["-@admin -@dangerous +@scripting", "-client", "-@dangerous +client|id"])
 def test_with_a_user_who_may_do_no_more_than_needed(rights: str) -> None:
     """What ends waits otherwise, CLIENT UNBLOCK, is a dangerous command; on Redis 6.2 all of CLIENT is."""
-    keys = [work_key("demo", "foo")]
+    keys = [WorkKey("demo", "foo")]
     with RedisServer() as server, server.client() as client:
         client.execute_command("ACL", "SETUSER", "me", "on", ">secret", "~skunk:*", "+@all", *rights.split(), "-config")
         store, other = open_url(f"redis://me:secret@127.0.0.1:{server.port}/0"), open_url(server.url)
@@ -258,7 +258,7 @@ def test_a_slot_that_moves_is_followed(cluster: tuple[list[RedisServer], str], c
 def test_orders_wake_a_pool_on_a_cluster(cluster_url: str) -> None:
     """Its routes and its orders are in different slots; it blocks in one."""
     store, other = open_url(cluster_url), open_url(cluster_url)
-    keys = [work_key("demo", "foo"), worker_key("w1")]
+    keys = [WorkKey("demo", "foo"), WorkerKey("w1")]
     store.wait(keys, 0)
 
     assert wakes(store, keys, lambda: other.tell("w1", "order"))
@@ -301,7 +301,7 @@ def test_each_step_of_the_path_is_one_round_trip(server: RedisServer, store: Red
 
 
 def test_an_idle_pool_asks_nothing(server: RedisServer, store: RedisPersister) -> None:
-    keys = [work_key("demo", "foo"), work_key("demo", "@worker-1"), worker_key("worker-1")]
+    keys = [WorkKey("demo", "foo"), WorkKey("demo", "@worker-1"), WorkerKey("worker-1")]
     store.wait(keys, 0.05)
     with server.client() as client:
         before = commands(client)
@@ -326,7 +326,7 @@ def test_scripts_come_back_after_a_flush_on_every_verb(server: RedisServer, stor
         lambda: store.beat("w", "about", until=LATE),
         lambda: store.tell("w", "order"),
         lambda: store.workers(now=NOW),
-        lambda: store.wait([run_key(claims[1].id), work_key("demo", "foo")], 0.05),
+        lambda: store.wait([RunKey(claims[1].id), WorkKey("demo", "foo")], 0.05),
         lambda: store.purge(now=NOW),
     ]
     claims: list[object] = []
@@ -349,7 +349,7 @@ def test_a_wait_goes_on_whose_scripts_are_flushed_as_soon_as_they_are_known(
 ) -> None:
     store.put([sealed(1)])
     (claim,) = take(store)
-    store.wait([run_key(claim.id)], 0.05)  # its connection knows the scripts from now on
+    store.wait([RunKey(claim.id)], 0.05)  # its connection knows the scripts from now on
     teach, left = store._notifier._teach, [flushes]
 
     def and_flush(*args: object) -> None:
@@ -408,14 +408,14 @@ def _blocked(store: RedisPersister) -> int:
 def test_two_puts_wake_two_pools(server: RedisServer, store: RedisPersister) -> None:
     other = open_url(server.url)
 
-    assert wakes(store, [work_key("demo", "foo")], lambda: (other.put([sealed(1)]), other.put([sealed(2)])), 2) == 2
+    assert wakes(store, [WorkKey("demo", "foo")], lambda: (other.put([sealed(1)]), other.put([sealed(2)])), 2) == 2
     store.close()
 
 
 def test_a_pool_that_is_full_wakes_the_next(server: RedisServer, store: RedisPersister) -> None:
     """One put of many runs wakes one; it takes what it can and hands the mark on."""
     other = open_url(server.url)
-    key = work_key("demo", "foo")
+    key = WorkKey("demo", "foo")
     got: list[str] = []
 
     def pool(name: str) -> None:
@@ -456,7 +456,7 @@ def test_who_has_seen_all_leaves_no_mark(server: RedisServer, store: RedisPersis
 
 def asked_at_once(store: RedisPersister) -> bool:
     began = time.monotonic()
-    store.wait([work_key("demo", "foo")], 2.0)
+    store.wait([WorkKey("demo", "foo")], 2.0)
     return time.monotonic() - began < 1.5
 
 
@@ -466,14 +466,14 @@ def test_a_pool_that_was_filled_blocks_no_longer(server: RedisServer, store: Red
     with server.client() as client:
         client.delete("skunk:{demo}:mark:foo")
 
-    assert wakes(store, [work_key("demo", "foo")], lambda: take(store, limit=1)) == 1
+    assert wakes(store, [WorkKey("demo", "foo")], lambda: take(store, limit=1)) == 1
 
 
 def test_everyone_who_waits_for_a_run_is_woken(server: RedisServer, store: RedisPersister) -> None:
     store.put([sealed(1), sealed(2)])
     claims = take(store)
     other = open_url(server.url)
-    keys = [run_key(claim.id) for claim in claims]
+    keys = [RunKey(claim.id) for claim in claims]
 
     assert wakes(store, keys, lambda: other.commit([(claims[1], Outcome.complete(b""))], now=NOW), 4) == 4
 
@@ -483,8 +483,8 @@ def test_an_ended_run_is_not_waited_for(store: RedisPersister) -> None:
     store.cancel([sealed().id], now=NOW)
     began = time.monotonic()
 
-    store.wait([run_key(sealed().id)], SOON)
-    store.wait([run_key("unknown")], SOON)
+    store.wait([RunKey(sealed().id)], SOON)
+    store.wait([RunKey("unknown")], SOON)
 
     assert time.monotonic() - began < SOON
 
@@ -501,7 +501,7 @@ def late(store: RedisPersister) -> list[float]:
     found = []
     for timeout in (0.001, 0.01, 0.05, 0.123, 0.2) * 3:
         began = time.monotonic()
-        store.wait([work_key("demo", "bar")], timeout)
+        store.wait([WorkKey("demo", "bar")], timeout)
         found.append(time.monotonic() - began - timeout)
     return sorted(found)
 
@@ -766,13 +766,13 @@ def test_what_an_operator_should_know_is_said(store: RedisPersister, server: Red
 
 def test_a_forked_process_leaves_the_parents_connections_alone(store: RedisPersister) -> None:
     store.put([sealed(1)])
-    store.wait([work_key("demo", "foo")], 0.01)
+    store.wait([WorkKey("demo", "foo")], 0.01)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             store.put([sealed(2)])
-            store.wait([work_key("demo", "foo")], 0.01)
+            store.wait([WorkKey("demo", "foo")], 0.01)
             store.close()
             os.write(writer, b"well")
         finally:
@@ -781,7 +781,7 @@ def test_a_forked_process_leaves_the_parents_connections_alone(store: RedisPersi
 
     assert os.read(reader, 10) == b"well"
     assert [claim.id for claim in take(store)] == [sealed(1).id, sealed(2).id]
-    store.wait([work_key("demo", "bar")], 0.01)
+    store.wait([WorkKey("demo", "bar")], 0.01)
     os.close(reader)
     os.close(writer)
 

@@ -18,8 +18,8 @@ from redis_server import CuttingProxy, RedisServer, tls_server
 from skunkqueue.clock import Clock
 from skunkqueue.envelope import Asked, Claim, Envelope, Filter, Outcome, State, Want, new_id, new_token
 from skunkqueue.errors import StoreAway, StoreRefused
+from skunkqueue.persistence import RunKey, WorkKey
 from skunkqueue.persistence import redis as module
-from skunkqueue.persistence import run_key, work_key
 from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.persistence.redis import RedisPersister, open_url
 from skunkqueue.persistence.redis.channel import RedisChannel
@@ -94,7 +94,7 @@ class Load:
             one = Want("demo", ("foo",), "worker", new_token(), 20)
             done = self._turn(store, done, one)
             if not done:
-                store.wait([work_key("demo", "foo")], 0.2)
+                store.wait([WorkKey("demo", "foo")], 0.2)
 
     def _turn(self, store: RedisPersister, done: list[tuple[Claim, Outcome]], one: Want) -> list[tuple[Claim, Outcome]]:
         """As a pool does: the same again until it is answered."""
@@ -204,7 +204,7 @@ VERBS: dict[str, Verb] = {
     "tell": lambda store, claims, again: store.tell("w1", "order"),
     "workers": lambda store, claims, again: store.workers(now=NOW),
     "purge": lambda store, claims, again: store.purge(now=NOW + 61),
-    "wait": lambda store, claims, again: store.wait([run_key(claims[0].id), work_key("demo", "bar")], 0.05),
+    "wait": lambda store, claims, again: store.wait([RunKey(claims[0].id), WorkKey("demo", "bar")], 0.05),
 }  # fmt: skip
 SAME_ANSWER = {"put", "claim", "extend", "commit", "exchange", "get", "find", "count", "beat", "workers"}
 
@@ -243,7 +243,7 @@ def test_a_reply_that_is_lost_and_a_repeated_call_do_no_harm(server: RedisServer
         store.close()
 
 
-KEYS = [work_key("demo", "foo")]
+KEYS = [WorkKey("demo", "foo")]
 
 
 def test_a_claim_sent_ahead_whose_reply_was_lost_is_given_again(server: RedisServer) -> None:
@@ -304,7 +304,7 @@ def test_a_wait_on_a_line_is_roused_at_once_and_has_claimed_nothing(server: Redi
     with server.client() as client, channel_of(store) as channel:
         channel.watch(KEYS, 2 * SOON, Asked([want("A")], NOW, LATE))
         _until(lambda: client.info("clients")["blocked_clients"] == 1)
-        store.rouse([work_key("demo", "bar")])
+        store.rouse([WorkKey("demo", "bar")])
         store.rouse(KEYS)
 
         assert _heard(channel.caught_fd, channel.caught).result.claims == []
@@ -391,7 +391,7 @@ def test_a_server_that_is_away_is_waited_for_without_spinning(monkeypatch: pytes
         began, spent = time.monotonic(), _processor_seconds()
         turns = 0
         while time.monotonic() - began < 2.0:
-            store.wait([work_key("demo", "foo")], 1.0)
+            store.wait([WorkKey("demo", "foo")], 1.0)
             turns += 1
         with pytest.raises(StoreAway, match="cannot be reached"):
             store.put([sealed(2)])
@@ -427,12 +427,12 @@ def test_a_server_that_hangs_keeps_nobody_beyond_the_timeout() -> None:
     with RedisServer() as server:
         store = open_url(server.url + "?socket_timeout=0.5")
         store.put([sealed(1)])
-        store.wait([work_key("demo", "bar")], 0.01)
+        store.wait([WorkKey("demo", "bar")], 0.01)
         assert server.process is not None
         server.process.send_signal(signal.SIGSTOP)
         try:
             began = time.monotonic()
-            store.wait([work_key("demo", "bar")], 0.3)
+            store.wait([WorkKey("demo", "bar")], 0.3)
             waited = time.monotonic() - began
             with pytest.raises(StoreAway):
                 take(store)

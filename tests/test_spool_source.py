@@ -19,6 +19,7 @@ from pools import until
 
 from skunkqueue.envelope import Outcome, Seal, Want, new_token, pack_body, pack_head
 from skunkqueue.errors import StoreAway, WrongCall
+from skunkqueue.persistence import WorkKey
 from skunkqueue.policy import Notes, decode_notes, encode_notes
 from skunkqueue.spool import drop, retry
 from skunkqueue.spool.files import Unreadable
@@ -298,11 +299,11 @@ def test_the_clock_is_that_of_the_file_system(source):
 
 
 def test_waiting_ends_with_an_event_and_with_its_timeout(folder, source):
-    source.wait(["work:spool/spool"], 0.01)
+    source.wait([WorkKey("spool", "spool")], 0.01)
     threading.Timer(0.1, folder.put).start()
 
     began = time.monotonic()
-    source.wait(["work:spool/spool"], 30)
+    source.wait([WorkKey("spool", "spool")], 30)
 
     assert time.monotonic() - began < 20
     assert len(soon(source)) == 1
@@ -315,12 +316,12 @@ def test_without_events_the_folder_is_looked_at(folder):
 
     began = time.monotonic()
     while not claim(source, time.time()):
-        source.wait(["work:spool/spool"], 30)
+        source.wait([WorkKey("spool", "spool")], 30)
     assert time.monotonic() - began < 20
 
 
 def test_a_folder_that_takes_its_place_is_watched(folder, source):
-    source.wait(["work:spool/spool"], 0.01)
+    source.wait([WorkKey("spool", "spool")], 0.01)
     os.rename(folder.path / "in", folder.path / "gone")
     with pytest.raises(StoreAway):
         source._inbox.news = True

@@ -22,7 +22,7 @@ import pytest
 from skunkqueue import clock
 from skunkqueue.envelope import Claim, Envelope, Filter, Outcome, State, Want, address
 from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion, WrongCall
-from skunkqueue.persistence import run_key, sqlite, work_key, worker_key
+from skunkqueue.persistence import sqlite
 from skunkqueue.persistence.sqlite import SQLitePersister, open_url
 from skunkqueue.persistence.sqlite import file as sqlite_file
 from skunkqueue.persistence.sqlite import notify as sqlite_notify
@@ -342,7 +342,7 @@ def test_four_senders_and_two_claimers_get_each_run_done_exactly_once(store: _St
                 if not claims:
                     if store.count().get(("demo", "foo", "succeeded")) == 4000:
                         break
-                    store.wait([work_key("demo", "foo")], 0.1)
+                    store.wait([WorkKey("demo", "foo")], 0.1)
             say(*given)
             """,
             number,
@@ -418,11 +418,11 @@ def test_a_lock_that_is_stuck_becomes_an_error_with_a_sentence(store: _Store, ch
 
 def test_a_fork_opens_its_own_connection(store: _Store) -> None:
     store.put([sealed(1)])
-    store.wait([work_key("demo", "foo")], 0)
+    store.wait([WorkKey("demo", "foo")], 0)
 
     def in_the_child() -> None:
         assert len(take(store, "child", limit=1)) == 1
-        store.wait([work_key("demo", "foo")], 0)
+        store.wait([WorkKey("demo", "foo")], 0)
         store.put([sealed(2)])
         store.close()
 
@@ -498,13 +498,13 @@ def _sockets(store: SQLitePersister) -> list[str]:
 
 @pytest.mark.usefixtures("only_rung")
 def test_a_put_in_another_process_wakes_a_waiter(store: _Store, child) -> None:
-    store.wait([work_key("demo", "foo")], 0)
+    store.wait([WorkKey("demo", "foo")], 0)
     sender = child("say('ready'); sys.stdin.readline(); store.put([sealed(1, route='foo^high')]); say('put')")
     assert sender.hear() == "ready"
     begun = time.monotonic()
 
     sender.go_on()
-    store.wait([work_key("demo", "foo")], 10 * SOON)
+    store.wait([WorkKey("demo", "foo")], 10 * SOON)
 
     assert time.monotonic() - begun < SOON
     assert len(take(store, "A", "foo^high")) == 1
@@ -525,7 +525,7 @@ def test_an_end_in_another_process_wakes_who_waits_for_the_run(store: _Store, ch
     begun = time.monotonic()
 
     worker.go_on()
-    store.wait([run_key(sealed(1).id)], 10 * SOON)
+    store.wait([RunKey(sealed(1).id)], 10 * SOON)
 
     assert time.monotonic() - begun < SOON
     assert worker.end() == ""
@@ -535,7 +535,7 @@ def test_an_end_in_another_process_wakes_who_waits_for_the_run(store: _Store, ch
 @pytest.mark.usefixtures("only_rung")
 def test_nobody_is_woken_for_what_is_not_theirs(store: _Store) -> None:
     store.put([sealed(1, queue="other")])
-    keys = [run_key(sealed(1).id), work_key("demo", "foo"), worker_key("w1")]
+    keys = [RunKey(sealed(1).id), WorkKey("demo", "foo"), WorkerKey("w1")]
     for key in keys:
         store.wait([key], 0)
     other = SQLitePersister(store.path)
@@ -553,21 +553,21 @@ def test_nobody_is_woken_for_what_is_not_theirs(store: _Store) -> None:
 
 @pytest.mark.usefixtures("only_rung")
 def test_a_waiter_that_does_not_listen_keeps_nobody_from_waking(store: _Store, child) -> None:
-    deaf = [child("store.wait([work_key('demo', 'foo')], 0); say('deaf'); sys.stdin.readline()") for _ in range(3)]
+    deaf = [child("store.wait([WorkKey('demo', 'foo')], 0); say('deaf'); sys.stdin.readline()") for _ in range(3)]
     assert [each.hear() for each in deaf] == ["deaf"] * 3
-    store.wait([work_key("demo", "foo")], 0)
+    store.wait([WorkKey("demo", "foo")], 0)
     other = SQLitePersister(store.path)
 
     for number in range(600):
         other.put([sealed(number)])
         begun = time.monotonic()
-        store.wait([work_key("demo", "foo")], 10 * SOON)
+        store.wait([WorkKey("demo", "foo")], 10 * SOON)
         assert time.monotonic() - begun < SOON
     other.close()
 
 
 def test_the_sockets_of_a_killed_process_are_cleaned_by_whoever_rings(store: _Store, child) -> None:
-    dead = child("store.wait([work_key('demo', 'foo')], 0); say('waits'); sys.stdin.readline()")
+    dead = child("store.wait([WorkKey('demo', 'foo')], 0); say('waits'); sys.stdin.readline()")
     assert dead.hear() == "waits"
     assert len(_sockets(store)) == 1
     store.put([sealed(1)])
@@ -580,16 +580,16 @@ def test_the_sockets_of_a_killed_process_are_cleaned_by_whoever_rings(store: _St
 
 
 def test_sockets_end_with_their_thread_their_process_and_their_store(store: _Store, child) -> None:
-    waiter = threading.Thread(target=store.wait, args=([work_key("demo", "foo")], 0))
+    waiter = threading.Thread(target=store.wait, args=([WorkKey("demo", "foo")], 0))
     waiter.start()
     waiter.join(SOON)
     assert _sockets(store) == []
 
-    assert child("store.wait([work_key('demo', 'foo')], 0); say(len(os.listdir(store.path + '-wake')))").end() == "1"
+    assert child("store.wait([WorkKey('demo', 'foo')], 0); say(len(os.listdir(store.path + '-wake')))").end() == "1"
     assert _sockets(store) == []
 
-    store.wait([work_key("demo", "foo"), worker_key("w1")], 0)
-    store.wait([run_key("a")], 0)
+    store.wait([WorkKey("demo", "foo"), WorkerKey("w1")], 0)
+    store.wait([RunKey("a")], 0)
     assert len(_sockets(store)) == 2
     store.close()
     assert _sockets(store) == []
@@ -599,27 +599,27 @@ def test_sockets_end_with_their_thread_their_process_and_their_store(store: _Sto
 def test_waking_survives_that_somebody_deletes_the_folder(store: _Store) -> None:
     other = SQLitePersister(store.path)
     other.put([sealed(1)])
-    store.wait([work_key("demo", "foo")], 0)
+    store.wait([WorkKey("demo", "foo")], 0)
     shutil.rmtree(f"{store.path}-wake")
     other.put([sealed(2)])
-    store.wait([work_key("demo", "foo")], 0)
+    store.wait([WorkKey("demo", "foo")], 0)
 
     other.put([sealed(3)])
     begun = time.monotonic()
-    store.wait([work_key("demo", "foo")], 10 * SOON)
+    store.wait([WorkKey("demo", "foo")], 10 * SOON)
 
     assert time.monotonic() - begun < SOON
     other.close()
 
 
 def test_a_wait_ends_when_its_store_is_closed(store: _Store) -> None:
-    store.wait([work_key("demo", "foo")], 0)
+    store.wait([WorkKey("demo", "foo")], 0)
     ready = threading.Event()
 
     def wait() -> None:
-        store.wait([work_key("demo", "foo")], 0)
+        store.wait([WorkKey("demo", "foo")], 0)
         ready.set()
-        store.wait([work_key("demo", "foo")], 10 * SOON)
+        store.wait([WorkKey("demo", "foo")], 10 * SOON)
 
     waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
@@ -636,11 +636,11 @@ def test_waking_works_where_paths_are_longer_than_a_socket_may_have(tmp_path, mo
     folder = tmp_path / ("f" * 100) / ("g" * 100)
     folder.mkdir(parents=True)
     store, other = SQLitePersister(str(folder / "runs.db")), SQLitePersister(str(folder / "runs.db"))
-    store.wait([work_key("demo", "foo")], 0)
+    store.wait([WorkKey("demo", "foo")], 0)
 
     other.put([sealed(1)])
     begun = time.monotonic()
-    store.wait([work_key("demo", "foo")], 10 * SOON)
+    store.wait([WorkKey("demo", "foo")], 10 * SOON)
 
     assert time.monotonic() - begun < SOON
     store.close()
@@ -653,16 +653,16 @@ def test_without_sockets_a_waiter_looks_at_the_version_of_the_file(store: _Store
 
     monkeypatch.setattr(sqlite_notify, "_bind", refuse)
     store.put([sealed(1, route="bar")])
-    store.wait([work_key("demo", "foo")], 0)
+    store.wait([WorkKey("demo", "foo")], 0)
     sender = child("say('ready'); sys.stdin.readline(); store.put([sealed(2)]); say('put')")
     assert sender.hear() == "ready"
-    waiter = threading.Thread(target=store.wait, args=([run_key(sealed(1).id)], 10 * SOON), daemon=True)
+    waiter = threading.Thread(target=store.wait, args=([RunKey(sealed(1).id)], 10 * SOON), daemon=True)
     waiter.start()
 
     sender.go_on()
     begun = time.monotonic()
     for _ in range(100):
-        store.wait([work_key("demo", "foo")], SOON)
+        store.wait([WorkKey("demo", "foo")], SOON)
         if take(store):
             break
     assert time.monotonic() - begun < SOON
@@ -673,10 +673,10 @@ def test_without_sockets_a_waiter_looks_at_the_version_of_the_file(store: _Store
 
 def test_waiting_costs_next_to_no_processor_time(store: _Store) -> None:
     store.put([sealed(1)])
-    store.wait([work_key("demo", "bar")], 0)
+    store.wait([WorkKey("demo", "bar")], 0)
     begun = time.thread_time()
 
-    store.wait([work_key("demo", "bar"), run_key(sealed(1).id)], 1.0)
+    store.wait([WorkKey("demo", "bar"), RunKey(sealed(1).id)], 1.0)
 
     assert time.thread_time() - begun < 0.05
 

@@ -36,7 +36,7 @@ def url(value: str) -> str:
     from skunkqueue.persistence.url import locate
 
     if "://" not in value:
-        raise WrongCall(f"a URL is like sqlite:///file.db or redis://host:6379/0, got {value!r}")
+        raise WrongCall("a URL is like sqlite:///file.db or redis://host:6379/0; what is given has no ://")
     return locate(value).url
 
 

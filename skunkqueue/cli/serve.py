@@ -30,8 +30,8 @@ def serve(
         from skunkqueue.worker import WorkerPool
 
         pool = WorkerPool(queue, routes or ("default",), url, log=log, **options)
-        if pool.queue.url.startswith("memory:"):
-            raise WrongCall("memory:// lives in one process only: nobody could fire anything for these workers")
+        if pool.queue.one_process:
+            raise WrongCall(f"{pool.queue.url} lives in one process only: nobody could fire anything for these workers")
         with contextlib.closing(pool.queue):
             if burst:
                 pool.run_until_idle()

@@ -9,14 +9,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
+from skunkqueue.errors import WrongCall
 
 REMEMBERED = 60.0
 """Seconds that an ended run's id is remembered at least, whatever its ``keep``."""
 
 EXPIRED = "expired"
 WORKER_GONE = "its worker is gone"
+
+
+class WorkKey(NamedTuple):
+    """What a pool waits on: a run may have become ripe on a route, which is given without its priority."""
+
+    queue: str
+    route: str
+    kind: Literal["work"] = "work"
+
+
+class RunKey(NamedTuple):
+    """What a caller waits on: a run may have ended."""
+
+    id: str
+    kind: Literal["run"] = "run"
+
+
+class WorkerKey(NamedTuple):
+    """What a pool waits on: a worker may have orders."""
+
+    worker: str
+    kind: Literal["worker"] = "worker"
+
+
+Key = WorkKey | RunKey | WorkerKey
+"""What ``wait`` and ``rouse`` are given. ``kind`` is never given: by it a run's key and a worker's are never equal."""
 
 
 class Channel:
@@ -46,7 +74,7 @@ class Channel:
         """What came of ``ask``; None while the answer is not all there."""
         raise NotImplementedError
 
-    def watch(self, keys: Sequence[str], timeout: float, asked: Asked) -> None:
+    def watch(self, keys: Sequence[Key], timeout: float, asked: Asked) -> None:
         """Begin to ``wait``, and then to claim, by the source's own clock, for as long as from ``now`` to ``until``.
 
         ``rouse`` ends the wait.
@@ -107,16 +135,19 @@ class Source:
         claims = self.claim(wants, now=now, until=until) if wants else []
         return Exchange(taken, claims, now if claims else None)
 
-    def wait(self, keys: Sequence[str], timeout: float) -> None:
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
         """Sleep until something may have happened to one of the keys. A hint: may return early, may miss one.
 
-        Never outlasts ``timeout`` seconds; the caller always looks again. Keys are made by ``work_key``, ``run_key``
-        and ``worker_key``.
+        Never outlasts ``timeout`` seconds; the caller always looks again. Keys of several
+        kinds may come together.
         """
         time.sleep(min(timeout, 0.05))
 
-    def rouse(self, keys: Sequence[str]) -> bool:
-        """Have the waits on these keys that are under way in this process return; says whether that can be done."""
+    def rouse(self, keys: Sequence[Key]) -> bool:
+        """Have the waits on one of these keys that are under way here, on this handle, return at once; the others stay.
+
+        Says whether that can be done: False where waits are so short that nobody would mind.
+        """
         return False
 
     def channel(self, queue: str) -> Channel | None:
@@ -156,15 +187,29 @@ class Source:
 class Persister(Source):
     """A store: keeps runs from the moment they are fired until nobody needs their result."""
 
+    takes_via: str = ""
+    """What ``via`` of ``put`` may be, for people: "a redis.Pipeline"; empty where there is no such thing."""
+
     # the path of a job
 
-    def put(self, envelopes: Sequence[Envelope]) -> list[str]:
+    def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:
         """Store runs as queued, ripe when due. Putting an id twice is putting it once.
 
         Gives for each its id, or, where its unique key (per queue and route) met an open run, that run's id; of two in
         one call with the same unique key the first is stored.
+
+        ``via`` is a transaction of the caller's own, of the kind that ``takes_via`` names: the runs are stored when the
+        caller commits it, together with whatever else is in it, or not at all; nobody else sees them before. The store
+        neither begins nor ends it, but that it may begin one that begins by itself; where it refuses, the transaction
+        stays as it was. ``wait`` may learn of it up to a second later. Raises WrongCall for a ``via`` that cannot keep
+        this promise, and for a unique key where the answer is not known before the end of the transaction.
         """
         raise NotImplementedError
+
+    def refuse_via(self, via: Any) -> None:
+        """For a store that takes none: raise WrongCall where it is given one."""
+        if via is not None:
+            raise WrongCall(f"via= is for stores with transactions of your own; {self.url} has none")
 
     # the desk
 
@@ -194,7 +239,7 @@ class Persister(Source):
         record = self.get([id]).get(id)
         if record is None or not record.open or timeout <= 0:
             return record
-        self.wait([run_key(id)], timeout)
+        self.wait([RunKey(id)], timeout)
         return self.get([id]).get(id)
 
     def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
@@ -214,18 +259,3 @@ class Persister(Source):
     def workers(self, *, now: float) -> dict[str, str]:
         """What each worker whose beat has not ended said about itself."""
         raise NotImplementedError
-
-
-def work_key(queue: str, route: str) -> str:
-    """What a pool waits on: a run may have become ripe on a route (given without its priority)."""
-    return f"work:{queue}/{route}"
-
-
-def run_key(id: str) -> str:
-    """What a caller waits on: a run may have ended."""
-    return f"run:{id}"
-
-
-def worker_key(worker: str) -> str:
-    """What a pool waits on: a worker may have orders."""
-    return f"worker:{worker}"

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from skunkqueue.envelope import (
     Claim,
@@ -19,7 +20,7 @@ from skunkqueue.envelope import (
     Want,
     base_route,
 )
-from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Persister, run_key, work_key, worker_key
+from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Key, Persister, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.url import url_path
 
 default_cfg = {"backend": "memory", "conn_url": "", "dbname": ""}
@@ -35,15 +36,17 @@ class MemoryPersister(Persister):
         self._beats: dict[str, tuple[str, float]] = {}
         self._told = 0
         self._changed = threading.Condition()
-        self._changes: Counter[str] = Counter()  # of work and worker keys
+        self._changes: Counter[Key] = Counter()  # of work and worker keys
+        self._waits: list[_Wait] = []
         self._seen = threading.local()
 
     # the path of a job
 
-    def put(self, envelopes: Sequence[Envelope]) -> list[str]:
+    def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:
+        self.refuse_via(via)
         with self._changed:
             ids = [self._put(envelope) for envelope in envelopes]
-            self._happened({work_key(e.queue, base_route(e.route)) for e in envelopes})
+            self._happened({WorkKey(e.queue, base_route(e.route)) for e in envelopes})
         return ids
 
     def _put(self, envelope: Envelope) -> str:
@@ -158,7 +161,7 @@ class MemoryPersister(Persister):
     def _queue(self, record: Record, ripe: float) -> None:
         """Back into the queue. The token stays, so that a repeated commit is known; the worker does not."""
         self._records[record.id] = record._replace(state=State.QUEUED, ripe=ripe, worker=None)
-        self._happened([work_key(record.envelope.queue, base_route(record.envelope.route))])
+        self._happened([WorkKey(record.envelope.queue, base_route(record.envelope.route))])
 
     def _end(
         self,
@@ -172,7 +175,7 @@ class MemoryPersister(Persister):
         kept = now + max(record.envelope.keep if keep is None else keep, REMEMBERED)
         ended = record._replace(state=state, ripe=kept, value=value, error=error, ended=now)
         self._records[record.id] = ended
-        self._happened([run_key(record.id)])
+        self._happened([RunKey(record.id)])
         return ended
 
     def exchange(
@@ -201,7 +204,7 @@ class MemoryPersister(Persister):
         if not ended_badly or _is_expired(record, now) or self._open_with(record.envelope) is not None:
             return False
         self._records[record.id] = Record(record.envelope, State.QUEUED, now)
-        self._happened([work_key(record.envelope.queue, base_route(record.envelope.route))])
+        self._happened([WorkKey(record.envelope.queue, base_route(record.envelope.route))])
         return True
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
@@ -230,7 +233,7 @@ class MemoryPersister(Persister):
         with self._changed:
             self._told += 1
             self._orders.setdefault(worker, []).append(Order(f"{self._told:016d}", order))
-            self._happened([worker_key(worker)])
+            self._happened([WorkerKey(worker)])
 
     def workers(self, *, now: float) -> dict[str, str]:
         with self._changed:
@@ -276,31 +279,49 @@ class MemoryPersister(Persister):
             self._end(record._replace(token=None), State.CANCELLED, now, error=WORKER_GONE)
         return min(len(lost), limit)
 
-    def wait(self, keys: Sequence[str], timeout: float) -> None:
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
         end = time.monotonic() + timeout
+        wait = _Wait(frozenset(keys))
         with self._changed:
-            while not self._news(keys):
-                left = end - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    return
+            self._waits.append(wait)
+            try:
+                while not (self._news(keys) or wait.roused) and (left := end - time.monotonic()) > 0:
+                    self._changed.wait(left)
+            finally:
+                self._waits.remove(wait)
 
-    def _news(self, keys: Sequence[str]) -> bool:
+    def rouse(self, keys: Sequence[Key]) -> bool:
+        with self._changed:
+            for wait in self._waits:
+                wait.roused = wait.roused or not wait.keys.isdisjoint(keys)
+            self._changed.notify_all()
+        return True
+
+    def _news(self, keys: Sequence[Key]) -> bool:
         """Whether anything happened to a key since this thread last waited for it, so that nothing falls in between."""
-        seen: dict[str, int] = self._seen.__dict__
-        ended = any(key.startswith("run:") and not self._is_open(key[4:]) for key in keys)
+        seen: dict[Key, int] = self._seen.__dict__.setdefault("changes", {})
+        ended = any(isinstance(key, RunKey) and not self._is_open(key.id) for key in keys)
         news = ended or any(self._changes[key] != seen.get(key, 0) for key in keys)
-        seen.update({key: self._changes[key] for key in keys if not key.startswith("run:")})
+        seen.update({key: self._changes[key] for key in keys if not isinstance(key, RunKey)})
         return news
 
     def _is_open(self, id: str) -> bool:
         return id in self._records and self._records[id].open
 
-    def _happened(self, keys: Iterable[str]) -> None:
-        self._changes.update(key for key in keys if not key.startswith("run:"))
+    def _happened(self, keys: Iterable[Key]) -> None:
+        self._changes.update(key for key in keys if not isinstance(key, RunKey))
         self._changed.notify_all()
 
     def offset(self) -> float | None:
         return None
+
+
+class _Wait:
+    """A wait that is under way."""
+
+    def __init__(self, keys: frozenset[Key]) -> None:
+        self.keys = keys
+        self.roused = False
 
 
 _WRITE = {

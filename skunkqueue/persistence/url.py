@@ -6,38 +6,42 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from skunkqueue.errors import WrongCall
+from skunkqueue.errors import SkunkError, WrongCall
 from skunkqueue.persistence import Persister
+
+GROUP: Final = "skunkqueue.stores"
+"""The entry point group by which other packages register their stores: scheme = "module:row", a row is a Backend."""
 
 
 class Address(NamedTuple):
-    """Where a store is: the module that speaks to it, and its URL."""
+    """Where a store is: the name of its backend, and its URL."""
 
     backend: str
     url: str
 
 
-BACKENDS: Mapping[str, tuple[str, str]] = {
-    # backend: (module, what to install)
-    "memory": ("skunkqueue.persistence.memory", ""),
-    "sqlite": ("skunkqueue.persistence.sqlite", ""),
-    "redis": ("skunkqueue.persistence.redis", "skunkqueue[redis]"),
-}
+def _plain_url(scheme: str, conn_url: str, dbname: Any) -> str:
+    return f"{scheme}://{conn_url}" if dbname in (None, "") else f"{scheme}://{conn_url}/{dbname}"
 
-SCHEMES: Mapping[str, str] = {
-    "memory": "memory",
-    "sqlite": "sqlite",
-    "redis": "redis",
-    "rediss": "redis",
-    "redis+unix": "redis",
-    "unix": "redis",
-    "redis+sentinel": "redis",
-    "rediss+sentinel": "redis",
-    "redis+cluster": "redis",
-    "rediss+cluster": "redis",
-}
+
+class Backend(NamedTuple):
+    """One kind of store, a row of the registry.
+
+    ``module`` has ``open_url(url) -> Persister``, and may raise ImportError where its driver is missing: then people
+    are told to install ``install``. ``path_schemes`` are the schemes whose URL leads to a file or a name, not to a
+    host, so that an ``@`` in it ends no password. ``one_process`` says that its runs are seen by the process that
+    opened it alone. ``url_of`` makes a URL of (first scheme, ``conn_url``, ``dbname``), for a ``default_cfg``.
+    """
+
+    name: str
+    schemes: tuple[str, ...]
+    module: str
+    install: str = ""
+    path_schemes: tuple[str, ...] = ()
+    one_process: bool = False
+    url_of: Callable[[str, str, Any], str] = _plain_url
 
 
 def get_backend(conn_url: str | None = None, backend: str | None = None, dbname: Any = None) -> Persister:
@@ -46,12 +50,20 @@ def get_backend(conn_url: str | None = None, backend: str | None = None, dbname:
     With nothing given: the environment variable SKUNKQUEUE_URL, else the embedded file of this user. Raises WrongCall.
     """
     found = locate(conn_url, backend, dbname)
-    module_name, package = BACKENDS[found.backend]
+    row = find_backend(found.backend)
     try:
-        module = importlib.import_module(module_name)
+        opened = importlib.import_module(row.module).open_url(found.url)
     except ImportError as error:
-        raise WrongCall(f"the {found.backend} store needs its driver: pip install '{package}' ({error})") from error
-    opened: Persister = module.open_url(found.url)
+        remedy = f": pip install '{row.install}'" if row.install else ""
+        raise WrongCall(f"the {row.name} store needs its driver{remedy} ({error})") from error
+    except SkunkError:
+        raise
+    except Exception as error:
+        if row in BACKENDS:
+            raise
+        raise WrongCall(f"the {row.name} store of {row.module} cannot be opened: {_words(error)}") from error
+    if not isinstance(opened, Persister):
+        raise WrongCall(f"open_url of {row.module} gives a Persister; it gave {type(opened).__name__}")
     return opened
 
 
@@ -61,53 +73,167 @@ def locate(conn_url: str | None = None, backend: str | None = None, dbname: Any 
         conn_url = os.environ.get("SKUNKQUEUE_URL") or "sqlite://"
     if conn_url is not None and "://" in conn_url:
         return _from_url(conn_url, backend)
-    name = backend or "sqlite"
-    if name not in BACKENDS:
-        raise WrongCall(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
-    return Address(name, _URL_OF[name](conn_url or "", dbname))
+    row = find_backend(backend or "sqlite")
+    return Address(row.name, row.url_of(row.schemes[0], conn_url or "", dbname))
 
 
 def _from_url(url: str, backend: str | None) -> Address:
     scheme = url.partition("://")[0].lower()
-    name = SCHEMES.get(scheme)
-    if name is None:
-        raise WrongCall(f"there is no store for {scheme}:// ; there are {', '.join(s + '://' for s in SCHEMES)}")
-    if backend is not None and backend != name:
-        raise WrongCall(f"the URL is one of {name}, but backend is {backend!r}; give one of the two")
-    return Address(name, url)
+    row = _find(scheme)
+    if row is None or scheme not in row.schemes:
+        wrong = f"{scheme}://" if _SCHEME.fullmatch(scheme) else "what stands before ://"
+        known = [*_SCHEMES, *_registered()]
+        raise WrongCall(f"there is no store for {wrong} ; there are {', '.join(s + '://' for s in known)}")
+    if backend is not None and backend != row.name:
+        raise WrongCall(f"the URL is one of {row.name}, but backend is {backend!r}; give one of the two")
+    return Address(row.name, url)
 
 
-def _sqlite_url(conn_url: str, dbname: Any) -> str:
+# -- the registry ----------------------------------------------------------------------------------------------------
+
+
+def find_backend(name: str) -> Backend:
+    """The row of a backend, ours or registered by another package. Raises WrongCall."""
+    row = _BY_NAME.get(name) or _find(name)
+    if row is None:
+        raise WrongCall(f"there is no backend {name!r}; there are {', '.join([*_BY_NAME, *_registered()])}")
+    return row
+
+
+def _find(scheme: str) -> Backend | None:
+    """The row for a scheme; other packages are only asked for what is not ours, because that takes milliseconds."""
+    row = _SCHEMES.get(scheme) or _loaded.get(scheme)
+    if row is None and (row := _load(scheme)) is not None:
+        _loaded[scheme] = row
+    return row
+
+
+def _load(name: str) -> Backend | None:
+    """The row that another package has registered under a name. Raises WrongCall where it is broken."""
+    from importlib.metadata import entry_points
+
+    found = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
+    if not found:
+        return None
+    if len(found) > 1:
+        raise WrongCall(f"several packages register a store {name!r}: {', '.join(found)}; keep one of them")
+    (entry,) = found.values()
+    try:
+        row = entry.load()
+    except Exception as error:
+        raise WrongCall(f"the store {name!r} of {entry.value} cannot be loaded: {_words(error)}") from error
+    if not isinstance(row, Backend) or name not in (row.name, *row.schemes):
+        raise WrongCall(f"the store {name!r}: {entry.value} is to be a Backend with that name or scheme; got {row!r}")
+    return row
+
+
+def _registered() -> list[str]:
+    from importlib.metadata import entry_points
+
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {without_secrets_in(str(error))}"
+
+
+def _sqlite_url(scheme: str, conn_url: str, dbname: Any) -> str:
     """``conn_url`` is a folder (the user's data folder when empty), ``dbname`` a file in it."""
     from urllib.parse import quote  # late, here and below: a worker process opens no store
 
     path = os.path.join(conn_url, str(dbname)) if conn_url and dbname else conn_url or str(dbname or "")
-    return f"sqlite:///{quote(path)}" if path else "sqlite://"
+    return f"{scheme}:///{quote(path)}" if path else f"{scheme}://"
 
 
-def _memory_url(conn_url: str, dbname: Any) -> str:
+def _memory_url(scheme: str, conn_url: str, dbname: Any) -> str:
     from urllib.parse import quote
 
-    return f"memory://{quote(str(dbname or conn_url or ''))}"
+    return f"{scheme}://{quote(str(dbname or conn_url or ''))}"
 
 
-def _redis_url(conn_url: str, dbname: Any) -> str:
-    return f"redis://{conn_url or 'localhost:6379'}/{0 if dbname is None else dbname}"
+def _redis_url(scheme: str, conn_url: str, dbname: Any) -> str:
+    return f"{scheme}://{conn_url or 'localhost:6379'}/{0 if dbname is None else dbname}"
 
 
-_URL_OF: Mapping[str, Callable[[str, Any], str]] = {
-    "memory": _memory_url,
-    "sqlite": _sqlite_url,
-    "redis": _redis_url,
-}
+BACKENDS: Final = (
+    Backend(
+        "memory", ("memory",), "skunkqueue.persistence.memory",
+        path_schemes=("memory",), one_process=True, url_of=_memory_url,
+    ),
+    Backend("sqlite", ("sqlite",), "skunkqueue.persistence.sqlite", path_schemes=("sqlite",), url_of=_sqlite_url),
+    Backend(
+        "redis",
+        (
+            "redis", "rediss", "redis+unix", "unix",
+            "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
+        ),
+        "skunkqueue.persistence.redis", "skunkqueue[redis]",
+        path_schemes=("redis+unix", "unix"), url_of=_redis_url,
+    ),
+)  # fmt: skip
+"""The stores that come with SkunkQueue."""
 
-_PASSWORD = re.compile(r"(?<=://)([^/@]*)@")
-_SECRETS = re.compile(r"(?i)([?&](?:password|passwd|token|secret|username|ssl_keyfile_password)=)[^&]*")
+_BY_NAME: Mapping[str, Backend] = {row.name: row for row in BACKENDS}
+_SCHEMES: Mapping[str, Backend] = {scheme: row for row in BACKENDS for scheme in row.schemes}
+_loaded: dict[str, Backend] = {}
+
+
+# -- URLs ------------------------------------------------------------------------------------------------------------
+
+HIDDEN: Final = "***"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}")
+_HOST = re.compile(r"(?:[\w.-]+|\[[\w.:%]*\])?(?::\d+)?")
+_SECRET = re.compile(r"(?i)pass|pwd|secret|token|key$|cred|auth|user|login|sign")
+"""What the name of a parameter holds whose value is nobody's business."""
 
 
 def without_secrets(url: str) -> str:
-    """The URL with user, password and secret parameters left out: for logs, errors and pickles."""
-    return _SECRETS.sub(r"\1***", _PASSWORD.sub("", url))
+    """The URL with user and password left out and secret parameters hidden: for logs, errors and pickles.
+
+    Where a part cannot be told from a piece of a password (an ``@`` or ``/`` in it that should have been written as
+    ``%40`` or ``%2F``), all of it is hidden. Never raises.
+    """
+    scheme, is_url, rest = url.partition("://")
+    if not is_url or not _SCHEME.fullmatch(scheme):
+        return HIDDEN
+    row = _SCHEMES.get(scheme.lower()) or _loaded.get(scheme.lower())
+    is_path = row is not None and scheme.lower() in row.path_schemes
+    return f"{scheme}://{(_public_path if is_path else _public)(rest)}"
+
+
+def _public_path(rest: str) -> str:
+    """What may be shown of a URL that leads to a file or a name."""
+    path, mark, query = rest.partition("?")
+    if not path.startswith("/") and "@" in rest:
+        return _public(rest)
+    return path + mark + _public_query(query)
+
+
+def _public(rest: str) -> str:
+    """What may be shown of a URL that leads to hosts."""
+    size = min((at for mark in "/?#" if (at := rest.find(mark)) >= 0), default=len(rest))
+    hosts, behind = rest[:size].rpartition("@")[2], rest[size:]
+    if "@" in behind or not all(map(_HOST.fullmatch, hosts.split(","))):
+        return HIDDEN
+    path, mark, query = behind.partition("#")[0].partition("?")
+    return hosts + path + mark + _public_query(query)
+
+
+def _public_query(query: str) -> str:
+    return "".join(_public_parameter(part) for part in re.split("([&;])", query))
+
+
+def _public_parameter(text: str) -> str:
+    from urllib.parse import unquote_plus
+
+    name, equals, value = text.partition("=")
+    is_secret = equals and value and _SECRET.search(unquote_plus(name).strip())
+    return f"{name}={HIDDEN}" if is_secret else text
+
+
+def without_secrets_in(text: str) -> str:
+    """A sentence of others, each URL in it without secrets."""
+    return re.sub(r"[A-Za-z][\w+.-]*://\S+", lambda found: without_secrets(found[0]), text)
 
 
 def url_path(url: str) -> str:

@@ -15,7 +15,7 @@ from skunkqueue.durations import seconds
 from skunkqueue.envelope import Claim, Envelope, Outcome, Want, check_name, new_token, pack_body, pack_head, signed_part
 from skunkqueue.errors import StoreError, TooLarge
 from skunkqueue.options import Options
-from skunkqueue.persistence import work_key
+from skunkqueue.persistence import WorkKey
 from skunkqueue.queue import SkunkQueue
 from skunkqueue.signals import catch, give_back
 from skunkqueue.spool.contents import Content
@@ -88,7 +88,7 @@ class Feeder:
                 self._put(result.claims)
             elif not self._stopping.is_set():
                 left = (result.next_ripe or now) - self._clock.now()
-                self._source.wait([work_key(self._queue.name, self._route)], max(0.005, left))
+                self._source.wait([WorkKey(self._queue.name, self._route)], max(0.005, left))
         except StoreError as error:
             self._log.say(f"trying again: {error}", what="folder away", level=WARNING, error=str(error))
             self._stopping.wait(1.0)

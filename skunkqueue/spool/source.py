@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgpack
 
 from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Want, new_id
-from skunkqueue.persistence import Source
+from skunkqueue.persistence import Key, Source, WorkKey
 from skunkqueue.policy import decode_notes
 from skunkqueue.spool.contents import Content, parse
 from skunkqueue.spool.files import (
@@ -385,8 +385,8 @@ class SpoolSource(Source):
 
     # wait
 
-    def wait(self, keys: Sequence[str], timeout: float) -> None:
-        if not any(key.startswith("work:") for key in keys):
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
+        if not any(isinstance(key, WorkKey) for key in keys):
             self._closed.wait(timeout)
         elif self._watcher.wait(timeout):
             self._inbox.news = True

@@ -15,6 +15,9 @@ A store is finished when both are green. With pytest, in a file of tests::
         def open_again(self, store):                # optional: a second handle to the same data
             return MyPersister(store.path)
 
+        def begin(self, store):                     # where ``put`` takes a ``via``: a CallersTransaction
+            ...
+
     @pytest.mark.parametrize("seed", range(40))
     def test_the_random_walk(store, seed):
         random_walk(store, seed=seed)
@@ -34,13 +37,14 @@ from skunkqueue.testing.housekeeping import HandlePromises, PurgePromises, WaitP
 from skunkqueue.testing.outcomes import CommitPromises, ExchangePromises
 from skunkqueue.testing.path import ClaimPromises, ExtendPromises, PutPromises
 from skunkqueue.testing.pools import drain
+from skunkqueue.testing.via import ViaPromises
 from skunkqueue.testing.walk import random_walk
 
 __all__ = ["StoreContract", "check_store", "drain", "promises", "random_walk"]
 
 
 class StoreContract(
-    PutPromises, ClaimPromises, ExtendPromises, CommitPromises, ExchangePromises,
+    PutPromises, ViaPromises, ClaimPromises, ExtendPromises, CommitPromises, ExchangePromises,
     CancelPromises, ReopenPromises, GetPromises, CountPromises,
     WorkerPromises, PurgePromises, WaitPromises, HandlePromises,
 ):  # fmt: skip

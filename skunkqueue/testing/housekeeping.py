@@ -15,10 +15,11 @@ from skunkqueue.persistence import (
     EXPIRED,
     REMEMBERED,
     WORKER_GONE,
+    Key,
     Persister,
-    run_key,
-    work_key,
-    worker_key,
+    RunKey,
+    WorkerKey,
+    WorkKey,
 )
 from skunkqueue.persistence.url import without_secrets
 from skunkqueue.testing.makers import (
@@ -228,7 +229,7 @@ class PurgePromises(Promises):
         store.commit(list(zip(take(store, limit=3), outcomes, strict=True)), now=NOW)
         store.exchange([], [want("B", limit=1)], now=NOW, until=LATE)
         store.cancel([sealed(7).id], now=NOW)
-        store.wait([work_key("demo", "foo"), run_key(sealed(1).id), worker_key("w1")], 0)
+        store.wait([WorkKey("demo", "foo"), RunKey(sealed(1).id), WorkerKey("w1")], 0)
 
         store.purge(now=NOW + DAY)
         store.cancel([sealed(n).id for n in range(8)], now=NOW + DAY)
@@ -249,7 +250,10 @@ class WaitPromises(Promises):
         """Also with nothing to wait for, or with nothing that exists."""
         begun = time.monotonic()
 
-        for keys in ([], [work_key("demo", "foo")], [run_key(sealed().id), worker_key("w1"), work_key("demo", "bar")]):
+        mixed: list[Key] = [RunKey(sealed().id), WorkerKey("w1"), WorkKey("demo", "bar")]
+        every: list[list[Key]] = [[], [WorkKey("demo", "foo")], mixed]
+
+        for keys in every:
             store.wait(keys, 0)
             store.wait(keys, 0.1)
 
@@ -257,21 +261,21 @@ class WaitPromises(Promises):
 
     def test_a_put_ends_a_wait_for_work(self, store: Persister) -> None:
         """Of whatever priority, on any of the routes waited for."""
-        keys = [work_key("demo", "bar"), work_key("demo", "foo")]
+        keys = [WorkKey("demo", "bar"), WorkKey("demo", "foo")]
 
         self.wakes(store, keys, lambda other: other.put([sealed(1)]))
         self.wakes(store, keys, lambda other: other.put([sealed(2, route="bar" + HIGH)]))
 
     def test_a_put_to_a_worker_ends_its_wait(self, store: Persister) -> None:
         """A worker's own address is a route too."""
-        self.wakes(store, [work_key("demo", address("w1"))], lambda other: other.put([sealed(route=address("w1"))]))
+        self.wakes(store, [WorkKey("demo", address("w1"))], lambda other: other.put([sealed(route=address("w1"))]))
 
     def test_a_run_that_goes_back_ends_a_wait_for_work(self, store: Persister) -> None:
         """Handed back, to be run again, or reopened: another pool may take it at once."""
         store.put([sealed(n) for n in range(3)])
         first, second, third = take(store)
         store.commit([(third, Outcome.failed("no"))], now=NOW)
-        keys = [work_key("demo", "foo")]
+        keys = [WorkKey("demo", "foo")]
 
         self.wakes(store, keys, lambda other: other.commit([(first, Outcome.untouched())], now=NOW))
         self.wakes(store, keys, lambda other: other.exchange([(second, Outcome.again())], [], now=NOW, until=LATE))
@@ -293,23 +297,23 @@ class WaitPromises(Promises):
         ]
 
         for id, end in ends:
-            self.wakes(store, [run_key(id)], end)
+            self.wakes(store, [RunKey(id)], end)
 
     def test_an_order_ends_a_wait_of_its_worker(self, store: Persister) -> None:
         """So that a cancel reaches a job at once, not at its worker's next beat."""
         store.beat("w1", "", until=NOW + 60)
 
-        self.wakes(store, [worker_key("w1")], lambda other: other.tell("w1", "order"))
+        self.wakes(store, [WorkerKey("w1")], lambda other: other.tell("w1", "order"))
 
     def test_a_change_between_the_look_and_the_wait_is_not_lost(self, store: Persister) -> None:
         """Whoever waited on a key before looks, and waits again, hears of what came in between."""
         other = self.open_again(store)
         store.put([sealed(9, route="bar")])
         (claim,) = take(store, "B", "bar")
-        changes: list[tuple[str, Callable[[], object]]] = [
-            (work_key("demo", "foo"), lambda: other.put([sealed(1)])),
-            (worker_key("w1"), lambda: other.tell("w1", "order")),
-            (run_key(claim.id), lambda: other.commit([(claim, Outcome.complete(b""))], now=NOW)),
+        changes: list[tuple[Key, Callable[[], object]]] = [
+            (WorkKey("demo", "foo"), lambda: other.put([sealed(1)])),
+            (WorkerKey("w1"), lambda: other.tell("w1", "order")),
+            (RunKey(claim.id), lambda: other.commit([(claim, Outcome.complete(b""))], now=NOW)),
         ]
 
         for key, change in changes:
@@ -320,6 +324,42 @@ class WaitPromises(Promises):
             store.wait([key], LONG)
             assert time.monotonic() - begun < SOON
             store.cancel([sealed(1).id], now=NOW)
+
+    def test_a_rouse_ends_the_waits_on_its_keys_and_no_others(self, store: Persister) -> None:
+        """Of whatever kind they are; where it cannot be done, no wait may be so long that anybody would mind."""
+        store.put([sealed(1, route="bar")])
+        (claim,) = take(store, "B", "bar")
+        keys: list[Key] = [WorkKey("demo", "foo"), WorkerKey("w1"), RunKey(claim.id)]
+        other = WorkKey("demo", "other")
+        for key in keys:
+            alone, among = self.waiting(store, [key]), self.waiting(store, [other, key])
+            left, can = self.waiting(store, [other]), False
+
+            end = time.monotonic() + SOON
+            while (alone.is_alive() or among.is_alive()) and time.monotonic() < end:
+                can = store.rouse([key])  # it may just have been about to wait
+                time.sleep(0.02)
+            assert not alone.is_alive() and not among.is_alive()
+            assert left.is_alive() or not can
+
+            while left.is_alive() and time.monotonic() < end:
+                store.rouse([other])
+                time.sleep(0.02)
+            assert not left.is_alive()
+
+    def waiting(self, store: Persister, keys: Sequence[Key]) -> threading.Thread:
+        """A thread that waits for nothing that happens, several times as long as a test may take."""
+
+        def wait() -> None:
+            store.wait(keys, 0)
+            ready.set()
+            store.wait(keys, 10 * LONG)
+
+        ready = threading.Event()
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        assert ready.wait(SOON)
+        return thread
 
     def test_a_line_exchanges_as_the_store_does(self, store: Persister) -> None:
         """Outcomes are taken or refused, claims given. A store without a channel promises nothing of it."""
@@ -357,7 +397,7 @@ class WaitPromises(Promises):
 
     def test_a_line_claims_what_ends_its_wait(self, store: Persister) -> None:
         """Held under the token asked with, and leased from that moment on for as long as was asked."""
-        keys = [work_key("demo", "foo"), work_key("demo", "bar")]
+        keys = [WorkKey("demo", "foo"), WorkKey("demo", "bar")]
         wants = [want("A", limit=1), want("B", limit=5)]
         channel = store.channel("demo")
         if channel is None:
@@ -380,7 +420,7 @@ class WaitPromises(Promises):
 
     def test_a_line_whose_wait_is_over_claims_nothing_where_nothing_is(self, store: Persister) -> None:
         """Whether its time is up or it is roused; it knows when the next run ripens, and can wait again."""
-        keys, later = [work_key("demo", "foo")], time.time() + DAY
+        keys, later = [WorkKey("demo", "foo")], time.time() + DAY
         store.put([sealed(due=later)])
         channel = store.channel("demo")
         if channel is None:
@@ -427,7 +467,7 @@ class WaitPromises(Promises):
             assert store.await_end(sealed(2).id, patience) == record_of(store, sealed(2).id)
         assert time.monotonic() - begun < SOON
 
-    def wakes(self, store: Persister, keys: Sequence[str], change: Callable[[Persister], object]) -> None:
+    def wakes(self, store: Persister, keys: Sequence[Key], change: Callable[[Persister], object]) -> None:
         """Wait on a thread, make the change through another handle, and see the wait end."""
         ready, woken = threading.Event(), threading.Event()
 

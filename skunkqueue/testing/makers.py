@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
-from typing import Final
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, NamedTuple
 
 from skunkqueue.envelope import DAY, Claim, Envelope, Record, Want
 from skunkqueue.persistence import Persister
@@ -68,12 +69,24 @@ def ids_of(things: Iterable[Envelope | Claim]) -> list[str]:
     return [thing.id for thing in things]
 
 
+class CallersTransaction(NamedTuple):
+    """A transaction of a store's user: what ``put`` is given as ``via``, and how the user ends it."""
+
+    via: Any
+    commit: Callable[[], object]
+    give_up: Callable[[], object]
+
+
 class Promises:
     """What a class of promises may be told about a store. Each promise gets ``store``, fresh and empty."""
 
     def open_again(self, store: Persister) -> Persister:
         """A second, independent handle to the same data; the same handle where there is no other."""
         return store
+
+    def begin(self, store: Persister) -> AbstractContextManager[CallersTransaction | None]:
+        """A transaction of the user's own to this store; None where it takes none, or there is no way to make one."""
+        return nullcontext()
 
     def left_behind(self, store: Persister) -> Collection[object]:
         """Keys, rows or files that are still there when all is done and purged; for whoever can look inside."""

@@ -27,7 +27,7 @@ from skunkqueue.envelope import (
     new_id,
 )
 from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
-from skunkqueue.persistence import WORKER_GONE, Persister, run_key
+from skunkqueue.persistence import WORKER_GONE, Key, Persister, RunKey
 from skunkqueue.persistence.redis.channel import RedisChannel, open_channel
 from skunkqueue.persistence.redis.connect import Link, connect
 from skunkqueue.persistence.redis.notify import RedisNotifier
@@ -83,6 +83,7 @@ class RedisPersister(Persister):
     """
 
     is_far = True
+    takes_via = "a redis.Pipeline"
     wakes_one = True
 
     def __init__(self, target: Target) -> None:
@@ -250,7 +251,7 @@ class RedisPersister(Persister):
             queue = self._queue_of.get(id, "")
             return () if not queue else call("get", base_key(queue), id)
 
-        reply = self._notifier.wait([run_key(id)], timeout, command) if timeout > 0 else None
+        reply = self._notifier.wait([RunKey(id)], timeout, command) if timeout > 0 else None
         if not reply:
             return self.get([id]).get(id)
         return read_records(queue, reply)[0]
@@ -379,10 +380,10 @@ class RedisPersister(Persister):
                 break
         return done
 
-    def wait(self, keys: Sequence[str], timeout: float) -> None:
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
         self._notifier.wait(keys, timeout)
 
-    def rouse(self, keys: Sequence[str]) -> bool:
+    def rouse(self, keys: Sequence[Key]) -> bool:
         self._notifier.rouse(keys)
         return True
 

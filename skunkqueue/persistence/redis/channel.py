@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from skunkqueue.envelope import Asked, Caught, Claim, Exchange, Outcome, Want
 from skunkqueue.errors import StoreAway
-from skunkqueue.persistence import Channel
+from skunkqueue.persistence import Channel, Key
 from skunkqueue.persistence.redis.connect import Link, say, speaking, translated
 from skunkqueue.persistence.redis.notify import SHORTEST, Blocked, BlockingConnection, RedisNotifier, packed
 from skunkqueue.persistence.redis.scripts import Command, call, in_full
@@ -157,7 +157,7 @@ class RedisChannel(Channel):
         refused, claims, ripe, _ = read_exchange(self._wants, self._sound(*replies), self._until)
         return Exchange(self._given - refused, claims, ripe)
 
-    def watch(self, keys: Sequence[str], timeout: float, asked: Asked) -> None:
+    def watch(self, keys: Sequence[Key], timeout: float, asked: Asked) -> None:
         """The claim is sent right behind the call that blocks, so that it is done as soon as that returns."""
         marks = self._notifier.marks(keys)
         blocked = Blocked(marks[0], marks, keys, claims=True)

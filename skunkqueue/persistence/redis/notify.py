@@ -19,6 +19,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from skunkqueue.envelope import with_priorities
 from skunkqueue.errors import StoreAway, StoreError
+from skunkqueue.persistence import Key, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.redis.connect import Link, is_quiet, pack_command, say, speaking
 from skunkqueue.persistence.redis.scripts import Command, call, in_full
 from skunkqueue.persistence.redis.wire import HOUSE, base_key
@@ -53,7 +54,7 @@ class Blocked(NamedTuple):
 
     key: str
     keys: Sequence[str]
-    hints: Sequence[str]
+    hints: Sequence[Key]
     claims: bool = False
 
 
@@ -109,7 +110,7 @@ class RedisNotifier:
         """The queue in whose slot a worker's orders are announced, or ""."""
         return self._homes.get(worker, "")
 
-    def wait(self, keys: Sequence[str], timeout: float, then: Then | None = None) -> Any:
+    def wait(self, keys: Sequence[Key], timeout: float, then: Then | None = None) -> Any:
         """Sleep until something may have happened to a key, at most ``timeout``; never raises StoreAway.
 
         Where that means to block, the command that ``then`` makes is sent right behind, so that it is done as soon as
@@ -122,7 +123,7 @@ class RedisNotifier:
             self._link.renew()
             time.sleep(max(0.0, min(AWAY, end - time.monotonic())))
 
-    def _wait(self, keys: Sequence[str], end: float, then: Then | None) -> Any:
+    def _wait(self, keys: Sequence[Key], end: float, then: Then | None) -> Any:
         watches = self._watches(keys)
         if watches is None:
             return None
@@ -136,19 +137,18 @@ class RedisNotifier:
 
     # what to wait for
 
-    def _watches(self, keys: Sequence[str]) -> dict[int, Watch] | None:
+    def _watches(self, keys: Sequence[Key]) -> dict[int, Watch] | None:
         """By slot; None where a run has ended already."""
         watches: dict[int, Watch] = {}
-        routes = [key[5:].split("/", 1) for key in keys if key.startswith("work:")]
-        workers = [key[7:] for key in keys if key.startswith("worker:")]
-        runs = self._places([key[4:] for key in keys if key.startswith("run:")])
+        routes = [key for key in keys if isinstance(key, WorkKey)]
+        runs = self._places([key.id for key in keys if isinstance(key, RunKey)])
         if runs is None:
             return None
-        for queue, route in routes:
+        for queue, route, _ in routes:
             marks = [f"{base_key(queue)}:mark:{each}" for each in with_priorities(route)]
             self._watch(watches, queue).keys.extend(marks)
-        for worker in workers:
-            home = routes[0][0] if routes else self.home(worker)
+        for worker in [key.worker for key in keys if isinstance(key, WorkerKey)]:
+            home = routes[0].queue if routes else self.home(worker)
             self._settle(worker, home)
             self._watch(watches, home).keys.append(f"{_house_of(home)}:call:{worker}")
         for queue, ids in runs.items():
@@ -166,7 +166,7 @@ class RedisNotifier:
 
     # listening
 
-    def _listen(self, slot: int, watch: Watch, hints: Sequence[str], end: float, then: Then | None) -> Any:
+    def _listen(self, slot: int, watch: Watch, hints: Sequence[Key], end: float, then: Then | None) -> Any:
         key = watch.keys[0] if watch.keys else base_key(next(iter(watch.runs)))
         ear = self._take(slot, key)
         bells = [f"{base_key(queue)}:bell:{ear.bell}" for queue in watch.runs]
@@ -241,8 +241,8 @@ class RedisNotifier:
     def no_longer_blocks(self, ear: BlockingConnection) -> None:
         self._blocked.pop(ear, None)
 
-    def marks(self, keys: Sequence[str]) -> list[str]:
-        """What to block on for ``work_key``s of one queue."""
+    def marks(self, keys: Sequence[Key]) -> list[str]:
+        """What to block on for ``WorkKey``s of one queue."""
         (watch,) = (self._watches(keys) or {}).values()
         return watch.keys
 
@@ -255,7 +255,7 @@ class RedisNotifier:
             if blocked.key.startswith(base_key(queue) + ":mark:") and not blocked.claims:
                 self._unblock(ear, blocked.key)
 
-    def rouse(self, keys: Sequence[str]) -> None:
+    def rouse(self, keys: Sequence[Key]) -> None:
         """End the waits on these keys that are under way here."""
         for ear, blocked in list(self._blocked.items()):
             if not set(keys).isdisjoint(blocked.hints):

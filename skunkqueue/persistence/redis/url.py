@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from skunkqueue.errors import WrongCall
 
@@ -34,6 +34,7 @@ _TLS: Mapping[str, Callable[[str], Any]] = {
     "ssl_keyfile_password": str,
     "ssl_check_hostname": _yes,
 }
+ESCAPES = "In a user or password, @ is written %40, / %2F, : %3A, ? %3F and # %23"
 _DEFAULT_PORT = {"sentinel": 26379, "cluster": 6379, "server": 6379}
 
 
@@ -56,9 +57,9 @@ class Target(NamedTuple):
 def parse_url(url: str) -> Target:
     """Read a URL. Raises WrongCall, which never repeats a secret."""
     scheme, _, rest = url.partition("://")
-    parts = urlsplit("//" + rest)
     tls = scheme.startswith("rediss")
     kind = {"unix": "unix", "sentinel": "sentinel", "cluster": "cluster"}.get(scheme.rpartition("+")[2], "server")
+    parts = _split(rest, kind)
     options = _options(parts.query, tls, scheme)
     user, host_list = _user_and_hosts(parts.netloc)
     options.update({name: value for name, value in user.items() if name not in options})
@@ -70,6 +71,17 @@ def parse_url(url: str) -> Target:
     hosts = () if kind == "unix" else _hosts(host_list, _DEFAULT_PORT[kind])
     public = _public(scheme, hosts, path, master, options.get("db", 0))
     return Target(kind, hosts, path, master, public, tls, options, sentinel_options)
+
+
+def _split(rest: str, kind: str) -> SplitResult:
+    try:
+        parts = urlsplit("//" + rest)
+    except ValueError:  # its words may repeat a password
+        raise WrongCall("a Redis URL is redis://host:port/number; what is given cannot be read") from None
+    late = "@" in parts.path + parts.query + parts.fragment
+    if late and (kind != "unix" or parts.netloc):
+        raise WrongCall(f"an @ in the URL comes too late to end a password. {ESCAPES}")
+    return parts
 
 
 def _options(query: str, tls: bool, scheme: str) -> dict[str, Any]:
@@ -100,7 +112,9 @@ def _host(text: str, default: int) -> tuple[str, int]:
     name, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
         name, port = text, str(default)
-    return name.strip("[]") or "localhost", _number(port)
+    if not port.isdecimal():  # not repeated: it may be a piece of a password
+        raise WrongCall(f"a Redis URL is redis://host:port/number; its port is no number. {ESCAPES}")
+    return name.strip("[]") or "localhost", int(port)
 
 
 def _number(text: str) -> int:
@@ -128,6 +142,6 @@ def _check(kind: str, path: str, master: str, options: dict[str, Any]) -> None:
 
 def _public(scheme: str, hosts: Sequence[tuple[str, int]], path: str, master: str, db: int) -> str:
     if path:
-        return f"{scheme}://{path}?db={db}"
+        return f"{scheme}://{quote(path, safe='/@')}?db={db}"
     where = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
-    return f"{scheme}://{where}/{master}/{db}" if master else f"{scheme}://{where}/{db}"
+    return f"{scheme}://{where}/{quote(master, safe='')}/{db}" if master else f"{scheme}://{where}/{db}"

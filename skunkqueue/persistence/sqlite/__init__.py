@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 from urllib.parse import parse_qsl, quote
 
 from skunkqueue.clock import ticks
 from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want, base_route, with_priorities
-from skunkqueue.errors import WrongCall
-from skunkqueue.persistence import Persister, work_key, worker_key
+from skunkqueue.errors import StoreAway, WrongCall
+from skunkqueue.persistence import Key, Persister, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.sqlite import sql as sql
 from skunkqueue.persistence.sqlite.file import File
-from skunkqueue.persistence.sqlite.notify import SQLiteNotifier, WakeSocket, kind_of
+from skunkqueue.persistence.sqlite.notify import SQLiteNotifier, WakeSocket, kind_of, written
 from skunkqueue.persistence.sqlite.rows import STATES, found, readable, records_of, storable
 from skunkqueue.persistence.sqlite.transaction import Met, Pair, Transaction, next_ripe, put_new, put_one
-from skunkqueue.persistence.url import url_path
+from skunkqueue.persistence.sqlite.via import check_connection, put_via
+from skunkqueue.persistence.url import url_path, without_secrets
 
 default_cfg = {"backend": "sqlite", "conn_url": "", "dbname": ""}
 
 LOOK: Final = 0.2
 """Seconds between looks at the file's version while waiting: the safety net under the wake-up sockets."""
 
+Sign = tuple[object, ...]
+
 LOOK_ALONE: Final = 0.025
 """The same where there are no sockets."""
+
+CLOCK_PATIENCE: Final = 0.5
+"""Seconds to wait for other writers before the clock is set; it can be done at any later time."""
 
 SLEW: Final = 0.02
 """How fast the store's clock may follow a wall clock that was set: seconds per second."""
@@ -34,21 +42,35 @@ SLEW: Final = 0.02
 class SQLitePersister(Persister):
     """Runs in one SQLite file. Safe to share between threads and processes; survives a fork."""
 
+    takes_via = "a sqlite3.Connection to the same file"
+
     def __init__(self, path: str, *, durability: str = "full", make_folder: bool = False) -> None:
         """The file at an absolute path. ``durability`` of "normal" may lose the last moments in a power cut."""
         self.path = path
         self.url = f"sqlite:///{quote(path)}" + ("" if durability == "full" else f"?durability={durability}")
         self._file = File(path, full=durability == "full", make_folder=make_folder)
         self._notifier = SQLiteNotifier(path + "-wake")
+        self._seen = threading.local()
+        self._waiters: list[_Waiter] = []
 
     # the path of a job
 
-    def put(self, envelopes: Sequence[Envelope]) -> list[str]:
+    def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:
+        """Store runs. ``via`` is a ``sqlite3.Connection`` of yours to the same file: the runs are then stored when you
+        commit, together with your own rows or not at all. Who waits hears of them within ``LOOK`` seconds.
+        """
+        if via is not None:
+            return self._put_via(envelopes, via)
         if not envelopes:
             return []
         ids = self._put_new(envelopes) or self._put_each(envelopes)
-        self._ring(lambda: {work_key(e.queue, base_route(e.route)) for e in envelopes}, "w")
+        self._ring(lambda: {WorkKey(e.queue, base_route(e.route)) for e in envelopes}, "w")
         return ids
+
+    def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
+        with self._file.reading():  # which sees that it is ours, and of a version that we know
+            check_connection(via, self.path)
+        return put_via(via, envelopes, self.path) if envelopes else []
 
     def _put_new(self, envelopes: Sequence[Envelope]) -> list[str]:
         """Put what is all new; where something was there already, nothing is done and nothing given."""
@@ -144,7 +166,7 @@ class SQLitePersister(Persister):
     def tell(self, worker: str, order: str) -> None:
         with self._file.writing() as db:
             db.execute("INSERT INTO told (worker, text) VALUES (?, ?)", (storable(worker), storable(order)))
-        self._ring(lambda: {worker_key(worker)}, "o")
+        self._ring(lambda: {WorkerKey(worker)}, "o")
 
     def workers(self, *, now: float) -> dict[str, str]:
         with self._file.reading() as db:
@@ -165,35 +187,45 @@ class SQLitePersister(Persister):
         self._ring(step.keys)
         return done
 
-    def wait(self, keys: Sequence[str], timeout: float) -> None:
-        end = time.monotonic() + timeout
-        ids = [key[4:] for key in keys if key.startswith("run:")]
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
+        waiter = _Waiter(frozenset(keys), self._notifier.ear("".join(sorted({kind_of(key) for key in keys}))))
+        self._waiters.append(waiter)
+        try:
+            self._wait(keys, waiter, time.monotonic() + timeout)
+        finally:
+            self._waiters.remove(waiter)
+
+    def _wait(self, keys: Sequence[Key], waiter: _Waiter, end: float) -> None:
+        ids, ear = [key.id for key in keys if isinstance(key, RunKey)], waiter.ear
         only_runs = len(ids) == len(keys)
-        ear = self._notifier.ear("".join(sorted({kind_of(key) for key in keys})))
-        if self._news_at_first(ear, ids, only_runs):
-            return
-        wanted = frozenset(key.encode("utf-8", "replace") for key in keys)
+        wanted = frozenset(map(written, keys))
         version, signs = self._version(), self._signs(keys)
-        while (left := end - time.monotonic()) > 0:
+        known = self._news_at_first(ear, ids, only_runs)
+        if self._put_meanwhile(keys, signs):
+            known = _heard(ear, wanted, 0) or True  # what was rung for the same puts is no news any more
+        if known:
+            return
+        while not waiter.roused and (left := end - time.monotonic()) > 0:
             if _heard(ear, wanted, min(left, LOOK)):
-                return
+                break
             version, before = self._version(), version
             # Every commit changes the version, a pool's own beat too; only what concerns the keys is news.
             if version != before and (self._ended(ids) or self._signs(keys) != signs):
-                return
+                break
+        if not only_runs:
+            self._put_meanwhile(keys, self._signs(keys))
 
-    def _signs(self, keys: Sequence[str]) -> list[object]:
-        """What changes when something happens to a work or worker key: how many are queued, the last order."""
-        found: list[object] = []
+    def rouse(self, keys: Sequence[Key]) -> bool:
+        for waiter in [each for each in list(self._waiters) if not each.keys.isdisjoint(keys)]:
+            waiter.roused = True
+            if waiter.ear is not None:
+                self._notifier.rouse(waiter.ear)
+        return True
+
+    def _signs(self, keys: Sequence[Key]) -> list[Sign]:
+        """What changes with a work or worker key: how many runs are queued, and how many there are; the last order."""
         with self._file.reading() as db:
-            for key in keys:
-                kind, _, name = key.partition(":")
-                if kind == "work":
-                    queue, _, route = name.partition("/")
-                    found += db.execute(sql.QUEUED_ON, (queue, *with_priorities(route))).fetchone()
-                elif kind == "worker":
-                    found += db.execute(sql.LAST_TOLD, (name,)).fetchone()
-        return found
+            return [_sign(db, key) for key in keys]
 
     def _news_at_first(self, ear: WakeSocket | None, ids: Sequence[str], only_runs: bool) -> bool:
         """What may have happened since the caller looked, and before anybody could ring."""
@@ -201,6 +233,14 @@ class SQLitePersister(Persister):
         if ear is not None:
             ear.fresh = False
         return self._ended(ids) or (unheard and not only_runs)
+
+    def _put_meanwhile(self, keys: Sequence[Key], signs: Sequence[Sign]) -> bool:
+        """Whether runs were put since this thread's last wait: who puts one via a connection of theirs rings nobody."""
+        before: Mapping[object, object] = self._seen.__dict__.get("puts", {})
+        puts = {key: sign[-1] for key, sign in zip(keys, signs, strict=True) if len(sign) > 1}
+        if puts:
+            self._seen.puts = puts
+        return any(before.get(key, n) != n for key, n in puts.items())
 
     def _ended(self, ids: Sequence[str]) -> bool:
         """Whether one of these runs is not open."""
@@ -211,7 +251,7 @@ class SQLitePersister(Persister):
         with self._file.reading() as db:
             return db.execute("PRAGMA data_version").fetchone()[0]
 
-    def _ring(self, keys: Callable[[], set[str]], kinds: str = "") -> None:
+    def _ring(self, keys: Callable[[], set[Key]], kinds: str = "") -> None:
         """Wake those who wait; the keys are only made when there is somebody."""
         listening = self._notifier.kinds()
         if listening and (not kinds or kinds in listening):
@@ -228,11 +268,14 @@ class SQLitePersister(Persister):
         with self._file.reading() as db:
             found = db.execute("SELECT base, anchor FROM clock WHERE boot = ?", (boot,)).fetchone()
         if found is None or _slewed(*found) != found:
-            found = self._set_clock(boot)
+            try:
+                found = self._set_clock(boot)
+            except StoreAway:  # perhaps our caller's own transaction, which is open, is in the way: another time
+                found = found or (time.time() - ticks(), ticks())
         return float(found[0]) + ticks() - time.time()
 
     def _set_clock(self, boot: str) -> tuple[float, float]:
-        with self._file.writing() as db:
+        with self._file.writing(CLOCK_PATIENCE) as db:
             found = db.execute("SELECT base, anchor FROM clock WHERE boot = ?", (boot,)).fetchone()
             clock = (time.time() - ticks(), ticks()) if found is None else _slewed(*found)
             db.execute("DELETE FROM clock")
@@ -245,6 +288,21 @@ class SQLitePersister(Persister):
 
 
 # -- waiting, and the clock ------------------------------------------------------------------------------------------
+
+
+class _Waiter:
+    """A wait that is under way, with the socket that it is woken by."""
+
+    def __init__(self, keys: frozenset[Key], ear: WakeSocket | None) -> None:
+        self.keys = keys
+        self.ear = ear
+        self.roused = False
+
+
+def _sign(db: sqlite3.Connection, key: Key) -> Sign:
+    if isinstance(key, WorkKey):
+        return tuple(db.execute(sql.QUEUED_ON, (key.queue, *with_priorities(key.route))).fetchone())
+    return tuple(db.execute(sql.LAST_TOLD, (key.worker,)).fetchone()) if isinstance(key, WorkerKey) else ()
 
 
 def _heard(ear: WakeSocket | None, wanted: frozenset[bytes], timeout: float) -> bool:
@@ -280,11 +338,11 @@ def open_url(url: str) -> SQLitePersister:
     ``?durability=normal`` gives up a power cut's last moments for speed; ``full`` is the default. Raises WrongCall.
     """
     durability = _durability(url)
-    path = url_path(url)
+    path, shown = url_path(url), without_secrets(url)
     if not path:
         return SQLitePersister(_own_path(), durability=durability, make_folder=True)
     if not path.startswith("/") or path == "/" or path.endswith(":memory:"):
-        raise WrongCall(f"a SQLite URL is sqlite:// or sqlite:///relative.db or sqlite:////absolute.db; got {url!r}")
+        raise WrongCall(f"a SQLite URL is sqlite:// or sqlite:///relative.db or sqlite:////absolute.db; got {shown}")
     return SQLitePersister(os.path.abspath(path[1:]), durability=durability)
 
 

@@ -47,7 +47,7 @@ class File:
         _files.add(self)
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self, patience: float = PATIENCE) -> Iterator[sqlite3.Connection]:
         """A transaction that writes; it is committed at the end and rolled back by any error.
 
         Raises StoreAway, StoreRefused, StoreVersion or StoreError.
@@ -56,9 +56,9 @@ class File:
         with line.lock:
             try:
                 db = self._ready(line)
-                if not self._write_lock.take(PATIENCE):
+                if not self._write_lock.take(patience):
                     raise _refusal(sqlite3.SQLITE_BUSY, self.path)
-                _patiently(db, "BEGIN IMMEDIATE")
+                _patiently(db, "BEGIN IMMEDIATE", patience)
                 yield db
                 db.execute("COMMIT")
             except BaseException as error:
@@ -202,7 +202,7 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _patiently(db: sqlite3.Connection, statement: str) -> None:
+def _patiently(db: sqlite3.Connection, statement: str, patience: float = PATIENCE) -> None:
     """Execute, waiting for other processes. SQLite's own handler soon sleeps 100 ms at a time: slow, and unfair."""
     try:
         db.execute(statement)
@@ -210,7 +210,7 @@ def _patiently(db: sqlite3.Connection, statement: str) -> None:
     except sqlite3.OperationalError as error:
         if _code(error) != sqlite3.SQLITE_BUSY:
             raise
-    _retry(db, statement, time.monotonic() + PATIENCE)
+    _retry(db, statement, time.monotonic() + patience)
 
 
 def _retry(db: sqlite3.Connection, statement: str, give_up: float) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Final
 
+from skunkqueue.persistence import Key
+
 KIND: Final = {"work": "w", "run": "r", "worker": "o"}
 ANY: Final = b"*"
 MOST = 2000
@@ -28,8 +30,13 @@ MANY: Final = 8
 """Unread messages from which on some may have been dropped."""
 
 
-def kind_of(key: str) -> str:
-    return KIND[key.partition(":")[0]]
+def kind_of(key: Key) -> str:
+    return KIND[key.kind]
+
+
+def written(key: Key) -> bytes:
+    """A key as it stands in a message, where it is only compared."""
+    return "/".join(key).encode("utf-8", "replace")
 
 
 class SQLiteNotifier:
@@ -70,9 +77,9 @@ class SQLiteNotifier:
             _close_all(self._folder)
         return found.st_mtime_ns
 
-    def ring(self, keys: Iterable[str]) -> None:
+    def ring(self, keys: Iterable[Key]) -> None:
         """Tell all who wait for keys of these kinds. Never blocks, never fails."""
-        told: dict[str, list[str]] = {}
+        told: dict[str, list[Key]] = {}
         for key in keys:
             told.setdefault(kind_of(key), []).append(key)
         with self._lock:
@@ -80,6 +87,14 @@ class SQLiteNotifier:
                 heard = [key for kind in name.partition("-")[0] for key in told.get(kind, ())]
                 if heard:
                     self._send(name, line, _message(heard))
+
+    def rouse(self, ear: WakeSocket) -> None:
+        """End a wait that is under way in this process."""
+        self.kinds()
+        with self._lock:
+            line = self._lines.get(ear.name)
+            if line is not None:
+                self._send(ear.name, line, ANY)
 
     def _list(self, changed: int) -> None:
         """Connect to every socket in the folder: one line each, so that a deaf one fills only its own."""
@@ -242,10 +257,10 @@ def _unlink(path: str, folder: int | None = None) -> None:
         os.unlink(path, dir_fd=folder)
 
 
-def _message(keys: list[str]) -> bytes:
+def _message(keys: list[Key]) -> bytes:
     if len(keys) * 20 > MOST:
         return ANY
-    message = "\n".join(keys).encode("utf-8", "replace")
+    message = b"\n".join(map(written, keys))
     return message if len(message) <= MOST else ANY
 
 

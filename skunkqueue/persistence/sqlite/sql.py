@@ -38,6 +38,8 @@ SCHEMA: Final = (
     f"PRAGMA user_version = {MAJOR * 1000 + MINOR}",
 )
 
+TABLES: Final = frozenset({"lane", "run", "long", "taken", "expiring", "worker", "told", "clock"})
+
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(5)
 
 COUNT_IN = "UPDATE lane SET queued = queued + ? WHERE queue = ? AND route = ? RETURNING n"
@@ -69,7 +71,9 @@ LEASE = f"""
 NEXT_RIPE = f"SELECT ripe FROM run WHERE shelf = {LANE} ORDER BY ripe LIMIT 1"
 HELD = f"SELECT id FROM run WHERE token = ? AND state = {RUNNING} ORDER BY id LIMIT ?"
 
-QUEUED_ON = "SELECT sum(queued) FROM lane WHERE queue = ? AND route IN (?, ?, ?)"
+QUEUED_ON = """
+    SELECT sum(queued), sum(queued + running + succeeded + failed + cancelled) FROM lane
+    WHERE queue = ? AND route IN (?, ?, ?)"""
 LAST_TOLD = "SELECT max(n) FROM told WHERE worker = ?"
 IS_OPEN = f"SELECT 1 FROM run WHERE id = ? AND state <= {RUNNING}"
 

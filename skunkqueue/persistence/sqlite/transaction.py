@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Record, State, Want, base_route
-from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, run_key, work_key
+from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Key, RunKey, WorkKey
 from skunkqueue.persistence.sqlite import sql as sql
 from skunkqueue.persistence.sqlite.rows import (
     LONG,
@@ -29,6 +29,8 @@ EXPIRED_AT_ONCE: Final = 1000
 """How many expired runs one claim ends before it gives what it has."""
 
 Pair = tuple[Claim, Outcome]
+Cursor = sqlite3.Connection | sqlite3.Cursor
+"""What a statement can be executed on: a connection of ours, or a cursor of the user's."""
 
 
 class Met(Exception):
@@ -46,9 +48,9 @@ class Transaction:
         self._ended: list[str] = []
         self._queued: set[Lane] = set()
 
-    def keys(self) -> set[str]:
+    def keys(self) -> set[Key]:
         """What those wait for who are to be woken."""
-        return {run_key(id) for id in self._ended} | {work_key(q, base_route(r)) for q, r in self._queued}
+        return {*map(RunKey, self._ended), *[WorkKey(q, base_route(r)) for q, r in self._queued]}
 
     def move(self, lane: Lane, before: int, after: int, n: int = 1) -> None:
         """Note that so many runs went from one state to another."""
@@ -208,7 +210,7 @@ class Transaction:
 # -- putting ---------------------------------------------------------------------------------------------------------
 
 
-def put_new(db: sqlite3.Connection, envelopes: Sequence[Envelope]) -> None:
+def put_new(db: Cursor, envelopes: Sequence[Envelope]) -> None:
     """Put what is all new, without unique keys. Raises Met where an id is there already."""
     counts: dict[Lane, int] = {}
     for envelope in envelopes:
@@ -222,7 +224,7 @@ def put_new(db: sqlite3.Connection, envelopes: Sequence[Envelope]) -> None:
     _put_rare(db, envelopes)
 
 
-def put_one(db: sqlite3.Connection, envelope: Envelope) -> str:
+def put_one(db: Cursor, envelope: Envelope) -> str:
     """Put one that may be there already, or whose unique key may be taken; gives the id that stands for it."""
     if db.execute("SELECT 1 FROM run WHERE id = ?", (envelope.id,)).fetchone():
         return envelope.id
@@ -235,14 +237,14 @@ def put_one(db: sqlite3.Connection, envelope: Envelope) -> str:
     return envelope.id
 
 
-def _count_in(db: sqlite3.Connection, lane: Lane, n: int) -> int:
+def _count_in(db: Cursor, lane: Lane, n: int) -> int:
     """The lane's number, made if need be; so many more are queued in it."""
     found = db.execute(sql.COUNT_IN, (n, *lane)).fetchone() or db.execute(sql.NEW_LANE, (n, *lane)).fetchone()
     number: int = found[0]
     return number
 
 
-def _put_rare(db: sqlite3.Connection, envelopes: Sequence[Envelope]) -> None:
+def _put_rare(db: Cursor, envelopes: Sequence[Envelope]) -> None:
     """What few runs have."""
     long = [(e.id, e.body) for e in envelopes if len(e.body) >= LONG]
     if long:
@@ -252,7 +254,7 @@ def _put_rare(db: sqlite3.Connection, envelopes: Sequence[Envelope]) -> None:
         db.executemany(sql.PUT_EXPIRING, expiring)
 
 
-def _take_key(db: sqlite3.Connection, envelope: Envelope) -> bool:
+def _take_key(db: Cursor, envelope: Envelope) -> bool:
     """Hold the unique key of a run; False where another open run holds it."""
     lane = _count_in(db, (envelope.queue, envelope.route), 0)
     try:

@@ -24,7 +24,7 @@ from typing import Final
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
 from skunkqueue.errors import StoreError
-from skunkqueue.persistence import Channel, Source, worker_key
+from skunkqueue.persistence import Channel, Source, WorkerKey
 from skunkqueue.worker.pool.completer import Completer, refused, taken
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.fetcher import Fetcher
@@ -126,7 +126,7 @@ class Engine:
         look = self._fetcher.call
         self._leases = Leases(slots, settings, self._heartbeat, self._log, self._exchanger.run, look)
         self._supervisor = Supervisor(slots, settings, self._selector, self._completer, self._leases, self._log, look)
-        self._order_keys = [worker_key(slot.name) for slot in slots]
+        self._order_keys = [WorkerKey(slot.name) for slot in slots]
         self._orders = Listener(self._await_orders, self._beat_now, "skunkqueue-orders")
         self._log.flush()
 

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Want
-from skunkqueue.persistence import Channel, Source
+from skunkqueue.persistence import Channel, Key, Source
 from skunkqueue.worker.pool.log_entry import LogEntry
 
 FIRST_PAUSE: Final = 0.05
@@ -284,7 +284,7 @@ class Exchanger:
 
     # the watch on the channel, on the engine's thread
 
-    def watch(self, keys: Sequence[str], wants: list[Want], timeout: float) -> bool:
+    def watch(self, keys: Sequence[Key], wants: list[Want], timeout: float) -> bool:
         """Have these claimed as soon as there is work; False where there is no channel to do so."""
         channel = self.channel
         if channel is None:
@@ -327,7 +327,7 @@ class Exchanger:
             if self._watch is Watching.STANDBY:
                 self._watch = Watching.NOTHING
 
-    def catch(self, keys: Sequence[str], timeout: float) -> bool:
+    def catch(self, keys: Sequence[Key], timeout: float) -> bool:
         """Wait for work, and claim what stands by, on the calling thread; says whether it did.
 
         So a run that arrives while all is idle is handed on once less.

@@ -7,7 +7,7 @@ from typing import Final
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Want, base_route
-from skunkqueue.persistence import Source, work_key
+from skunkqueue.persistence import Source, WorkKey
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.listener import Listener
 from skunkqueue.worker.pool.settings import Settings
@@ -188,8 +188,8 @@ class Fetcher:
         self._wait_on = keys
         self._listener.watch(left)
 
-    def _keys_of(self, routes: Iterable[str]) -> list[str]:
-        return [work_key(self._queue, route) for route in (*dict.fromkeys(routes), *self._addresses)]
+    def _keys_of(self, routes: Iterable[str]) -> list[WorkKey]:
+        return [WorkKey(self._queue, route) for route in (*dict.fromkeys(routes), *self._addresses)]
 
     def _leaves_out_somebody(self) -> bool:
         """Whether somebody has nothing to do on whose route nobody here waits."""
