@@ -155,6 +155,7 @@ class Hermes:
         else:
             self._pool.die()
             self._background.wait()
+        self._pool._over()
 
     # what a worker is given
 
