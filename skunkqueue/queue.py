@@ -141,7 +141,7 @@ class SkunkQueue:
         checked = Options().changed(options)
         if function is None:
             return lambda function: Job(function, self, name, checked)
-        if not callable(function):
+        if not callable(function) and not isinstance(function, classmethod):
             raise WrongCall(f"event is given a function, or options by name like routes={function!r}")
         return Job(function, self, name, checked)
 

@@ -274,7 +274,7 @@ _RANK: Final = {
 class Runs(Sequence[Run[R]], Generic[R]):
     """The runs of one firing on several routes or workers, or of a ``fire_many``; in that order."""
 
-    __slots__ = ("runs",)
+    __slots__ = ("__weakref__", "runs")
 
     def __init__(self, runs: Sequence[Run[R]] = ()) -> None:
         self.runs = list(runs)

@@ -35,7 +35,7 @@ class Folder:
         self.sources = []
 
     def source(self, **options):
-        def make(content):
+        def make(content, id):
             if content.type == "unknown":
                 raise Unreadable("nobody wants it")
             return pack_body(pack_head(content.type, "", Seal()), b"", b"m")

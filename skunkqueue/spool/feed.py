@@ -10,14 +10,15 @@ from types import FrameType
 from typing import Any, Final, TextIO
 
 from skunkqueue.clock import Clock
-from skunkqueue.codec import CALL, default_keys, encode_call, is_pickled
+from skunkqueue.codec import encode_call
 from skunkqueue.durations import seconds
-from skunkqueue.envelope import Claim, Envelope, Outcome, Want, check_name, new_token, pack_body, pack_head, signed_part
+from skunkqueue.envelope import Claim, Envelope, Outcome, Want, check_name, new_token, pack_head
 from skunkqueue.errors import StoreError, TooLarge
 from skunkqueue.options import Options
 from skunkqueue.persistence import work_key
 from skunkqueue.queue import SkunkQueue
 from skunkqueue.signals import catch, give_back
+from skunkqueue.signing import seal_body
 from skunkqueue.spool.contents import Content
 from skunkqueue.spool.lines import Lines
 from skunkqueue.spool.look import MOST_SIZE
@@ -126,11 +127,9 @@ class Feeder:
     def _envelope(self, claim: Claim) -> Envelope:
         return claim.envelope._replace(queue=self._queue.name, route=self._route, due=self._queue.clock.now())
 
-    def _pack(self, content: Content) -> bytes:
+    def _pack(self, content: Content, id: str) -> bytes:
         head = pack_head(content.type, "", self._seal)
-        call = encode_call((content.data,), {})
-        signature = default_keys().sign(CALL, signed_part(head, b"", call)) if is_pickled(call) else b""
-        body = pack_body(head, b"", call, signature)
+        body = seal_body(head, b"", encode_call((content.data,), {}), id=id, queue=self._queue.name)
         if len(body) > self._queue.max_payload:
             raise TooLarge(f"it takes {len(body):,} bytes where at most {self._queue.max_payload:,} are sent")
         return body

@@ -9,12 +9,13 @@ from types import TracebackType
 from typing import Any, Final, Self, TextIO
 
 from skunkqueue.clock import Clock
-from skunkqueue.codec import CALL, default_keys, encode_call, pickle_function
+from skunkqueue.codec import default_keys, encode_call, pickle_function
 from skunkqueue.durations import seconds
-from skunkqueue.envelope import Seal, pack_body, pack_head, signed_part
+from skunkqueue.envelope import Seal, pack_body, pack_head
 from skunkqueue.errors import WrongCall
 from skunkqueue.job import Carried
 from skunkqueue.run import current_run
+from skunkqueue.signing import seal_body
 from skunkqueue.spool.background import Background
 from skunkqueue.spool.contents import Content
 from skunkqueue.spool.errors import Unreadable
@@ -159,13 +160,13 @@ class Hermes:
 
     # what a worker is given
 
-    def _pack(self, content: Content) -> bytes:
+    def _pack(self, content: Content, id: str) -> bytes:
         """The body of a run. Raises Unreadable for a type that nobody processes."""
         if self._keys is None:  # a worker in this process finds the data by itself
             return self._bodies.get(content.type) or self._remember(content.type)
         head, code = self._heads.get(content.type) or self._head(content.type)
         call = encode_call((content.data,), {})
-        return pack_body(head, code, call, self._keys.sign(CALL, signed_part(head, code, call)))
+        return seal_body(head, code, call, id=id, queue=ROUTE, keys=self._keys)
 
     def _pack_unread(self, file: str, size: int, quiet: bool) -> bytes:
         """The body of a run whose worker reads the file and finds the processor by itself."""

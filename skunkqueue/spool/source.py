@@ -32,8 +32,8 @@ RESCAN: Final = 1.0
 MOST_HELD: Final = 64 << 20
 """Bytes of files that are held at a time; a claim takes no more beyond that."""
 
-Make = Callable[[Content], bytes]
-"""What makes an envelope's body of the content of a file. Raises SkunkError where nobody wants it."""
+Make = Callable[[Content, str], bytes]
+"""What makes the body of a run of the content of a file and the run's id. Raises SkunkError where nobody wants it."""
 MakeUnread = Callable[[str, int, bool], bytes]
 """What makes one of a file of work/ that the worker is to read: its name there, its size, whether it was quiet."""
 
@@ -195,7 +195,7 @@ class SpoolSource(Source):
 
     def _fill(self, held: HeldFile, content: Content, size: int) -> None:
         """Say what is in it; raises where nobody wants that."""
-        self._room.fill(held, self._make(content), content, size)
+        self._room.fill(held, self._make(content, held.ticket.id), content, size)
         self.names[held.ticket.id] = held.name
 
     def _seize(self, id: str, name: str, token: str, until: float) -> HeldFile | None:

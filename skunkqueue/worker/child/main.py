@@ -98,7 +98,9 @@ def make(
     link: Link, setup: Mapping[str, Any], *, jobs: Mapping[str, Carried] | None = None, thread: bool = False
 ) -> Any:
     """The kind of worker that is asked for."""
-    executor = Executor(link.write, Resolver(jobs or _known_jobs(setup)), max_result=setup["max_result"])
+    executor = Executor(
+        link.write, Resolver(jobs or _known_jobs(setup), setup["queue"]), max_result=setup["max_result"]
+    )
     if setup["concurrency"] > 1:
         from skunkqueue.worker.child.concurrent import Concurrent
 

@@ -394,6 +394,7 @@ class Engine:
     def _start(self, worker: Slot) -> None:
         settings = self.settings
         setup = {
+            "queue": settings.queue,
             "concurrency": settings.concurrency,
             "max_result": settings.max_payload,
             "imports": list(settings.imports),
