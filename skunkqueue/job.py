@@ -315,7 +315,7 @@ class Prepared(Firing[P, R]):
         if unique is not None:
             if not isinstance(unique, str) or not unique:
                 raise WrongCall(f"unique is a key, some text; got {unique!r}")
-            self._unique = f"{job.name}\n{unique}"
+            self._unique = f"{job.name}\n{_check_text(unique)}"
 
 
 _BY_VALUE: Final = ("__main__", "__mp_main__")
@@ -346,6 +346,14 @@ def _where(function: Any) -> tuple[str, str]:
         kind = type(function)
         module, qualname = kind.__module__, kind.__qualname__ + ".<instance>"
     return (module if isinstance(module, str) else "__main__"), qualname
+
+
+def _check_text(unique: str) -> str:
+    try:
+        unique.encode()
+    except UnicodeEncodeError as error:
+        raise WrongCall(f"unique holds a lone surrogate, which no store takes; got {unique!r}") from error
+    return unique
 
 
 def _check_name(name: object) -> str:

@@ -656,6 +656,15 @@ def test_a_fire_while_a_worker_imports_is_inert(queue, add, caplog):
     assert add.fire(1).state == "queued"
 
 
+@pytest.mark.parametrize("url", ["memory://surrogate", "sqlite:///{}/s.db", "redis://nowhere.invalid:1"])
+@pytest.mark.parametrize("key", ["file-\udcff", "\ud800", "a\udfffb"])
+def test_a_unique_key_that_no_store_can_hold_is_refused_where_it_is_given(tmp_path, url, key):
+    job = SkunkQueue("demo", url.format(tmp_path)).event(name="job")(len)
+
+    with pytest.raises(WrongCall, match="unique holds a lone surrogate"):
+        job.options(unique=key)
+
+
 def test_an_inert_fire_does_not_touch_the_store(tmp_path):
     queue = SkunkQueue("demo", "redis://nowhere.invalid:1")
     job = queue.event(routes=["a", "b"])(len)

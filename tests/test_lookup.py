@@ -85,7 +85,8 @@ def shop():
     [
         "holder.danger", "holder.described", "Holder.danger", "Holder.described", "Holder.danger.fget",
         "Holder.nothing", "WithMeta.meta", "WithMeta.nothing", "WithMeta", "catcher.anything",
-        "greedy.anything", "greedy", "proxy", "nothing", "__getattr__", "holder.build.queue", "job.last", "job.state", "holder.__class__",
+        "greedy.anything", "greedy", "proxy", "nothing", "__getattr__", "holder.build.queue", "job.last", "job.state",
+        "holder.__class__",
     ],
 )  # fmt: skip
 def test_nothing_is_run_to_find_what_is_not_a_job(shop, name):

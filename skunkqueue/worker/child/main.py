@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from skunkqueue.connection import take_pool_url
 from skunkqueue.job import Carried, while_importing
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.execute import Executor
@@ -69,6 +70,7 @@ def _let_forks_be_ended() -> None:
 def main() -> None:
     """The entry of a worker process."""
     setup = json.loads(os.environ.pop("SKUNKQUEUE_CHILD"))
+    take_pool_url()
     die_with(setup["parent"])
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGABRT"):
         signal.signal(getattr(signal, name), _nothing)

@@ -10,6 +10,7 @@ from time import sleep
 from typing import Final
 
 from skunkqueue.clock import Clock, ticks
+from skunkqueue.connection import POOL_URL
 from skunkqueue.envelope import Claim
 from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Channel, Source, worker_key
@@ -405,7 +406,7 @@ class Engine:
             if self._guard is None:
                 body: Process | Thread = Thread(setup, settings.jobs, f"skunkqueue-{worker.label}", self._horizon)
             else:
-                body = Process(setup, {"SKUNKQUEUE_POOL_URL": settings.url}, self._guard, self._horizon)
+                body = Process(setup, {POOL_URL: settings.url}, self._guard, self._horizon)
         except OSError as error:
             worker.start_later()
             self._say(f"{worker.label} cannot be started ({error}); trying again")
