@@ -356,7 +356,7 @@ class Folder:
     def __init__(self, path):
         self.path = path
         self.board = Board(default_keys())
-        self.source = SpoolSource(path, lambda content, id: b"", make_unread=lambda file, *_: os.fsencode(file))
+        self.source = SpoolSource(path, lambda content, run: b"", make_unread=lambda file, *_: os.fsencode(file))
         self.reading = Reading(self.board.fd)
         self.write(1, say=lambda data: data["name"])
 
@@ -404,7 +404,7 @@ def test_a_file_that_another_claim_has_by_now_is_not_read(folder, jobs):
     put(folder.path, "a", type="say")
     now = time.time()
     (claim,) = folder.claim(now=now)
-    other = SpoolSource(jobs, lambda content, id: b"")
+    other = SpoolSource(jobs, lambda content, run: b"")
     want = Want("spool", ("spool",), "other", "b" * 24, 1)
 
     (theirs,) = other.claim([want], now=now + 16, until=now + 31)

@@ -592,7 +592,7 @@ from decimal import Decimal
 from skunkqueue.spool.source import SpoolSource
 from skunkqueue.envelope import Want, new_token
 os.setgroups([]); os.setgid(65534); os.setuid(65534)  # after the imports, which it may have no right to
-source = SpoolSource({folder!r}, lambda content, id: b"", moment=0.2)
+source = SpoolSource({folder!r}, lambda content, run: b"", moment=0.2)
 end = time.monotonic() + 20
 seen = []
 while time.monotonic() < end and not (seen or os.listdir({folder!r} + "/err")):
@@ -684,7 +684,7 @@ def test_a_claim_takes_no_more_bytes_than_a_process_can_hold(folder, monkeypatch
 def test_what_is_missing_of_the_folder_is_made_with_a_line(tmp_path):
     lines = []
 
-    SpoolSource(tmp_path / "a" / "b", lambda content, id: b"", say=lines.append).close()
+    SpoolSource(tmp_path / "a" / "b", lambda content, run: b"", say=lines.append).close()
 
     assert sorted(os.listdir(tmp_path / "a" / "b")) == ["err", "in", "work"]
     assert [line.rpartition("/")[2] for line in lines] == ["b", "in", "err", "work"]
@@ -694,7 +694,7 @@ def test_a_file_in_the_place_of_the_folder_is_a_wrong_call(tmp_path):
     (tmp_path / "jobs").write_text("x")
 
     with pytest.raises(WrongCall, match="cannot be a spool folder"):
-        SpoolSource(tmp_path / "jobs", lambda content, id: b"")
+        SpoolSource(tmp_path / "jobs", lambda content, run: b"")
 
 
 # dropping
@@ -732,7 +732,7 @@ CLAIMER = """
 import sys, time, json
 from skunkqueue.spool.source import SpoolSource
 from skunkqueue.envelope import Outcome, Want, new_token
-source = SpoolSource({folder!r}, lambda content, id: b"")
+source = SpoolSource({folder!r}, lambda content, run: b"")
 print("up", flush=True)
 sys.stdin.readline()
 done = []
