@@ -18,7 +18,21 @@ if TYPE_CHECKING:
     from skunkqueue.watcher import Watcher
 
 POOL_URL: Final = "SKUNKQUEUE_POOL_URL"
-"""Where a pool tells its workers its store's URL, secrets and all, which never travel with a queue."""
+"""Where a pool tells a worker its store's URL, secrets and all, which never travel with a queue."""
+
+_pool_url = ""
+
+
+def pool_url() -> str:
+    """The URL of the store of the pool that this process is a worker of; empty where it is none."""
+    return _pool_url
+
+
+def take_pool_url() -> None:
+    """In a worker: keep what the pool told of its store, out of reach of what jobs start."""
+    global _pool_url
+    _pool_url = os.environ.pop(POOL_URL, "")
+
 
 PAGE: Final = 1000
 """Runs asked for, or waited for, in one call."""
@@ -38,7 +52,7 @@ class Connection:
     def __init__(self, address: Address, siblings: _Connections) -> None:
         self.address = address
         self._siblings = siblings
-        if find_backend(address.backend).one_process and os.environ.get(POOL_URL):
+        if find_backend(address.backend).one_process and pool_url():
             raise WrongCall(
                 f"a job in a worker process cannot use a {address.backend}:// store, which lives in one process only: "
                 "give the pool in_process=True, or use sqlite://"

@@ -278,19 +278,10 @@ class Body(NamedTuple):
     call: bytes
     signature: bytes
 
-    def signed_part(self) -> bytes:
-        """The bytes that the signature covers: all the others."""
-        return signed_part(self.head, self.code, self.call)
-
 
 def pack_head(name: str, ref: str, seal: Seal) -> bytes:
     """Write the head of a body."""
     return _pack((VERSION, PYTHON, name, ref, tuple(seal)))
-
-
-def signed_part(head: bytes, code: bytes, call: bytes) -> bytes:
-    """The bytes that a signature covers."""
-    return b"".join((_SIZES.pack(len(head), len(code)), head, code, call))
 
 
 def pack_body(head: bytes, code: bytes, call: bytes, signature: bytes = b"") -> bytes:

@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, cast
+from types import MethodType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+from weakref import ref
 
-from skunkqueue.codec import PICKLED, encode_call, pickle_function
 from skunkqueue.durations import seconds
-from skunkqueue.envelope import PRIORITIES, Envelope, State, address, new_id, pack_body, pack_head, signed_part
-from skunkqueue.errors import PartialFire, StoreAway, StoreError, TooLarge, WrongCall
-from skunkqueue.keys import CALL, Keyring, default_keys
+from skunkqueue.envelope import Envelope, State, address, new_id
+from skunkqueue.errors import PartialFire, StoreAway, StoreError, WrongCall
+from skunkqueue.importing import is_importing
+from skunkqueue.importing import while_importing as while_importing
+from skunkqueue.keys import default_keys
+from skunkqueue.lookup import follow
+from skunkqueue.method import BoundJob
 from skunkqueue.options import Given, Options
+from skunkqueue.plan import Carried as Carried
+from skunkqueue.plan import Plan, Unsigned
 from skunkqueue.run import Run, Runs, inert
 from skunkqueue.stub import arguments_of
 
 if TYPE_CHECKING:
+    from skunkqueue.method import AsyncBoundJob
     from skunkqueue.queue import SkunkQueue
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+S = TypeVar("S")
 
 BATCH: Final = 500
 """Runs that ``fire_many`` gives the store in one call."""
+
+MOST_KEPT: Final = 100
+"""Runs of one firing that a job itself holds on to; of more it forgets the handles when nobody else has them."""
 
 MOST_PREPARED: Final = 100
 """Sets of options that a job remembers, so that ``job.options(...).fire`` in a loop costs little."""
@@ -40,70 +63,6 @@ class Call(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-
-
-class Carried:
-    """A job that travels by value: the function, and what of its options a worker has to ask.
-
-    ``delay_of`` gives the seconds to wait after so many attempts; None leaves that to the pool.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        name: str,
-        retry_on: tuple[type[BaseException], ...] = (),
-        give_up_on: tuple[type[BaseException], ...] = (),
-        delay_of: Callable[[int], Any] | None = None,
-    ) -> None:
-        self.function = function
-        self.name = name
-        self.retry_on = retry_on
-        self.give_up_on = give_up_on
-        self.delay_of = delay_of
-
-
-class Plan:
-    """How one job with one set of options becomes envelopes; what is the same for all its runs is made once."""
-
-    def __init__(self, job: Job[Any, Any], options: Options) -> None:
-        self.job = job
-        self.options = options
-        self.routes = [route + PRIORITIES[options.priority] for route in options.routes]
-        self.several = len(self.routes) > 1 or job.queue.broadcast
-        # A worker asks an imported job for its types and functions; others than those have to travel.
-        self._by_name = options.callables() == job.options_given.callables()
-        self.head = pack_head(job.name, job.ref, options.seal())
-        self._unsigned = pack_body(self.head, b"", b"")
-
-    def code(self) -> bytes:
-        """The function pickled as it is now; empty where a worker is to import it by its name."""
-        job = self.job
-        if self._by_name and job.is_importable():
-            return b""
-        return pickle_function(Carried(job.function, job.name, *self.options.callables()))
-
-    def body(
-        self, code: bytes, args: tuple[Any, ...], kwargs: Mapping[str, Any], keys: Keyring = default_keys
-    ) -> bytes:
-        """What a worker needs to make this call. Raises TypeError, a PayloadError or TooLarge."""
-        self.job.check(*args, **kwargs)
-        call = encode_call(args, kwargs, self.options.serializer)
-        if code or call[:1] == PICKLED:
-            signature = keys().sign(CALL, signed_part(self.head, code, call))
-            body = pack_body(self.head, code, call, signature)
-        else:
-            body = self._unsigned + call
-        if len(body) > self.job.queue.max_payload:
-            raise self._too_large(len(body))
-        return body
-
-    def _too_large(self, size: int) -> TooLarge:
-        most = self.job.queue.max_payload
-        return TooLarge(
-            f"this run of {self.job.name} takes {size:,} bytes where at most {most:,} are sent: pass less, the name "
-            f"of a file for instance, or give SkunkQueue a larger max_payload"
-        )
 
 
 class Firing(Generic[P, R]):
@@ -149,36 +108,41 @@ class Firing(Generic[P, R]):
         with their runs as ``accepted``, the rest as ``missing``.
         """
         plan = self._plan
-        pairs = [_pair(call) for call in calls]
-        if _importing.depth:
+        pairs = [as_call(call) for call in calls]
+        if is_importing():
             return Runs(_inert(plan, len(pairs)))
         code = plan.code() if pairs else b""
         keys = default_keys() if code else default_keys  # found once; for plain calls of an importable job, never
         bodies = [plan.body(code, *pair, keys) for pair in pairs]
-        plan.job.last = runs = Runs[R](self._put_batches(self._envelopes(bodies, 0.0)))
+        runs = Runs[R](self._put_batches(self._envelopes(bodies, 0.0)))
+        plan.job._last = runs if len(runs) <= MOST_KEPT else ref(runs)
         return runs
 
     def _fire(self, delay: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run[R]:
         plan = self._plan
-        if _importing.depth:
+        if is_importing():
             runs = _inert(plan, 1)
         else:
             runs = self._put(self._envelopes([plan.body(plan.code(), args, kwargs)], delay))
-        plan.job.last = fired = Runs(runs) if plan.several else runs[0]
+        plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
-    def _envelopes(self, bodies: list[bytes], delay: float) -> list[Envelope]:
+    def _envelopes(self, bodies: Sequence[bytes | Unsigned], delay: float) -> list[Envelope]:
         plan, options = self._plan, self._plan.options
         queue = plan.job.queue
         now = queue.now()
         due = now + delay
         expires = None if options.expires is None else due + options.expires
         routes = _addresses(queue, options.routes) if queue.broadcast and bodies else plan.routes
+        name, unique, keep = queue.name, self._unique, options.keep
         return [
-            Envelope(new_id(now), queue.name, route, due, body, expires, self._unique, options.keep)
+            Envelope(
+                id := new_id(now), name, route, due,
+                body if type(body) is bytes else cast(Unsigned, body).sealed(id, name), expires, unique, keep,
+            )
             for body in bodies
             for route in routes
-        ]
+        ]  # fmt: skip
 
     def _put(self, envelopes: Sequence[Envelope]) -> list[Run[Any]]:
         return self._plan.job.queue.put(envelopes, via=self._via) if envelopes else []
@@ -209,11 +173,14 @@ class Job(Firing[P, R]):
         name: str | None = None,
         options: Options = Options(),  # noqa: B008 - a tuple
     ) -> None:
+        self._binding = type(function)
+        if isinstance(function, staticmethod | classmethod):
+            function = function.__func__
         update_wrapper(self, function, updated=())
         self.function = function
         self.queue = queue
         self.options_given = options
-        self.last: Run[Any] | Runs[Any] | None = None
+        self._last: Run[Any] | Runs[Any] | ref[Runs[Any]] | None = None
         self._module, self._qualname = _where(function)
         self.ref = f"{self._module}:{self._qualname}"
         self.name = _check_name(name) if name is not None else self._default_name()
@@ -225,6 +192,18 @@ class Job(Firing[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
 
+    @overload
+    def __get__(self, instance: None, owner: Any = None, /) -> Job[P, R]: ...
+    @overload
+    def __get__(self: Job[Concatenate[Any, Q], S], instance: object, owner: Any = None, /) -> BoundJob[Q, S]: ...
+    def __get__(self, instance: object, owner: Any = None, /) -> Any:
+        """In a class body a job binds as its function would: ``thing.build.fire(1)`` sends ``thing`` along."""
+        if issubclass(self._binding, classmethod):
+            return BoundJob(self, type(instance) if owner is None else owner)
+        if instance is None or not _binds(self._binding):
+            return self
+        return BoundJob(self, instance)
+
     def __repr__(self) -> str:
         return f"<Job {self.name} of {self.queue.name}>"
 
@@ -232,21 +211,29 @@ class Job(Firing[P, R]):
         # By name where the name leads back here; else by value, which cloudpickle can do even where the function
         # mentions its own job.
         if self.is_importable():
-            return self._qualname
-        return Job, (self.function, self.queue, self.name, self.options_given)
+            return _job_at, (self._module, self._qualname)
+        function = self._binding(self.function) if issubclass(self._binding, _WRAPPERS) else self.function
+        return Job, (function, self.queue, self.name, self.options_given)
 
     def _default_name(self) -> str:
         return self._qualname if self._module in _BY_VALUE else self.ref
 
     @property
+    def last(self) -> Run[Any] | Runs[Any] | None:
+        """What was last fired here. More than 100 runs at once only as long as somebody holds their handle."""
+        return self._last() if type(self._last) is ref else cast("Run[Any] | Runs[Any] | None", self._last)
+
+    @property
     def state(self) -> State | None:
         """The state of what was last fired here; None before that."""
-        return None if self.last is None else self.last.state
+        last = self.last
+        return None if last is None else last.state
 
     @property
     def result(self) -> R | None:
         """The result of what was last fired here, once it succeeded; a list where it went to several routes."""
-        return None if self.last is None else cast("R | None", self.last.result)
+        last = self.last
+        return None if last is None else cast("R | None", last.result)
 
     @property
     def retry_on(self) -> tuple[type[BaseException], ...]:
@@ -291,10 +278,7 @@ class Job(Firing[P, R]):
     def is_importable(self) -> bool:
         """Whether ``module:qualname`` leads to this very job, so that a worker can import it."""
         if not self._importable and self._module not in _BY_VALUE:
-            found: Any = sys.modules.get(self._module)
-            for part in self._qualname.split("."):
-                found = getattr(found, part, None)
-            self._importable = found is self
+            self._importable = follow(sys.modules.get(self._module), self._qualname) is self
         return self._importable
 
     def check(self, /, *args: Any, **kwargs: Any) -> None:
@@ -312,6 +296,14 @@ if TYPE_CHECKING:
         def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
             ...
 
+        @overload
+        def __get__(self, instance: None, owner: Any = None, /) -> AsyncJob[P, R]: ...
+        @overload
+        def __get__(
+            self: AsyncJob[Concatenate[Any, Q], S], instance: object, owner: Any = None, /
+        ) -> AsyncBoundJob[Q, S]: ...
+        def __get__(self, instance: object, owner: Any = None, /) -> Any: ...
+
 
 class Prepared(Firing[P, R]):
     """A job with other options, made by ``job.options``."""
@@ -322,11 +314,29 @@ class Prepared(Firing[P, R]):
         if unique is not None:
             if not isinstance(unique, str) or not unique:
                 raise WrongCall(f"unique is a key, some text; got {unique!r}")
-            self._unique = f"{job.name}\n{unique}"
+            self._unique = f"{job.name}\n{_check_text(unique)}"
 
 
 _BY_VALUE: Final = ("__main__", "__mp_main__")
 """Modules that mean another thing in every process."""
+
+
+_WRAPPERS: Final = (staticmethod, classmethod)
+
+
+def _binds(kind: type) -> bool:
+    """Whether things of this type bind to an object when they are found in its class, as functions do."""
+    return hasattr(kind, "__get__") and not issubclass(kind, (MethodType, *_WRAPPERS))
+
+
+def _job_at(module: str, qualname: str) -> Any:
+    """What a pickled job that can be imported becomes."""
+    from importlib import import_module
+
+    found = follow(import_module(module), qualname)
+    if type(found) is not Job:
+        raise AttributeError(f"there is no job {module}:{qualname} here")
+    return found
 
 
 def _where(function: Any) -> tuple[str, str]:
@@ -337,13 +347,21 @@ def _where(function: Any) -> tuple[str, str]:
     return (module if isinstance(module, str) else "__main__"), qualname
 
 
+def _check_text(unique: str) -> str:
+    try:
+        unique.encode()
+    except UnicodeEncodeError as error:
+        raise WrongCall(f"unique holds a lone surrogate, which no store takes; got {unique!r}") from error
+    return unique
+
+
 def _check_name(name: object) -> str:
     if isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable():
         return name
     raise WrongCall(f"the name of a job is 1 to 200 printable characters; got {name!r}")
 
 
-def _pair(call: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+def as_call(call: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if type(call) is Call:
         return call
     if isinstance(call, tuple | list):
@@ -373,26 +391,6 @@ def _addresses(queue: SkunkQueue, routes: tuple[str, ...]) -> list[str]:
 
 def _partially(error: StoreError, runs: Sequence[Any], missing: Sequence[Any]) -> str:
     return f"{len(runs)} runs were accepted, then the store failed; {len(missing)} are missing or in doubt: {error}"
-
-
-# -- while a worker imports ------------------------------------------------------------------------------------------
-
-
-class _Importing(threading.local):
-    depth = 0
-
-
-_importing = _Importing()
-
-
-@contextmanager
-def while_importing() -> Iterator[None]:
-    """Within this, on this thread, fires give inert runs: importing a script's module must not fire again."""
-    _importing.depth += 1
-    try:
-        yield
-    finally:
-        _importing.depth -= 1
 
 
 def _inert(plan: Plan, calls: int) -> list[Run[Any]]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from skunkqueue.envelope import SIGNATURE
 from skunkqueue.errors import BadSignature, WrongCall
 
-CALL: Final = b"call"
+CALL: Final = b"run"
 VALUE: Final = b"value"
 """What a signature is for; one made for the one is no good for the other."""
 
@@ -58,7 +58,9 @@ class Keys:
             ours = ", ".join(known.hex() for known in self._secrets)
             raise BadSignature(f"it is signed with {fingerprint.hex()}, {here} has {ours}: {_ADVICE}")
         if not _same(_digest(self._secrets[fingerprint], purpose, data), signature[_FINGERPRINT:]):
-            raise BadSignature(f"its signature by {fingerprint.hex()} does not fit: it was changed after it was signed")
+            raise BadSignature(
+                f"its signature by {fingerprint.hex()} does not fit: it was changed, or made for another run or queue"
+            )
 
 
 Keyring = Callable[[], Keys]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from skunkqueue.clock import Clock
-from skunkqueue.connection import POOL_URL, Connection, connect, let_go
+from skunkqueue.connection import Connection, connect, let_go, pool_url
 from skunkqueue.envelope import OPEN, Envelope, Filter, Record, State, address, base_route, check_name
 from skunkqueue.errors import StoreAway, WrongCall
 from skunkqueue.job import Job
@@ -146,7 +145,7 @@ class SkunkQueue:
         checked = Options().changed(options)
         if function is None:
             return lambda function: Job(function, self, name, checked)
-        if not callable(function):
+        if not callable(function) and not isinstance(function, classmethod):
             raise WrongCall(f"event is given a function, or options by name like routes={function!r}")
         return Job(function, self, name, checked)
 
@@ -265,6 +264,6 @@ def _serves(about: str, queue: str, routes: set[str]) -> bool:
 
 def _rebuild(name: str, backend: str, url: str, queue_type: str, max_payload: int) -> SkunkQueue:
     """A queue that came by pickle; in a worker of a pool on the same store, with the pool's URL."""
-    pool_url = os.environ.get(POOL_URL, "")
-    full = pool_url if pool_url and without_secrets(pool_url) == url else url
+    known = pool_url()
+    full = known if known and without_secrets(known) == url else url
     return SkunkQueue(name, full, backend, queue_type=queue_type, max_payload=max_payload)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -92,6 +92,7 @@ class Run(Generic[R]):
     @property
     def note(self) -> str | None:
         """What the job said with its progress."""
+        _glance([self])
         return None if self._record is None else self._record.note
 
     # what can be done with it
@@ -168,11 +169,19 @@ def inert(queue: SkunkQueue, envelope: Envelope, reason: str) -> Run[Any]:
 
 
 def _fire_again(runs: Sequence[Run[R]]) -> list[Run[R]]:
-    envelopes = [run._envelope for run in runs if run._envelope is not None]
-    if len(envelopes) != len(runs):
-        strange = next(run for run in runs if run._envelope is None)
-        raise WrongCall(f"run {strange.id} was not fired from here, so it cannot be fired again from here")
-    return runs[0]._queue.put(envelopes) if runs else []
+    again: dict[int, Run[R]] = {}
+    stores = _by_store(runs)
+    envelopes = [[_envelope_of(run) for run in some] for some in stores]
+    for some, envelopes_there in zip(stores, envelopes, strict=True):
+        fired = some[0]._queue.put(envelopes_there)
+        again.update((id(run), new) for run, new in zip(some, fired, strict=True))
+    return [again[id(run)] for run in runs]
+
+
+def _envelope_of(run: Run[Any]) -> Envelope:
+    if run._envelope is None:
+        raise WrongCall(f"run {run.id} was not fired from here, so it cannot be fired again from here")
+    return run._envelope
 
 
 def attempts(record: Record) -> int:
@@ -199,16 +208,25 @@ def _failure(record: Record) -> JobFailed:
 
 def look(runs: Sequence[Run[Any]]) -> None:
     """Ask the store, once, about all of them that may have changed. Raises what the store raises."""
-    changing = [run for run in runs if not run._settled]
-    if changing:
+    for changing in _by_store(run for run in runs if not run._settled):
         records = fetch(changing[0]._queue.store, [run.id for run in changing])
         for run in changing:
             run._saw(records.get(run.id))
 
 
+def _by_store(runs: Iterable[Run[R]]) -> list[list[Run[R]]]:
+    """The runs of each store, in the order given."""
+    found: dict[int, list[Run[R]]] = {}
+    for run in runs:
+        found.setdefault(id(run._queue.connection), []).append(run)
+    return list(found.values())
+
+
 def _glance(runs: Sequence[Run[Any]]) -> None:
-    with suppress(SkunkError):  # then what was known last has to do
-        look(runs)
+    with suppress(SkunkError):
+        for some in _by_store(run for run in runs if not run._settled):
+            with suppress(SkunkError):  # then what was known last has to do; another store may be there
+                look(some)
 
 
 def _wait(runs: Sequence[Run[Any]], timeout: float | timedelta | None) -> None:
@@ -252,8 +270,7 @@ def _rest(left: list[Run[Any]], limit: float, away: StoreAway | None = None) -> 
 
 async def _all_ended(runs: Sequence[Run[Any]]) -> None:
     """Await the end of all, on the one thread that waits for a store."""
-    waiting = [run for run in runs if not run._settled]
-    if waiting:
+    for waiting in _by_store(run for run in runs if not run._settled):
         records = await waiting[0]._queue.watcher.ended([run.id for run in waiting])
         for run in waiting:
             run._saw(records.get(run.id))
@@ -274,7 +291,7 @@ _RANK: Final = {
 class Runs(Sequence[Run[R]], Generic[R]):
     """The runs of one firing on several routes or workers, or of a ``fire_many``; in that order."""
 
-    __slots__ = ("runs",)
+    __slots__ = ("__weakref__", "runs")
 
     def __init__(self, runs: Sequence[Run[R]] = ()) -> None:
         self.runs = list(runs)
@@ -325,8 +342,8 @@ class Runs(Sequence[Run[R]], Generic[R]):
 
     def cancel(self) -> bool:
         """Cancel all; says whether any took."""
-        changing = [run for run in self.runs if not run._settled]
-        return bool(changing) and changing[0]._queue.cancel_all([run.id for run in changing]) > 0
+        stores = _by_store(run for run in self.runs if not run._settled)
+        return sum([some[0]._queue.cancel_all([run.id for run in some]) for some in stores]) > 0
 
     def fire(self) -> Runs[R]:
         """Put the very same runs again, as ``Run.fire``."""

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skunkqueue import codec
-from skunkqueue.codec import Keys, decode_call, decode_value, encode_call, encode_value, is_pickled
+from skunkqueue.codec import CALL, Keys, decode_call, decode_value, encode_call, encode_value, is_pickled
 from skunkqueue.errors import BadSignature, Corrupt, NotPlain, PayloadError, UnknownJob, WrongCall
 
 KEYS = Keys(b"a test's key")
@@ -352,33 +352,33 @@ def test_a_function_travels_with_what_it_mentions():
 
 
 def test_a_signature_is_good_for_its_purpose_and_data_only():
-    signature = KEYS.sign(b"call", b"data")
+    signature = KEYS.sign(CALL, b"data")
 
-    KEYS.verify(b"call", b"data", signature)
-    for purpose, data in ((b"value", b"data"), (b"call", b"datb"), (b"cal", b"ldata")):
+    KEYS.verify(CALL, b"data", signature)
+    for purpose, data in ((b"value", b"data"), (CALL, b"datb"), (CALL[:-1], CALL[-1:] + b"data")):
         with pytest.raises(BadSignature, match="does not fit"):
             KEYS.verify(purpose, data, signature)
 
 
 def test_a_stranger_is_told_both_fingerprints_and_what_to_do():
     other = Keys(b"another")
-    theirs, ours = other.sign(b"call", b"")[:4].hex(), KEYS.sign(b"call", b"")[:4].hex()
+    theirs, ours = other.sign(CALL, b"")[:4].hex(), KEYS.sign(CALL, b"")[:4].hex()
 
     with pytest.raises(BadSignature, match=f"signed with {theirs}, this worker has {ours}: set SKUNKQUEUE_KEY on both"):
-        KEYS.verify(b"call", b"x", other.sign(b"call", b"x"))
+        KEYS.verify(CALL, b"x", other.sign(CALL, b"x"))
 
 
 def test_a_missing_signature_is_called_missing():
     with pytest.raises(BadSignature, match="not signed"):
-        KEYS.verify(b"call", b"x", b"")
+        KEYS.verify(CALL, b"x", b"")
 
 
 def test_the_first_key_signs_and_all_verify(monkeypatch):
     monkeypatch.setenv("SKUNKQUEUE_KEY", "new, old")
     both = Keys.load()
 
-    both.verify(b"call", b"x", Keys(b"old").sign(b"call", b"x"))
-    Keys(b"new").verify(b"call", b"x", both.sign(b"call", b"x"))
+    both.verify(CALL, b"x", Keys(b"old").sign(CALL, b"x"))
+    Keys(b"new").verify(CALL, b"x", both.sign(CALL, b"x"))
 
 
 def test_a_key_shows_nowhere():
@@ -397,7 +397,7 @@ def key_path(tmp_path, monkeypatch):
 def test_without_a_key_one_is_made_for_this_user_alone(key_path):
     first, second = Keys.load(), Keys.load()
 
-    second.verify(b"call", b"x", first.sign(b"call", b"x"))
+    second.verify(CALL, b"x", first.sign(CALL, b"x"))
     assert stat.S_IMODE(key_path.stat().st_mode) == 0o600
     assert os.listdir(key_path.parent) == ["key"]
 

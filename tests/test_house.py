@@ -19,9 +19,9 @@ import skunkqueue
 ROOT = Path(skunkqueue.__file__).parent
 
 FLOORS = (
-    {"errors", "envelope", "clock", "durations", "keys", "codec", "signals", "printable"},
+    {"errors", "envelope", "clock", "durations", "keys", "codec", "signing", "signals", "printable"},
     {"persistence", "policy"},
-    {"queue", "job", "run", "options", "stub", "watcher", "connection"},
+    {"queue", "job", "plan", "method", "lookup", "importing", "run", "options", "stub"} | {"watcher", "connection"},
     {"worker"},
     {"spool", "gearman"},
     {"cli"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import itertools
 import logging
@@ -13,6 +14,7 @@ import textwrap
 from collections import namedtuple
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from weakref import ref
 
 import front_jobs
 import pytest
@@ -33,9 +35,10 @@ from skunkqueue import (
     WrongCall,
 )
 from skunkqueue import codec as codecs
-from skunkqueue.codec import CALL, default_keys, is_pickled, unpickle
+from skunkqueue.codec import is_pickled, unpickle
 from skunkqueue.envelope import DAY, Seal
-from skunkqueue.job import Carried, while_importing
+from skunkqueue.job import MOST_KEPT, Carried, while_importing
+from skunkqueue.signing import verify_body
 from skunkqueue.stub import arguments_of
 
 _names = itertools.count()
@@ -99,6 +102,20 @@ def test_state_and_result_are_those_of_the_last_run_fired(queue, add):
     assert (add.state, add.result) == ("queued", None)
 
 
+def test_the_runs_of_a_large_firing_are_not_held_by_the_job(queue, add):
+    few = ref(add.fire_many([(1, 2)] * MOST_KEPT))
+    assert add.last is few()
+    assert add.state == "queued"
+
+    many = add.fire_many([(1, 2)] * (MOST_KEPT + 1))
+    assert add.last is many
+    run = ref(many[0])
+    del many
+    gc.collect()
+
+    assert (few(), run(), add.last, add.state, add.result) == (None,) * 5
+
+
 def test_job_is_the_same_decorator_under_its_later_name(queue):
     assert SkunkQueue.job is SkunkQueue.event
 
@@ -125,7 +142,7 @@ def test_arguments_that_must_be_pickled_make_the_body_signed():
     body = body_of(run._envelope)
     assert body.code == b""
     assert is_pickled(body.call)
-    default_keys().verify(CALL, body.signed_part(), body.signature)
+    verify_body(body, id=run.id, queue=run._queue.name)
     assert call_of(run._envelope) == ((Point(1, 2), 5), {})
 
 
@@ -139,7 +156,7 @@ def test_a_job_that_no_import_leads_to_travels_by_value_and_signed(queue):
     run = shift.fire(2)
 
     body = body_of(run._envelope)
-    default_keys().verify(CALL, body.signed_part(), body.signature)
+    verify_body(body, id=run.id, queue=run._queue.name)
     carried = unpickle(body.code)
     assert isinstance(carried, Carried)
     assert carried.function(2) == 42
@@ -638,6 +655,15 @@ def test_a_fire_while_a_worker_imports_is_inert(queue, add, caplog):
     assert add.fire(1).state == "queued"
 
 
+@pytest.mark.parametrize("url", ["memory://surrogate", "sqlite:///{}/s.db", "redis://nowhere.invalid:1"])
+@pytest.mark.parametrize("key", ["file-\udcff", "\ud800", "a\udfffb"])
+def test_a_unique_key_that_no_store_can_hold_is_refused_where_it_is_given(tmp_path, url, key):
+    job = SkunkQueue("demo", url.format(tmp_path)).event(name="job")(len)
+
+    with pytest.raises(WrongCall, match="unique holds a lone surrogate"):
+        job.options(unique=key)
+
+
 def test_an_inert_fire_does_not_touch_the_store(tmp_path):
     queue = SkunkQueue("demo", "redis://nowhere.invalid:1")
     job = queue.event(routes=["a", "b"])(len)
@@ -688,14 +714,15 @@ else:
 
 READS = """
 import os, sys
-from skunkqueue.codec import unpickle, default_keys, decode_call
+from skunkqueue.codec import unpickle, decode_call
+from skunkqueue.signing import verify_body
 from skunkqueue.envelope import open_body
 from skunkqueue import SkunkQueue, Job
 
 queue = SkunkQueue("demo", os.environ["URL"])
 (run,) = queue.runs()
 body = open_body(run._record.envelope.body)
-default_keys().verify(b"call", body.signed_part(), body.signature)
+verify_body(body, id=run.id, queue="demo")
 carried = unpickle(body.code)
 assert carried.delay_of(1) == 4
 args, kwargs = decode_call(body.call)
@@ -791,6 +818,26 @@ def test_the_types_refuse_a_wrong_call(tmp_path):
             @queue.job
             async def wait(first: int) -> str:
                 return ""
+
+            class Report:
+                @queue.event
+                def build(self, pages: int) -> str:
+                    return ""
+
+                @queue.event
+                async def send(self, to: str) -> int:
+                    return 1
+
+            async def methods(report: Report) -> None:
+                assert_type(report.build(1), str)
+                assert_type(report.build.fire(1), Run[str])
+                assert_type(report.build.options(timeout=5).fire_at(5, 1).wait(), str)
+                assert_type(Report.build.fire(report, 1), Run[str])
+                assert_type(await report.send("me"), int)
+                assert_type(await report.send.fire("me"), int)
+                report.build.fire("x")  # refused
+                Report.build.fire(report, "x")  # refused
+                report.send.fire(1)  # refused
 
             async def right() -> None:
                 assert_type(add.fire(1, second=2), Run[str])

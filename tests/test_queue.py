@@ -154,9 +154,9 @@ def test_no_secret_is_in_a_pickle_or_a_repr():
 def test_in_a_worker_of_a_pool_on_the_same_store_the_secret_comes_from_the_pool(monkeypatch):
     pickled = pickle.dumps(SkunkQueue("demo", SECRET))
 
-    monkeypatch.setenv("SKUNKQUEUE_POOL_URL", SECRET)
+    monkeypatch.setattr("skunkqueue.connection._pool_url", SECRET)
     assert pickle.loads(pickled)._address.url == SECRET
-    monkeypatch.setenv("SKUNKQUEUE_POOL_URL", "redis://me:hush@elsewhere:1/0")
+    monkeypatch.setattr("skunkqueue.connection._pool_url", "redis://me:hush@elsewhere:1/0")
     assert pickle.loads(pickled)._address.url == "redis://localhost:1/0"
     assert "hush" not in repr(pickle.loads(pickled))
 

@@ -822,3 +822,17 @@ def test_many_routes_and_large_numbers_go_through(store: RedisPersister) -> None
 def test_the_store_is_found_by_its_url() -> None:
     assert isinstance(get_backend("redis://127.0.0.1:1"), RedisPersister)
     assert isinstance(get_backend("rediss+sentinel://127.0.0.1:1/name"), RedisPersister)
+
+
+def test_a_process_that_only_looks_remembers_a_bounded_number_of_ids(
+    store: RedisPersister, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_REMEMBERED_IDS", 100)
+    looker = open_url(store.target.url)
+    for start in range(0, 600, 60):
+        ids = store.put([sealed(number) for number in range(start, start + 60)])
+        assert set(looker.get(ids)) == set(ids)
+        assert looker._places(ids) == {"demo": ids}
+
+    assert len(looker._queue_of) <= 160
+    looker.close()

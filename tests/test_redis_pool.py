@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import pickle
 import subprocess
 import sys
 import threading
@@ -241,3 +242,20 @@ def test_a_first_fire_without_a_server_still_holds_its_run(server, jobs):
 
     assert [run.id for run in away.value.runs.fire()] == [run.id for run in away.value.runs]
     assert jobs.queue.count()["queued"] == 1
+
+
+def test_the_password_reaches_a_job_and_its_forks_but_not_what_they_execute(tmp_path, monkeypatch):
+    with RedisServer("--requirepass", "hush") as guarded:
+        url = guarded.url.replace("redis://", "redis://:hush@")
+        monkeypatch.setenv("SKUNKQUEUE_URL", url)
+        import pool_url_jobs
+
+        pickled = pickle.dumps(pool_url_jobs.queue)
+        assert b"hush" not in pickled
+        with PoolProcess(tmp_path, url, "foo"):
+            here, forked, seen, memory, mine = pool_url_jobs.look.fire(pickled).wait(LIMIT)
+        pool_url_jobs.queue.close()
+
+    assert here == forked == (url, True)
+    assert (seen.strip(), mine) == ("{}", {})
+    assert "succeeded" in memory  # a store in the memory of a program that a job starts is its own affair

@@ -490,3 +490,111 @@ def test_a_job_tells_its_progress():
         set_current(None)
 
     assert said == [(0.4, "x" * 500), (1.0, "")]
+
+
+# -- whatever is asked, the store is
+
+
+ASKED = ("state", "result", "error", "attempts", "progress", "note")
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_each_property_asks_the_store_by_itself(queue, add, hands, name):
+    expected = {"state": "running", "result": None, "error": None, "attempts": 1, "progress": 0.5, "note": "half way"}
+    run = add.fire(1, 2)
+    (claim,) = hands.take()
+    hands.commit(claim, Outcome.at(0.5, "half way"))
+
+    assert getattr(run, name) == expected[name]
+
+    store = unreachable(queue)
+    getattr(run, name)
+    assert store.calls == ["get"]
+
+
+# -- runs of several stores
+
+
+@pytest.fixture
+def stores():
+    with (
+        SkunkQueue("one", f"memory://run-{next(_names)}") as one,
+        SkunkQueue("two", f"memory://run-{next(_names)}") as two,
+    ):
+        yield one, two
+
+
+@pytest.fixture
+def mixed(stores):
+    """Runs that alternate between two stores."""
+    one, two = (queue.event(name="job")(len) for queue in stores)
+    return Runs([one.fire("1"), two.fire("12"), one.fire("123"), two.fire("1234")])
+
+
+def succeed_all(stores):
+    for queue in stores:
+        hands = Hands(queue)
+        for claim in hands.take():
+            hands.commit(claim, Outcome.complete(encode_value(f"{queue.name}-{claim.id}")))
+
+
+def results_of(runs):
+    return [f"{run._queue.name}-{run.id}" for run in runs]
+
+
+def test_runs_of_several_stores_are_waited_for_and_looked_at(stores, mixed):
+    assert mixed.state == "queued"
+    assert mixed.results == [None] * 4
+
+    succeed_all(stores)
+
+    assert mixed.results == results_of(mixed)
+    assert mixed.state == "succeeded"
+    assert mixed.wait(LIMIT) == results_of(mixed)
+    assert asyncio.run(awaiting(mixed)) == results_of(mixed)
+
+
+async def awaiting(runs):
+    return await runs
+
+
+def test_runs_of_several_stores_are_waited_for_before_they_end(stores, mixed):
+    later = threading.Timer(0.1, succeed_all, (stores,))
+    later.start()
+    try:
+        assert mixed.wait(LIMIT) == results_of(mixed)
+    finally:
+        later.join()
+
+
+def test_runs_of_several_stores_are_awaited_before_they_end(stores, mixed):
+    later = threading.Timer(0.1, succeed_all, (stores,))
+    later.start()
+    try:
+        assert asyncio.run(awaiting(mixed)) == results_of(mixed)
+    finally:
+        later.join()
+
+
+def test_runs_of_several_stores_are_cancelled(stores, mixed):
+    assert mixed.cancel()
+
+    assert [run.state for run in mixed] == ["cancelled"] * 4
+    assert not mixed.cancel()
+
+
+def test_runs_of_several_stores_are_fired_again_each_on_its_own(stores, mixed):
+    again = mixed.fire()
+
+    assert [run.id for run in again] == [run.id for run in mixed]
+    assert [run._queue for run in again] == [run._queue for run in mixed]
+    assert [len(queue.runs()) for queue in stores] == [2, 2]
+
+
+def test_of_several_stores_one_that_is_away_hides_nothing_of_the_other(stores, mixed):
+    succeed_all(stores)
+    unreachable(stores[0]).away = True
+
+    assert mixed.results == [None, results_of(mixed)[1], None, results_of(mixed)[3]]
+    with pytest.raises(WaitTimeout, match="the store is away"):
+        mixed.wait(0.2)

@@ -22,7 +22,7 @@ import pytest
 from skunkqueue import clock
 from skunkqueue.envelope import Claim, Envelope, Filter, Outcome, State, Want, address
 from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion, WrongCall
-from skunkqueue.persistence import sqlite
+from skunkqueue.persistence import RunKey, WorkerKey, WorkKey, sqlite
 from skunkqueue.persistence.sqlite import SQLitePersister, open_url
 from skunkqueue.persistence.sqlite import file as sqlite_file
 from skunkqueue.persistence.sqlite import notify as sqlite_notify

@@ -10,14 +10,15 @@ from types import FrameType
 from typing import Any, Final, TextIO
 
 from skunkqueue.clock import Clock
-from skunkqueue.codec import CALL, default_keys, encode_call, is_pickled
+from skunkqueue.codec import encode_call
 from skunkqueue.durations import seconds
-from skunkqueue.envelope import Claim, Envelope, Outcome, Want, check_name, new_token, pack_body, pack_head, signed_part
+from skunkqueue.envelope import Claim, Envelope, Outcome, Want, check_name, new_token, pack_head
 from skunkqueue.errors import StoreError, TooLarge
 from skunkqueue.options import Options
 from skunkqueue.persistence import WorkKey
 from skunkqueue.queue import SkunkQueue
 from skunkqueue.signals import catch, give_back
+from skunkqueue.signing import seal_body
 from skunkqueue.spool.contents import Content
 from skunkqueue.spool.inbox import MOST_SIZE
 from skunkqueue.spool.source import SpoolSource
@@ -131,8 +132,7 @@ class Feeder:
 
     def _pack(self, content: Content, id: str) -> bytes:
         head = pack_head(content.type, "", self._seal)
-        call = encode_call((content.data,), {})
-        body = _signed(head, call) if is_pickled(call) else pack_body(head, b"", call, b"")
+        body = seal_body(head, b"", encode_call((content.data,), {}), id=id, queue=self._queue.name)
         if len(body) > self._queue.max_payload:
             raise TooLarge(f"it takes {len(body):,} bytes where at most {self._queue.max_payload:,} are sent")
         return body
@@ -146,7 +146,3 @@ class Feeder:
         # Only a flag: the thread it interrupts may hold what closing the source would wait for.
         self._stopping.set()
         self._source.wake()
-
-
-def _signed(head: bytes, call: bytes) -> bytes:
-    return pack_body(head, b"", call, default_keys().sign(CALL, signed_part(head, b"", call)))

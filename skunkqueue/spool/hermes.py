@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Any, Final, Self, TextIO
 
 from skunkqueue.clock import Clock
-from skunkqueue.codec import CALL, default_keys, encode_call, pickle_function
+from skunkqueue.codec import default_keys, encode_call, pickle_function
 from skunkqueue.durations import seconds
-from skunkqueue.envelope import Seal, pack_body, pack_head, signed_part
+from skunkqueue.envelope import Seal, pack_body, pack_head
 from skunkqueue.errors import WrongCall
 from skunkqueue.job import Carried
-from skunkqueue.keys import Keys
 from skunkqueue.run import current_run
+from skunkqueue.signing import seal_body
 from skunkqueue.spool.background import Background
 from skunkqueue.spool.contents import Content
 from skunkqueue.spool.files import Unreadable
@@ -155,6 +155,7 @@ class Hermes:
         else:
             self._pool.die()
             self._background.wait()
+        self._pool.forget_stop()
 
     # what is said
 
@@ -176,11 +177,12 @@ class Hermes:
     # what a worker is given
 
     def _pack(self, content: Content, id: str) -> bytes:
-        """The body of the run of that id. Raises Unreadable for a type that nobody processes."""
+        """The body of a run. Raises Unreadable for a type that nobody processes."""
         if self._keys is None:  # a worker in this process finds the data by itself
             return self._bodies.get(content.type) or self._remember(content.type)
         head, code = self._heads.get(content.type) or self._head(content.type)
-        return _signed(self._keys, head, code, encode_call((content.data,), {}))
+        call = encode_call((content.data,), {})
+        return seal_body(head, code, call, id=id, queue=ROUTE, keys=self._keys)
 
     def _pack_unread(self, file: str, size: int, quiet: bool) -> bytes:
         """The body of a run whose worker reads the file and finds the processor by itself."""
@@ -208,10 +210,6 @@ class Hermes:
         code = b"" if self._in_process else pickle_function(Carried(processor, type))
         found = self._heads[type] = pack_head(type, "", self._seal), code
         return found
-
-
-def _signed(keys: Keys, head: bytes, code: bytes, call: bytes) -> bytes:
-    return pack_body(head, code, call, keys.sign(CALL, signed_part(head, code, call)))
 
 
 def _is_within_job() -> bool:

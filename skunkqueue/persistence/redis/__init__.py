@@ -226,6 +226,7 @@ class RedisPersister(Persister):
             for queue, reply in self._by_queue("get", wanted, [])
             for record in read_records(queue, reply)
         }
+        self._bound_memory()
         self._queue_of.update((record.id, record.envelope.queue) for record in found.values() if record.open)
         return {id: found[id] for id in wanted if id in found}
 
@@ -485,9 +486,12 @@ class RedisPersister(Persister):
             self._know(queue, anew=True)
 
     def _remember(self, queue: str, ids: Iterable[str]) -> None:
+        self._bound_memory()
+        self._queue_of.update(dict.fromkeys(ids, queue))
+
+    def _bound_memory(self) -> None:
         if len(self._queue_of) > _REMEMBERED_IDS:
             self._queue_of.clear()
-        self._queue_of.update(dict.fromkeys(ids, queue))
 
 
 def _patiently(put: Callable[[], None]) -> None:

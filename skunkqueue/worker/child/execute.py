@@ -42,7 +42,7 @@ class Task(NamedTuple):
 class Invocation(NamedTuple):
     """A run opened: what to call, and with what."""
 
-    job: Callee
+    job: Any  # a Callee, which mypy would bind here as a method
     name: str
     args: Any
     kwargs: dict[str, Any]
@@ -74,7 +74,7 @@ class Executor:
     def open(self, task: Task) -> Invocation:
         """Find the job and read its arguments; unpickles nothing whose signature has not been checked."""
         body = open_body(task.body)
-        name, job = self.resolver.find(body)
+        name, job = self.resolver.find(body, task.id)
         args, kwargs = codec.decode_call(body.call)
         return Invocation(job, name, args, kwargs)
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from skunkqueue.connection import take_pool_url
 from skunkqueue.job import Carried, while_importing
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.execute import Executor
@@ -70,6 +71,7 @@ def _let_forks_be_ended() -> None:
 def main() -> None:
     """The entry of a worker process."""
     setup = json.loads(os.environ.pop("SKUNKQUEUE_CHILD"))
+    take_pool_url()
     die_with(setup["parent"])
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGABRT"):
         signal.signal(getattr(signal, name), _nothing)
@@ -117,7 +119,7 @@ def make(
     link: Link, setup: Mapping[str, Any], *, jobs: Mapping[str, Carried] | None = None, thread: bool = False
 ) -> Any:
     """The kind of worker that is asked for."""
-    executor = Executor(link.write, Resolver(jobs), max_result=setup["max_result"])
+    executor = Executor(link.write, Resolver(jobs, setup["queue"]), max_result=setup["max_result"])
     if setup["concurrency"] > 1:
         from skunkqueue.worker.child.concurrent import Concurrent
 

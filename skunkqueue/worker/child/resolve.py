@@ -12,7 +12,11 @@ from skunkqueue import codec
 from skunkqueue.envelope import PYTHON, VERSION, Body, Head, open_head
 from skunkqueue.errors import NotAJob, UnknownJob
 from skunkqueue.job import Carried, Job, while_importing
+from skunkqueue.lookup import NOTHING, follow, is_a
+from skunkqueue.signing import verify_body
 
+MOST_HEADS = 1000
+"""Heads whose job is remembered: every other set of sealed options makes another head."""
 MOST_CODES = 256
 """Functions that came by value and are kept unpickled."""
 
@@ -20,31 +24,37 @@ Callee: TypeAlias = Job[Any, Any] | Carried
 
 
 class Resolver:
-    """Finds jobs and remembers them. ``jobs`` are known by name from the start."""
+    """Finds the jobs of a queue's runs, and remembers them. ``jobs`` are known by name from the start."""
 
-    def __init__(self, jobs: Mapping[str, Carried] | None = None) -> None:
+    def __init__(self, jobs: Mapping[str, Carried] | None = None, queue: str = "") -> None:
         self._jobs = jobs or {}
+        self._queue = queue
         self._by_head: dict[bytes, tuple[str, Callee]] = {}
         self._by_code: OrderedDict[bytes, Callee] = OrderedDict()
 
-    def find(self, body: Body) -> tuple[str, Callee]:
-        """The name and the job of a body, its signature checked.
+    def find(self, body: Body, id: str) -> tuple[str, Callee]:
+        """The name and the job of the body of the run with this id, its signature checked.
 
         Raises UnknownJob, NotAJob, BadSignature or Corrupt.
         """
-        if body.code or body.signature or codec.is_pickled(body.call):
-            codec.default_keys().verify(b"call", body.signed_part(), body.signature)
         found = self._by_head.get(body.head)
-        if found is not None and not body.code:
-            return found
-        head = open_head(body.head)
-        if head.version > VERSION:
+        head = open_head(body.head) if found is None else None
+        if head is not None and head.version > VERSION:
             newer = f"(envelope version {head.version}, this reads {VERSION})"
             raise UnknownJob(f"{head.name} was fired by a newer SkunkQueue {newer}")
+        if body.code or body.signature or codec.is_pickled(body.call):
+            verify_body(body, id=id, queue=self._queue)
         if body.code:
+            head = head or open_head(body.head)
             return head.name, self._carried(head, body.code)
+        return found or self._remember(body.head, open_head(body.head))
+
+    def _remember(self, written: bytes, head: Head) -> tuple[str, Callee]:
         name = head.name or head.ref
-        found = self._by_head[body.head] = name, by_reference(head.ref) if head.ref else self._named(head.name)
+        found = name, by_reference(head.ref) if head.ref else self._named(head.name)
+        if len(self._by_head) >= MOST_HEADS:
+            self._by_head.clear()
+        self._by_head[written] = found
         return found
 
     def _carried(self, head: Head, code: bytes) -> Callee:
@@ -53,7 +63,7 @@ class Resolver:
         found = self._by_code.get(code)
         if found is None:
             found = codec.unpickle(code)
-            if not isinstance(found, Job | Carried):
+            if not is_a(found, Job) and not is_a(found, Carried):
                 raise NotAJob(f"what came by value as {head.name} is a {type(found).__name__}, not a job")
             self._by_code[code] = found
             if len(self._by_code) > MOST_CODES:
@@ -68,14 +78,13 @@ class Resolver:
 def by_reference(ref: str) -> Job[Any, Any]:
     """Import ``module:qualname`` and take what is there, only if it is a Job."""
     module_name, _, qualname = ref.partition(":")
-    target: Any = _module(module_name, ref)
-    for part in qualname.split("."):
-        target = getattr(target, part, None)
-        if target is None:
-            raise UnknownJob(f"there is no job {ref} here{_did_you_mean(ref)}")
-    if not isinstance(target, Job):
+    target = follow(_module(module_name, ref), qualname)
+    if target is NOTHING or target is None:
+        raise UnknownJob(f"there is no job {ref} here{_did_you_mean(ref)}")
+    if not is_a(target, Job):
         raise NotAJob(f"{ref} is a {type(target).__name__}, not a job; nothing was executed")
-    return target
+    job: Job[Any, Any] = target
+    return job
 
 
 def _module(name: str, ref: str) -> Any:
@@ -104,7 +113,7 @@ def known_jobs() -> list[Job[Any, Any]]:
     found = {}
     for module in list(sys.modules.values()):
         for value in list(getattr(module, "__dict__", {}).values()):
-            if isinstance(value, Job):
+            if is_a(value, Job):
                 found[id(value)] = value
     return list(found.values())
 

@@ -29,7 +29,8 @@ Duration = float | timedelta
 class Pool:
     """Workers on any source: starts the engine on a thread of its own, answers signals, waits for the end.
 
-    Entering it (``with``) starts the workers; leaving is gentle. This is what a source of another kind than a store is
+    Entering it (``with``) starts the workers; leaving is gentle. A stop that comes while nothing runs holds for what
+    is started next; a pool that has ended can be started again. This is what a source of another kind than a store is
     served by; docs/sources.md tells how. ``clock`` is the source's, ``log`` takes a line for all that happens. The pool
     closes neither the source nor the log for good: both may serve again.
     """
@@ -42,8 +43,10 @@ class Pool:
         self._engine: Engine | None = None
         self._thread: threading.Thread | None = None
         self._trouble: BaseException | None = None
+        self._lock = threading.RLock()  # a signal may come while this very thread holds it
         self._signals = 0
-        self._wished = 0  # by signals
+        self._wished = 0  # how to stop: what is running, or else what is started next
+        self._entered = False
 
     # people's verbs
 
@@ -59,22 +62,18 @@ class Pool:
         self._serve(burst=True)
 
     def start(self, *, burst: bool = False) -> None:
-        """Start the workers in the background, unless they are there. Raises WrongCall or StoreError at once."""
-        if self._thread is not None and self._thread.is_alive():
-            assert self._engine is not None
-            self._engine.burst = self._engine.burst or burst
-            self._engine.poke()
-            return
-        self._engine = Engine(self._source, self._clock, self.settings, self._log)
-        self._engine.burst = burst
-        self._trouble = None
-        if self._wished:
-            self._engine.stop(self._wished)  # one came before there was anybody to stop
-        self._thread = threading.Thread(target=self._run, name=f"skunkqueue-pool-{self.settings.name}", daemon=True)
-        self._thread.start()
+        """Start the workers in the background, unless they are there; those that are stopping are waited for first.
+
+        Raises WrongCall or StoreError at once.
+        """
+        while not self._started(burst):
+            self.join()
 
     def shutdown(self) -> None:
-        """Stop gently: the current jobs finish. Returns at once; ``listen`` or leaving the ``with`` waits."""
+        """Stop gently: the current jobs finish. Returns at once; ``listen`` or leaving the ``with`` waits.
+
+        Where nothing runs yet, what is started next stops at once.
+        """
         self._stop(GENTLE)
 
     def die(self) -> None:
@@ -98,8 +97,7 @@ class Pool:
         third kills."""
         self._signals += 1
         first = ROUGH if signal.Signals(number).name in ROUGH_SIGNALS else GENTLE
-        self._wished = max(first, min(self._signals, KILL))
-        self._stop(self._wished)
+        self._stop(max(first, min(self._signals, KILL)))
 
     @property
     def running(self) -> bool:
@@ -108,6 +106,7 @@ class Pool:
 
     def __enter__(self) -> Self:
         self.start()
+        self._entered = True
         return self
 
     def __exit__(
@@ -115,6 +114,8 @@ class Pool:
     ) -> None:
         self._stop(GENTLE if kind is None or issubclass(kind, Exception) else ROUGH)
         self.join()
+        self._entered = False
+        self.forget_stop()
         self._released()
         if kind is None:
             self.raise_failure()
@@ -122,32 +123,80 @@ class Pool:
     # behind them
 
     def _serve(self, *, burst: bool = False) -> None:
+        with self._lock:
+            if not self._entered:
+                self._forget_ended()
         caught = self._catch_signals()  # first, so that there is no moment at which one kills
         try:
-            self.start(burst=burst)
+            with self._lock:
+                # One that was stopped between entering the pool and here is not started again.
+                if self.running or self._engine is None or not self._wished:
+                    self._launch(burst)
             self.join()
         finally:
             give_back(caught)
-            self._signals = self._wished = 0
+            self.forget_stop()
         self.raise_failure()
+
+    def _started(self, burst: bool) -> bool:
+        """Start the workers, unless they are there; False while they are stopping."""
+        with self._lock:
+            if self.running and self._wished:
+                return False
+            self._forget_ended()
+            self._launch(burst)
+            return True
+
+    def _launch(self, burst: bool) -> None:
+        """Start the engine, or have the one there is look around."""
+        if self._engine is not None and self.running:
+            self._engine.burst = self._engine.burst or burst
+            self._engine.poke()
+            return
+        self._source, self._clock = self._opened()
+        self._engine = engine = Engine(self._source, self._clock, self.settings, self._log)
+        engine.burst = burst
+        self._trouble = None
+        if self._wished:
+            engine.stop(self._wished)  # one came before there was anybody to stop
+        name = f"skunkqueue-pool-{self.settings.name}"
+        self._thread = threading.Thread(target=self._run, args=(engine,), name=name, daemon=True)
+        self._thread.start()
+
+    def _forget_ended(self) -> None:
+        """Forget an engine that has ended, and the stop that ended it."""
+        if self._engine is not None and not self.running:
+            self._engine, self._signals, self._wished = None, 0, 0
+
+    def forget_stop(self) -> None:
+        """What was started has been waited for: a stop from now on is for what is started next."""
+        with self._lock:
+            if not self.running:
+                self._engine, self._signals, self._wished = None, 0, 0
+
+    def _opened(self) -> tuple[Source, Clock]:
+        """What the workers are to work on."""
+        return self._source, self._clock
 
     def _released(self) -> None:
         """After the ``with``: let go of what this pool alone has opened."""
 
-    def _run(self) -> None:
-        assert self._engine is not None
+    def _run(self, engine: Engine) -> None:
         try:
-            self._engine.run()
-            if self._engine.failure is not None:
-                self._trouble = SkunkError(self._engine.failure)
+            engine.run()
+            if engine.failure is not None:
+                self._trouble = SkunkError(engine.failure)
         except BaseException as error:
             self._trouble = error
         finally:
             self._log.close()
 
     def _stop(self, level: int) -> None:
-        if self._engine is not None:
-            self._engine.stop(level)
+        with self._lock:
+            self._forget_ended()
+            self._wished = max(self._wished, level)
+            if self._engine is not None:
+                self._engine.stop(level)
 
     def _catch_signals(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():
@@ -210,6 +259,9 @@ class WorkerPool(Pool):
             url=self.queue.full_url,
         )
         super().__init__(self.queue.store, self.queue.clock, settings, Log(log, verbose=verbose, format=log_format))
+
+    def _opened(self) -> tuple[Source, Clock]:
+        return self.queue.store, self.queue.clock  # anew: a pool may be entered again after it has closed its queue
 
     def _released(self) -> None:
         if self._owns_queue:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from skunkqueue.clock import ticks
+from skunkqueue.connection import POOL_URL
 from skunkqueue.worker.pool.completer import Completer, Reader, told
 from skunkqueue.worker.pool.leases import Leases
 from skunkqueue.worker.pool.log import Log
@@ -107,6 +108,7 @@ class Supervisor:
     def _new_body(self, slot: Slot) -> Process | Thread:
         settings, horizon = self._settings, self._leases.horizon
         setup = {
+            "queue": settings.queue,
             "concurrency": settings.concurrency,
             "max_result": settings.max_payload,
             "imports": list(settings.imports),
@@ -114,7 +116,7 @@ class Supervisor:
         }
         if self._guard is None:
             return Thread(setup, settings.jobs, f"skunkqueue-{slot.label}", horizon)
-        return Process(setup, {"SKUNKQUEUE_POOL_URL": settings.url}, self._guard, horizon)
+        return Process(setup, {POOL_URL: settings.url}, self._guard, horizon)
 
     def _watch_room(self, slot: Slot) -> None:
         """A pipe is full: write on when there is room."""

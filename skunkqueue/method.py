@@ -1,0 +1,94 @@
+"""A job that was defined in a class body, seen from an object: its first argument is that object."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
+
+if TYPE_CHECKING:
+    from skunkqueue.job import Call, Firing, Job
+    from skunkqueue.options import Given
+    from skunkqueue.run import Run, Runs
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class BoundJob(Generic[P, R]):
+    """What ``thing.build`` is where ``build`` is a job of the class of ``thing``.
+
+    Called, it is the method. Fired, it sends ``thing`` along as the first argument. All else is that of the job.
+    """
+
+    def __init__(self, job: Job[Any, R], instance: Any, firing: Firing[Any, R] | None = None) -> None:
+        self.job = job
+        self.__self__ = instance
+        self._firing: Firing[Any, R] = firing or job
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.job.function(self.__self__, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{self.job!r} bound to {self.__self__!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BoundJob):
+            return NotImplemented
+        return self._firing is other._firing and self.__self__ is other.__self__
+
+    def __hash__(self) -> int:
+        return hash((id(self._firing), id(self.__self__)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("job", "_firing"):  # while it is being unpickled
+            raise AttributeError(name)
+        return getattr(self.job, name)
+
+    def __reduce__(self) -> Any:
+        return BoundJob, (self.job, self.__self__, *(() if self._firing is self.job else (self._firing,)))
+
+    def fire(self, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        """``Job.fire``, with the object as first argument."""
+        return self._firing.fire(self.__self__, *args, **kwargs)
+
+    def fire_at(self, when: float | timedelta | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        """``Job.fire_at``, with the object as first argument."""
+        return self._firing.fire_at(when, self.__self__, *args, **kwargs)
+
+    async def afire(self, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        """``Job.afire``, with the object as first argument."""
+        return await self._firing.afire(self.__self__, *args, **kwargs)
+
+    async def afire_at(self, when: float | timedelta | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        """``Job.afire_at``, with the object as first argument."""
+        return await self._firing.afire_at(when, self.__self__, *args, **kwargs)
+
+    def fire_many(self, calls: Iterable[Call | tuple[Any, ...] | list[Any]], /) -> Runs[R]:
+        """``Job.fire_many``, with the object as first argument of each call."""
+        from skunkqueue.job import Call, as_call
+
+        pairs = (as_call(call) for call in calls)
+        return self._firing.fire_many([Call((self.__self__, *args), dict(kwargs)) for args, kwargs in pairs])
+
+    def args(self, /, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """The arguments of one call, without the object, for ``fire_many``."""
+        return self.job.args(*args, **kwargs)
+
+    def options(self, /, *, unique: str | None = None, via: Any = None, **changes: Unpack[Given]) -> BoundJob[P, R]:
+        """``Job.options``, for the fires that follow."""
+        job: Job[Any, R] = self._firing  # type: ignore[assignment] # one with options takes no others, as ever
+        return BoundJob(self.job, self.__self__, job.options(unique=unique, via=via, **changes))
+
+    def check(self, /, *args: Any, **kwargs: Any) -> None:
+        """Raise the TypeError that calling the method so would raise."""
+        self.job.check(self.__self__, *args, **kwargs)
+
+
+if TYPE_CHECKING:
+
+    class AsyncBoundJob(BoundJob[P, R]):
+        """An ``async def`` job seen from an object."""
+
+        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+            ...

@@ -1,0 +1,165 @@
+"""A stop is never lost, whenever it comes; and a pool that has ended can be started again."""
+
+from __future__ import annotations
+
+import io
+import signal
+import threading
+
+import pytest
+from pools import LIMIT, until
+
+from skunkqueue import SkunkQueue, WorkerPool
+from skunkqueue.worker.pool import pool as module
+
+queue = SkunkQueue("stops", "memory://stops")
+
+
+@queue.event
+def add(first, second):
+    return first + second
+
+
+def make_pool(of=queue, **options):
+    return WorkerPool(of, in_process=True, log=io.StringIO(), **options)
+
+
+def in_background(function):
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+
+def ends(thread):
+    thread.join(LIMIT)
+    return not thread.is_alive()
+
+
+def in_with(pool):
+    with pool:
+        pool.listen()
+
+
+def started(pool):
+    pool.start()
+    until(lambda: not pool.running)
+
+
+STARTS = {"listen": WorkerPool.listen, "run_until_idle": WorkerPool.run_until_idle, "with": in_with, "start": started}
+STOPS = {"shutdown": WorkerPool.shutdown, "die": WorkerPool.die}
+starts = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+stops = pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+
+
+@starts
+@stops
+def test_a_stop_before_the_start_is_obeyed(start, stop):
+    pool = make_pool()
+
+    stop(pool)
+
+    assert ends(in_background(lambda: start(pool)))
+
+
+@pytest.mark.parametrize("start", [WorkerPool.listen, in_with], ids=["listen", "with"])
+@stops
+def test_a_stop_at_any_moment_of_the_start_is_obeyed(start, stop, monkeypatch):
+    """The stop comes just before and just after each step that a start makes."""
+    moments = 0
+
+    class Stepping(module.Engine):
+        def __init__(self, *arguments):
+            step()
+            super().__init__(*arguments)
+            step()
+
+        def run(self):
+            step()
+            super().run()
+
+    def step():
+        nonlocal moments
+        moments += 1
+        if moments == at:
+            in_background(lambda: stop(pool)).join(0.2)  # it may have to wait for the step to be over
+
+    monkeypatch.setattr(module, "Engine", Stepping)
+    for at in range(1, 4):
+        moments, pool = 0, make_pool()
+        assert ends(in_background(lambda pool=pool: start(pool))), f"the stop at moment {at} was lost"
+        assert moments >= at
+
+
+def test_stops_that_race_with_a_start_are_obeyed():
+    for n in range(100):
+        pool = make_pool()
+        listening = in_background(pool.listen)
+        (pool.die if n % 2 else pool.shutdown)()
+        assert ends(listening), f"the stop of round {n} was lost"
+
+
+def test_a_stop_between_entering_and_listening_is_obeyed():
+    with make_pool() as pool:
+        pool.shutdown()
+        until(lambda: not pool.running)
+
+        assert ends(in_background(pool.listen))
+
+
+@starts
+@stops
+def test_a_pool_that_was_stopped_can_be_started_again(start, stop):
+    pool = make_pool()
+    for _ in range(3):
+        stop(pool)
+        assert ends(in_background(lambda: start(pool)))
+
+        run = add.fire(1, 2)
+        pool.run_until_idle()
+        assert run.result == 3
+
+
+def test_a_pool_started_while_it_stops_is_started_again():
+    pool = make_pool()
+    for _ in range(20):
+        pool.start()
+        assert add.fire(1, 2).wait(LIMIT) == 3
+        pool.shutdown()
+    until(lambda: not pool.running)
+
+
+def test_a_pool_of_its_own_queue_can_be_entered_again(tmp_path):
+    url = f"sqlite:///{tmp_path}/again.db"
+    pool = make_pool("again", conn_url=url)
+    job = SkunkQueue("again", url).event(add.function)
+    for _ in range(3):
+        with pool:
+            assert job.fire(1, 2).wait(LIMIT) == 3
+
+
+def test_the_ways_of_starting_follow_each_other_in_any_order():
+    pool = make_pool()
+    for first in STARTS.values():
+        for second in STARTS.values():
+            for start in (first, second):
+                pool.shutdown()
+                assert ends(in_background(lambda start=start: start(pool)))
+    with pool:
+        assert add.fire(1, 2).wait(LIMIT) == 3
+
+
+def test_a_signal_before_the_engine_is_there_is_obeyed(monkeypatch):
+    class Signalled(module.Engine):
+        def __init__(self, *arguments):
+            signal.raise_signal(signal.SIGTERM)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(module, "Engine", Signalled)
+    pool = make_pool()
+
+    pool.listen()
+
+    monkeypatch.undo()
+    run = add.fire(1, 2)
+    pool.run_until_idle()
+    assert run.result == 3
