@@ -223,7 +223,7 @@ def test_one_that_lives_in_one_process_says_so(install: Install, monkeypatch: py
 
     said = CliRunner().invoke(skunq, ["work", "-q", "demo", "--url", "mystore://x"])
     assert "mystore://x lives in one process only" in str(said.exception or "") + said.output
-    monkeypatch.setenv("SKUNKQUEUE_POOL_URL", "mystore://x")
+    monkeypatch.setattr("skunkqueue.connection._pool_url", "mystore://x")
     with pytest.raises(SkunkError, match="cannot use a mystore:// store, which lives in one process only"):
         SkunkQueue("demo", "mystore://y").count()
 
