@@ -31,7 +31,7 @@ class Numbers(Source):
     url = "numbers:"
 
     def __init__(self, count):
-        self.waiting = [*range(count)]
+        self.waiting = [(number, b"") for number in range(count)]
         self.held = {}
         self.done = []
 
@@ -39,10 +39,10 @@ class Numbers(Source):
         return [self._take(want, now, until) for want in wants for _ in range(min(want.limit, len(self.waiting)))]
 
     def _take(self, want, now, until):
-        id, number = new_id(now), self.waiting.pop(0)
+        id, (number, notes) = new_id(now), self.waiting.pop(0)
         self.held[id] = number
         body = pack_body(pack_head("job", "", Seal()), b"", encode_call((number,), {}))
-        return Claim(Envelope(id, want.queue, want.queue, now, body), want.token, want.worker, until)
+        return Claim(Envelope(id, want.queue, want.queue, now, body), want.token, want.worker, until, 0, notes)
 
     def extend(self, claims, *, until):
         return {claim.id for claim in claims}
@@ -52,7 +52,7 @@ class Numbers(Source):
             if outcome.kind in ("complete", "failed"):
                 self.done.append(decode_value(outcome.value) if outcome.kind == "complete" else outcome.error)
             elif outcome.kind not in ("started", "progress"):
-                self.waiting.append(self.held[claim.id])
+                self.waiting.append((self.held[claim.id], outcome.notes or b""))
         return {claim.id for claim, _ in outcomes}
 
 
