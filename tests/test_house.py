@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -191,6 +192,63 @@ def test_a_worker_process_loads_no_store_and_no_pool() -> None:
 
     assert loaded & (HEAVY - {"inspect"}) == set()
     assert not {name for name in loaded if name in ("skunkqueue.worker.pool.pool", "skunkqueue.worker.pool.engine")}
+
+
+SOURCES = ("skunkqueue.spool", "skunkqueue.gearman")
+
+
+def test_the_core_knows_of_no_source() -> None:
+    knowing = [
+        module
+        for module, path in modules()
+        if not module.startswith((*SOURCES, "skunkqueue.cli"))
+        and re.search("spool|hermes|gearman", path.read_text(encoding="utf-8"), re.IGNORECASE)
+    ]
+
+    assert knowing == []
+
+
+def test_a_source_uses_of_the_workers_only_what_is_exported() -> None:
+    public = {f"skunkqueue.worker.{name}" for name in importlib.import_module("skunkqueue.worker").__all__}
+
+    used = [str(found) for found in imports() if found.module.startswith(SOURCES)]
+    wrong = [
+        str(found)
+        for found in imports()
+        if found.module.startswith(SOURCES)
+        and found.target.startswith("skunkqueue.worker")
+        and found.target not in public
+    ]
+
+    assert used and wrong == []
+
+
+def test_a_source_uses_no_private_name_of_what_it_holds() -> None:
+    """``self._log.say`` is its own, ``self._log._size`` is not."""
+    wrong = [
+        f"{module}:{node.lineno} uses {node.attr}"
+        for module, path in modules()
+        if module.startswith(SOURCES)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr) and node.attr != "_replace"
+        if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    ]
+
+    assert wrong == []
+
+
+def test_no_two_classes_of_a_source_and_of_the_rest_have_one_name() -> None:
+    named: dict[str, set[str]] = {}
+    for module, path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                named.setdefault(node.name, set()).add(module)
+
+    twice = {
+        name: found for name, found in named.items() if len(found) > 1 and any(m.startswith(SOURCES) for m in found)
+    }
+
+    assert twice == {}
 
 
 def test_every_module_says_what_it_is_for() -> None:
