@@ -18,8 +18,16 @@ help:
 demo: $(READY)
 	$(PYTHON) demo/wordcount.py
 
+# All tests: most of them on two processors, then, one by one, those that measure time or processor. With ARGS: what they name.
 test: $(READY_TO_TEST)
+ifdef ARGS
 	$(PYTHON) -m pytest $(ARGS)
+else
+	@failed=0; set -x; \
+	$(PYTHON) -m pytest -m 'not alone' -n 2 --dist worksteal || failed=1; \
+	$(PYTHON) -m pytest -m alone || failed=1; \
+	exit $$failed
+endif
 
 lint: $(READY_TO_TEST)
 	$(PYTHON) -m ruff check .

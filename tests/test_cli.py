@@ -339,7 +339,7 @@ def test_a_reader_who_goes_away_is_no_error(skunq: Skunq, queue: SkunkQueue) -> 
 
 def test_ctrl_c_is_no_error_either(skunq: Skunq) -> None:
     code = (
-        "import skunkqueue.persistence as p, skunkqueue.cli as c\n"
+        "import skunkqueue.persistence.url as p, skunkqueue.cli as c\n"
         "def away(*_): raise KeyboardInterrupt\n"
         "p.get_backend = away\n"
         "c.main(['runs'])"

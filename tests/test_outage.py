@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import random
+import re
 import resource
 import signal
 import threading
@@ -18,6 +19,8 @@ from test_worker_faults import jobs, pool  # noqa: F401
 from troubled import Troubled, make_pool
 
 from skunkqueue.errors import StoreAway, StoreRefused
+
+pytestmark = pytest.mark.alone
 
 
 @pytest.fixture
@@ -156,6 +159,12 @@ class Hang:
         if verb in ("exchange", "extend", "beat", "purge", "offset"):
             self.held.set()
             self.over.wait(LIMIT)
+
+
+def took_of(started, run):
+    """The milliseconds that the lines of a run name."""
+    lines = [line for line in started.log.getvalue().splitlines() if run.id in line]
+    return [float(took) for line in lines for took in re.findall(r" after ([\d.]+) ms", line)]
 
 
 def test_while_a_store_hangs_timeouts_are_enforced_and_the_pool_is_at_rest(jobs, tmp_path):  # noqa: F811

@@ -28,6 +28,57 @@ class Fault(MemoryPersister):
         return [record for record in self._records.values() if record.state in states]
 
 
+class SecondStands(Fault):
+    """Putting an id again writes over what there is."""
+
+    changed: tuple[str, ...] = ()
+
+    def _put(self, envelope):
+        record = self._records.get(envelope.id)
+        if record is not None:
+            second = {name: getattr(envelope, name) for name in self.changed}
+            self.rewrite(envelope.id, envelope=record.envelope._replace(**second))
+        return super()._put(envelope)
+
+
+class SecondBodyStands(SecondStands):
+    changed = ("body",)
+
+
+class SecondRouteStands(SecondStands):
+    changed = ("route",)
+
+
+class SecondDueStands(SecondStands):
+    changed = ("due",)
+
+
+class SecondUniqueKeyStands(SecondStands):
+    changed = ("unique",)
+
+
+class SecondQueueStands(SecondStands):
+    changed = ("queue",)
+
+
+class SecondPutOpensAgain(SecondStands):
+    """Only once the run has ended."""
+
+    def _put(self, envelope):
+        record = self._records.get(envelope.id)
+        if record is not None and not record.open and envelope != record.envelope:
+            del self._records[envelope.id]
+        return super()._put(envelope)
+
+
+class SecondPutMeetsAUniqueKey(SecondStands):
+    """Its answer names the run that has the second envelope's unique key."""
+
+    def _put(self, envelope):
+        taken = self._open_with(envelope)
+        return taken.id if taken is not None else super()._put(envelope)
+
+
 class CommitWithoutToken(Fault):
     promise = "a_late_worker_cannot_commit_over_the_new_one"
 
@@ -401,7 +452,10 @@ class GivenTwice(Fault):
             return claims
 
 
-FAULTS = Fault.__subclasses__()
+FAULTS = [fault for fault in (*Fault.__subclasses__(), *SecondStands.__subclasses__()) if fault is not SecondStands]
+
+
+NAMED = [fault for fault in FAULTS if fault.promise]
 
 
 @pytest.fixture(params=FAULTS, ids=lambda fault: fault.__name__)
@@ -409,6 +463,7 @@ def fault(request: pytest.FixtureRequest) -> type[Fault]:
     return request.param
 
 
+@pytest.mark.parametrize("fault", NAMED, ids=lambda fault: fault.__name__)
 def test_a_named_promise_catches_the_fault(fault: type[Fault]) -> None:
     with pytest.raises(AssertionError):
         getattr(StoreContract(), f"test_{fault.promise}")(fault())

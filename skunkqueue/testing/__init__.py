@@ -23,7 +23,8 @@ A store is finished when both are green. With pytest, in a file of tests::
         random_walk(store, seed=seed)
 
 ``pytest.register_assert_rewrite("skunkqueue.testing")`` in ``conftest.py`` makes its failures show both sides.
-Without pytest: ``check_store(lambda: MyPersister(...))``.
+Without pytest: ``check_store(lambda: MyPersister(...))``. With Hypothesis installed,
+``skunkqueue.testing.machine.shrinking_walk(lambda: MyPersister(...))`` gives the shortest walk that shows a fault.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, Verbosity, settings
+from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -34,9 +34,10 @@ def shrinking_walk(make_store: Callable[[], Persister], **options: Any) -> None:
 
 DEFAULTS: dict[str, Any] = {
     "max_examples": 100,
-    "stateful_step_count": 50,
+    "stateful_step_count": 20,  # short walks shrink fast; the seeded ones are long
     "deadline": None,
     "report_multiple_bugs": False,  # one fault has many faces, and the first is shrunk best
+    "phases": [phase for phase in Phase if phase is not Phase.explain],
     "verbosity": Verbosity.quiet,  # the error says it all
     "suppress_health_check": list(HealthCheck),  # a store on a disk or a server is slow, and that is no fault
 }
