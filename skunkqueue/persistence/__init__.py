@@ -160,6 +160,10 @@ class Persister(Source):
     def put(self, envelopes: Sequence[Envelope]) -> list[str]:
         """Store runs as queued, ripe when due. Putting an id twice is putting it once.
 
+        The first envelope of an id stands: a second one changes nothing, whatever it says, whatever state the run is
+        in. An id belongs to one queue. A store whose queues lie apart compares ids within a queue only: there an id put
+        into a second queue is a run of its own, and the first one stays as it is.
+
         Gives for each its id, or, where its unique key (per queue and route) met an open run, that run's id; of two in
         one call with the same unique key the first is stored.
         """
@@ -178,6 +182,13 @@ class Persister(Source):
         """Queue failed or cancelled runs again, ripe now, as if never run. Gives the ids it took.
 
         Not where the unique key is taken by another open run, and not past ``expires``.
+        """
+        raise NotImplementedError
+
+    def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
+        """Make runs ripe now that are queued for later, scheduled or to be tried again. Gives the ids it took.
+
+        Their ``due`` stays. What is ripe, running, ended or unknown is left as it is.
         """
         raise NotImplementedError
 

@@ -119,7 +119,7 @@ class RedisPersister(Persister):
     def _put_one(self, envelope: Envelope) -> None:
         queue = envelope.queue
         self._know(queue)
-        if self._run("put_one", base_key(queue), one_arguments(envelope)):
+        if self._run("put", base_key(queue), one_arguments(envelope)):
             self._know(queue, anew=True)
         self._remember(queue, (envelope.id,))
 
@@ -216,6 +216,10 @@ class RedisPersister(Persister):
 
     def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
         found = self._by_queue("reopen", sorted(set(ids)), [repr(now)])
+        return {id.decode() for _, reply in found for id in reply}
+
+    def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
+        found = self._by_queue("promote", sorted(set(ids)), [repr(now)])
         return {id.decode() for _, reply in found for id in reply}
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:

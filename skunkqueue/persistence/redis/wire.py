@@ -114,8 +114,9 @@ def is_plain(envelope: Envelope) -> bool:
 
 
 def one_arguments(envelope: Envelope) -> tuple[Any, ...]:
-    """What the script is given that puts a single plain run."""
-    return envelope[2], repr(envelope[3]), envelope[0], _pack_envelope(envelope), _told(envelope)
+    """What the script ``put`` is given for a single plain run."""
+    id, told = envelope[0], _told(envelope)
+    return envelope[2], 1, repr(envelope[3]), id, _pack_envelope(envelope), told, id + "\n", id
 
 
 def _told(envelope: Envelope) -> str:
@@ -137,16 +138,17 @@ def put_arguments(envelopes: Sequence[Envelope], places: Sequence[int]) -> Puts:
     """What the put scripts are given for runs of one queue."""
     routes: dict[str, list[int]] = {}
     each: list[int] = []
+    are_different = len({envelopes[i][0] for i in places}) == len(places)
     for i in places:
         _, _, route, _, _, expires, unique, _ = envelopes[i]
-        if expires is None and unique is None:
+        if expires is None and unique is None and are_different:
             routes.setdefault(route, []).append(i)
         else:
             each.append(i)
     if len(routes) > 1 or each:
         for route in [route for route, some in routes.items() if len(some) < ALIKE]:
             each += routes.pop(route)
-    each.sort()  # of two with the same unique key the first is put
+    each.sort()  # of two with the same id or unique key the first is put
     alike = [(_put_alike(route, envelopes, some), some) for route, some in routes.items()]
     one_by_one = [envelopes[i] for i in each]
     return Puts(alike, ([part for e in one_by_one for part in (e.id, _pack_envelope(e), _told(e))], each))

@@ -112,6 +112,13 @@ class SQLitePersister(Persister):
         self._ring(step.keys)
         return taken
 
+    def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
+        step = Transaction(now)
+        with self._file.writing() as db:
+            taken = {record.id for record in records_of(db, sorted(set(ids))) if step.promote(db, record)}
+        self._ring(step.keys)
+        return taken
+
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         with self._file.reading() as db:
             return {record.id: record for record in records_of(db, list(ids))}

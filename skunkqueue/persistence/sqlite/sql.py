@@ -94,6 +94,7 @@ CANCEL = f"""
 REOPEN = f"""
     UPDATE run SET shelf = lane, state = {QUEUED}, ripe = ?, token = NULL, worker = NULL, lapses = 0, notes = NULL,
         value = NULL, error = NULL, progress = NULL, note = NULL, ended = NULL WHERE id = ?"""
+PROMOTE = f"UPDATE run SET ripe = ?1 WHERE id = ?2 AND state = {QUEUED} AND ripe > ?1"
 RELEASE_KEY = "DELETE FROM taken WHERE lane = (SELECT lane FROM run WHERE id = ?1) AND uniq = ?2 AND id = ?1"
 RELEASE_EXPIRING = "DELETE FROM expiring WHERE expires = ? AND id = ?"
 

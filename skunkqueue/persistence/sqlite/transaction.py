@@ -168,6 +168,13 @@ class Transaction:
         self._queued.add(lane_of(record))
         return True
 
+    def promote(self, db: sqlite3.Connection, record: Record) -> bool:
+        """Make ripe what is queued for later; says whether it was."""
+        is_later = db.execute(sql.PROMOTE, (self.now, record.id)).rowcount > 0
+        if is_later:
+            self._queued.add(lane_of(record))
+        return is_later
+
     # housekeeping
 
     def purge_kept(self, db: sqlite3.Connection, limit: int) -> int:
