@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, ParamSpec, Ty
 from skunkqueue.codec import PICKLED, encode_call, pickle_function
 from skunkqueue.durations import seconds
 from skunkqueue.envelope import PRIORITIES, Envelope, State, address, new_id, pack_body, pack_head, signed_part
-from skunkqueue.errors import PartialFire, StoreAway, StoreError, TooLarge, WrongCall
+from skunkqueue.errors import PartialFire, StoreAway, StoreError, StoreRefused, TooLarge, WrongCall
 from skunkqueue.keys import CALL, Keyring, default_keys
 from skunkqueue.options import Given, Options
 from skunkqueue.run import Run, Runs, inert
@@ -190,6 +190,11 @@ class Firing(Generic[P, R]):
                 runs += self._put(envelopes[start : start + BATCH])
             except StoreError as error:
                 queue = self._plan.job.queue
+                if isinstance(error, StoreRefused) and error.refused:
+                    runs += error.accepted
+                    start += len(error.accepted) + len(error.refused)
+                    envelopes = [e for e in envelopes if e.id in error.refused] + envelopes[start:]
+                    start = 0
                 missing = Runs([Run[Any](queue, envelope.id, envelope) for envelope in envelopes[start:]])
                 if runs:
                     raise PartialFire(_partially(error, runs, missing), Runs(runs), missing) from error

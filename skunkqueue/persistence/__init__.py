@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
 
@@ -17,6 +18,19 @@ REMEMBERED = 60.0
 
 EXPIRED = "expired"
 WORKER_GONE = "its worker is gone"
+
+
+class Limits(NamedTuple):
+    """What a store takes, as bytes and numbers; None is no limit that anybody would meet.
+
+    ``body`` is of one envelope's body, ``value`` of what one outcome carries, ``batch`` of all that goes in one call,
+    ``items`` how many that are.
+    """
+
+    body: int | None = None
+    value: int | None = None
+    batch: int | None = None
+    items: int | None = None
 
 
 class Channel:
@@ -74,6 +88,9 @@ class Source:
     """Whether something that happens to a key wakes only one of those who wait for it, whoever that is: then nobody may
     wait for work that he could not claim."""
 
+    limits: Limits = Limits()
+    """What it takes; whoever calls it splits by them before."""
+
     is_far: bool = False
     """Whether whoever calls it mostly waits for somebody else, so that a pool had better do something meanwhile."""
 
@@ -82,7 +99,8 @@ class Source:
     def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
         """Take what is open and ripe (``ripe <= now``), want by want, by (route as listed, ripe, id).
 
-        A run that was still running gets one more lapse. A run past its ``expires`` is not given: it ends as cancelled,
+        A damaged run is given with a body that nobody can read, so that the pool fails it, or is passed over; it never
+        keeps the others from being claimed. A run that was still running gets one more lapse. A run past its ``expires`` is not given: it ends as cancelled,
         "expired". The claims are leased ``until``. The moving time ``ripe`` of a claimed run becomes ``until``.
         """
         raise NotImplementedError
@@ -94,7 +112,8 @@ class Source:
     def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
         """Write what became of claims. Gives the ids taken: those whose row still bears the claim's token.
 
-        A repeated commit is told "taken" and changes nothing.
+        A repeated commit is told "taken" and changes nothing. Raises StoreAway or StoreFull for what concerns the whole
+        store; any other error makes a pool look for the outcome that is at fault, and send the others without it.
         """
         raise NotImplementedError
 

@@ -151,7 +151,9 @@ class PutPromises(Promises):
         for n, second in enumerate(_others(sealed(1))):
             for batch in ([sealed(1), second], [second, sealed(1)]):
                 number = 10 * n + 20 + (batch[0] is second)
-                pair = [envelope._replace(id=sealed(number).id, unique=envelope.unique and str(n)) for envelope in batch]
+                pair = [
+                    envelope._replace(id=sealed(number).id, unique=envelope.unique and str(n)) for envelope in batch
+                ]
 
                 assert store.put(pair) == [sealed(number).id] * 2
                 assert record_of(store, sealed(number).id) == Record(pair[0], State.QUEUED, pair[0].due)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from skunkqueue.envelope import Claim, Envelope, Outcome, Record, State, Want, is_for_later
+from skunkqueue.errors import StoreError
 from skunkqueue.persistence import REMEMBERED
 
 HOUSE = "skunk:{@}"
@@ -67,6 +68,10 @@ _plain: dict[bytes, tuple[str, float]] = {}
 
 # What a named tuple's own constructor does, in a third of the time; a pool makes one of each for every run.
 _tuple: Any = tuple.__new__
+
+
+class Damaged(StoreError):
+    """What a script gave cannot be read. The careful way of the script mends it."""
 
 
 def _open_envelope(queue: str, id: bytes, data: bytes) -> Envelope:
@@ -295,7 +300,10 @@ def read_exchange(
 ) -> tuple[set[str], list[Claim], float | None, float]:
     """The ids refused, the claims, when the next run ripens, and when that was by whichever clock was asked for."""
     refused, next_ripe, bunches, now = reply
-    claims = read_claims(wants, bunches, until)
+    try:
+        claims = read_claims(wants, bunches, until)
+    except (ValueError, IndexError, TypeError) as error:
+        raise Damaged(f"a run that was claimed is damaged: {error}") from error
     return {id.decode() for id in refused}, claims, float(next_ripe) if next_ripe else None, float(now)
 
 

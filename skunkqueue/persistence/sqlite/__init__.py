@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote
 from skunkqueue.clock import ticks
 from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want, base_route, with_priorities
 from skunkqueue.errors import WrongCall
-from skunkqueue.persistence import Persister, work_key, worker_key
+from skunkqueue.persistence import Limits, Persister, work_key, worker_key
 from skunkqueue.persistence.sqlite import sql as sql
 from skunkqueue.persistence.sqlite.file import File
 from skunkqueue.persistence.sqlite.notify import SQLiteNotifier, WakeSocket, kind_of
@@ -33,6 +33,9 @@ SLEW: Final = 0.02
 
 class SQLitePersister(Persister):
     """Runs in one SQLite file. Safe to share between threads and processes; survives a fork."""
+
+    limits = Limits(body=900_000_000, value=450_000_000)
+    """SQLite takes values and rows of 1,000,000,000 bytes."""
 
     def __init__(self, path: str, *, durability: str = "full", make_folder: bool = False) -> None:
         """The file at an absolute path. ``durability`` of "normal" may lose the last moments in a power cut."""

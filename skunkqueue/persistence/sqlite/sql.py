@@ -101,7 +101,7 @@ RELEASE_EXPIRING = "DELETE FROM expiring WHERE expires = ? AND id = ?"
 RECORD = """
     SELECT run.id, queue, route, due, body, expires, uniq, keep, state, ripe, token, worker, lapses, notes, value,
         error, progress, note, ended
-    FROM run JOIN lane ON lane.n = run.lane WHERE"""
+    FROM run LEFT JOIN lane ON lane.n = run.lane WHERE"""
 RECORD_OF = f"{RECORD} run.id = ?"
 FOUND = RECORD + " run.rowid IN ({}) ORDER BY run.id DESC"
 # The plus signs keep SQLite from the index that they name: once all runs are walked by id, once a shelf is sorted.

@@ -480,12 +480,14 @@ class Engine:
             self._fetcher.learn(delivery, self.burst)
 
     def _report(self, delivery: Delivery) -> None:
-        taken, outcomes = delivery.result.taken, delivery.outcomes
-        if len(taken) == len(outcomes):
+        taken, outcomes, refused = delivery.result.taken, delivery.outcomes, delivery.result.refused
+        if len(taken) == len(outcomes) and not refused:
             self._log.say_all(delivery.reports)
             return
         for (claim, _), report in zip(outcomes, delivery.reports, strict=True):
-            if claim.id in taken:
+            if claim.id in refused:
+                self._say(f"failed {claim.id}: {refused[claim.id]}")
+            elif claim.id in taken:
                 self._log.say_all([report])
             else:
                 self._say(f"refused: {report or claim.id} (its lease was taken away meanwhile; nothing was written)")

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Want
 from skunkqueue.persistence import Channel, Source
+from skunkqueue.worker.pool.isolate import exchange, fits
 
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
@@ -219,6 +220,8 @@ class Exchanger:
         with self._state:
             if self._exchanging or self._lost or self._asked is not None:
                 return False
+            if not fits(self._outcomes, self._source.limits):
+                return False
             load = self._take()
             if not load:  # the thread was faster
                 return True
@@ -395,7 +398,7 @@ class Exchanger:
             self._under_way = load.outcomes
             try:
                 now = self._clock.now()
-                result = self._source.exchange(load.outcomes, load.wants, now=now, until=now + self._lease)
+                result = exchange(self._source, load.outcomes, load.wants, now=now, until=now + self._lease)
                 break
             except Exception as error:  # a fault of a driver that nobody foresaw must not end the thread either
                 self._missed(error)
