@@ -38,7 +38,7 @@ class OnRedis:
 
     def left(self):
         with self.server.client() as client:
-            return [key for key in client.keys() if b"{@}" not in key and b":mark:" not in key]
+            return [key for key in client.scan_iter() if b"{@}" not in key and b":mark:" not in key]
 
 
 class OnSQLite:

@@ -99,9 +99,10 @@ class Source:
     def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
         """Take what is open and ripe (``ripe <= now``), want by want, by (route as listed, ripe, id).
 
-        A damaged run is given with a body that nobody can read, so that the pool fails it, or is passed over; it never
-        keeps the others from being claimed. A run that was still running gets one more lapse. A run past its ``expires`` is not given: it ends as cancelled,
+        A run that was still running gets one more lapse. A run past its ``expires`` is not given: it ends as cancelled,
         "expired". The claims are leased ``until``. The moving time ``ripe`` of a claimed run becomes ``until``.
+        A damaged run is given with a body that nobody can read, so that the pool fails it, or is passed over; it never
+        keeps the others from being claimed.
         """
         raise NotImplementedError
 

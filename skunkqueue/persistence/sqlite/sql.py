@@ -110,7 +110,10 @@ FIND_SORTING = "SELECT rowid FROM run WHERE +id < ? AND {} ORDER BY +id DESC LIM
 COUNTS = "SELECT queue, route, queued, running, succeeded, failed, cancelled, n FROM lane"
 BODY = "SELECT body FROM long WHERE id = ?"
 
-OVER = "SELECT id, lane, state, body IS NULL FROM run WHERE shelf = ? AND ripe <= ? ORDER BY ripe, id LIMIT ?"
+OVER = """
+    SELECT id, lane, -shelf, typeof(body) <> 'blob' FROM run WHERE shelf = ? AND ripe <= ? ORDER BY ripe, id LIMIT ?"""
+# What is no number, in a damaged file, sorts behind all numbers.
+NEVER_OVER = "SELECT id, lane, -shelf, 1 FROM run WHERE shelf = ? AND ripe > 9e999 LIMIT ?"
 PAST_EXPIRES = f"""
     SELECT expiring.id FROM expiring JOIN run ON run.id = expiring.id
     WHERE expiring.expires <= ?1 AND (state = {QUEUED} OR state = {RUNNING} AND ripe <= ?1)

@@ -183,6 +183,7 @@ class Transaction:
         rows: list[Row] = []
         for state in (SUCCEEDED, FAILED, CANCELLED):
             rows += db.execute(sql.OVER, (-state, self.now, limit - len(rows))).fetchall()
+            rows += db.execute(sql.NEVER_OVER, (-state, limit - len(rows))).fetchall()
         db.executemany("DELETE FROM run WHERE id = ?", [(id,) for id, *_ in rows])
         db.executemany("DELETE FROM long WHERE id = ?", [(id,) for id, _, _, is_long in rows if is_long])
         for (lane, state), n in Counter((lane, state) for _, lane, state, _ in rows).items():

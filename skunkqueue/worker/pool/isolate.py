@@ -1,7 +1,8 @@
 """Exchanges with a source so that an outcome that it cannot take never stops the others.
 
-What is too large is not even sent, and what is too much for one call is sent in several. Where the source refuses a call
-as a whole, its outcomes are sent by halves, until the one is found that it does not take: that run is failed for good.
+What is too large is not even sent, and what is too much for one call is sent in several. Where the source refuses a
+call as a whole, its outcomes are sent by halves, until the one is found that it does not take: that run is failed for
+good.
 """
 
 from __future__ import annotations
