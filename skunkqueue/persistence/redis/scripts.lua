@@ -304,13 +304,14 @@ end
 -- ARGV: route, n, n times (due, id), n envelopes, the first due of those for later or "", the ids as they go on a page,
 -- the smallest of them. These are different runs without an expires or a unique key. Gives 1 if the queue was empty.
 
--- with base tell
+-- with base
 local RUN, route, n = base .. ':run', ARGV[1], tonumber(ARGV[2])
-local last, ids, runs, all_new = 2 + 2 * n, {}, {}, true
+local last, told, all_new, ids = 2 + 2 * n, ARGV[#ARGV - 2], true
 if n == 1 then
-  ids[1] = ARGV[4]
   if call('HSETNX', RUN, ARGV[4], ARGV[5]) == 0 then return 0 end
 else
+  ids = {}
+  local runs = {}
   for i = 1, n do
     ids[i] = ARGV[2 + 2 * i]
     runs[2 * i - 1], runs[2 * i] = ids[i], ARGV[last + i]
@@ -319,9 +320,9 @@ else
   if all_new then call('HSET', RUN, unpack(runs)) end
 end
 if not all_new then
-  -- with head open count knock pages put_one
+  -- with head open count knock tell pages put_one
   for i = 1, n do put_one(ids[i], ARGV[last + i], '') end
-  if put > 0 then tell(route, ARGV[#ARGV - 2]) end
+  if put > 0 then tell(route, told) end
   return finish_put()
 end
 call('ZADD', base .. ':ripe:' .. route, unpack(ARGV, 3, last))
@@ -329,11 +330,14 @@ local page = call('ZREVRANGE', base .. ':pages', 0, 0)[1]
 local size = page and page <= ARGV[#ARGV] and call('APPEND', base .. ':page:' .. page, ARGV[#ARGV - 1])
 if not size or size >= 14500 then
   -- with pages
-  if size then turn(page) else write(ids) end
+  if size then turn(page) else write(ids or {ARGV[4]}) end
 end
 local MARK = base .. ':mark:' .. route
 if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
-if ARGV[#ARGV - 2] ~= '' then tell(route, ARGV[#ARGV - 2]) end
+if told ~= '' then
+  -- with tell
+  tell(route, told)
+end
 return call('HINCRBY', base .. ':count', 'q' .. route, n) == n and call('HLEN', RUN) == n and 1 or 0
 
 -- script put_each
