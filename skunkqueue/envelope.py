@@ -9,10 +9,11 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf
 from struct import Struct
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -218,6 +219,8 @@ class Exchange(NamedTuple):
     taken: set[str]
     claims: list[Claim]
     next_ripe: float | None
+    refused: Mapping[str, str] = MappingProxyType({})
+    """Runs whose outcome cannot be kept, by id, with the reason."""
 
 
 class Asked(NamedTuple):

@@ -6,7 +6,8 @@
     +-- WrongCall (ValueError)          a call, option, URL or name that cannot be right
     +-- StoreError                      the store
     |   +-- StoreAway                   it cannot be reached, or its reply was lost; holds the runs in doubt
-    |   +-- StoreRefused                it said no: disk full, read-only, out of memory; nothing was stored
+    |   +-- StoreRefused                it said no, to certain runs; what it names was not stored
+    |   |   +-- StoreFull               ... to everything: disk full, read-only, out of memory; nothing was stored
     |   +-- StoreVersion                it was written by a newer major version
     +-- PayloadError (ValueError)       arguments or a result that cannot travel
     |   +-- TooLarge                    ... because of its size
@@ -29,7 +30,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 
@@ -56,7 +58,17 @@ class StoreAway(StoreError):
 
 
 class StoreRefused(StoreError):
-    """The store said no (disk full, read-only, out of memory). Nothing was stored."""
+    """The store said no. What ``refused`` names was not stored, by id and with the reason; all, where it is empty.
+
+    ``accepted`` are the handles of those of the same call that were stored.
+    """
+
+    refused: Mapping[str, str] = MappingProxyType({})
+    accepted: Sequence[Any] = ()
+
+
+class StoreFull(StoreRefused):
+    """The store takes no writes now (disk full, read-only, out of memory). Nothing was stored."""
 
 
 class StoreVersion(StoreError):

@@ -25,7 +25,7 @@ from weakref import ref
 
 from skunkqueue.durations import seconds
 from skunkqueue.envelope import Envelope, State, address, new_id
-from skunkqueue.errors import PartialFire, StoreAway, StoreError, WrongCall
+from skunkqueue.errors import PartialFire, StoreAway, StoreError, StoreRefused, WrongCall
 from skunkqueue.importing import is_importing
 from skunkqueue.importing import while_importing as while_importing
 from skunkqueue.keys import default_keys
@@ -154,6 +154,11 @@ class Firing(Generic[P, R]):
                 runs += self._put(envelopes[start : start + BATCH])
             except StoreError as error:
                 queue = self._plan.job.queue
+                if isinstance(error, StoreRefused) and error.refused:
+                    runs += error.accepted
+                    start += len(error.accepted) + len(error.refused)
+                    envelopes = [e for e in envelopes if e.id in error.refused] + envelopes[start:]
+                    start = 0
                 missing = Runs([Run[Any](queue, envelope.id, envelope) for envelope in envelopes[start:]])
                 if runs:
                     raise PartialFire(_partially(error, runs, missing), Runs(runs), missing) from error

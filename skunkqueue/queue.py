@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, Unpa
 from skunkqueue.clock import Clock
 from skunkqueue.connection import Connection, connect, let_go, pool_url
 from skunkqueue.envelope import OPEN, Envelope, Filter, Record, State, address, base_route, check_name
-from skunkqueue.errors import StoreAway, WrongCall
+from skunkqueue.errors import StoreAway, StoreFull, StoreRefused, WrongCall
 from skunkqueue.job import Job
 from skunkqueue.options import Given, Options, choice, did_you_mean
 from skunkqueue.persistence import Persister
+from skunkqueue.persistence.put import put
 from skunkqueue.persistence.url import find_backend, locate, without_secrets
 from skunkqueue.run import Run, Runs
 
@@ -152,9 +153,17 @@ class SkunkQueue:
     job = event
 
     def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[Run[Any]]:
-        """Store runs in one call; gives their handles. A StoreAway holds the runs whose fate is in doubt."""
+        """Store runs, in one call if the store takes that; gives their handles.
+
+        A StoreAway holds the runs whose fate is in doubt. A StoreRefused names those that the store does not take;
+        the others are stored.
+        """
         try:
-            ids = self.store.put(envelopes) if via is None else self._put_via(envelopes, via)
+            ids = put(self.store, envelopes) if via is None else self._put_via(envelopes, via)
+        except StoreRefused as error:
+            kept = [] if isinstance(error, StoreFull) or not error.refused else envelopes
+            error.accepted = Runs([Run(self, e.id, e) for e in kept if e.id not in error.refused])
+            raise
         except StoreAway as error:
             if via is None:
                 error.runs = Runs([Run(self, envelope.id, envelope) for envelope in envelopes])
@@ -193,6 +202,20 @@ class SkunkQueue:
                 with suppress(StoreAway):
                     self.store.tell(record.worker, f"cancel {record.id}")
         return len(cancelled)
+
+    def promote(self, run: Run[Any] | Runs[Any] | str) -> bool:
+        """Have a run start now that is scheduled, or waits for its retry. Says whether that took: False where it is not
+        queued for later. Its ``due`` stays as it was.
+        """
+        if isinstance(run, Run | Runs):
+            return run.promote()
+        if not isinstance(run, str):
+            raise WrongCall(f"promote is given a run or its id; got {run!r}")
+        return self.promote_all([run]) > 0
+
+    def promote_all(self, ids: Iterable[str]) -> int:
+        """Promote runs by id; gives how many that took."""
+        return len(self.store.promote(ids, now=self.clock.now()))
 
     def kill_all_by_route(self, route: str) -> int:
         """Cancel what waits on a route, whatever its priority, and interrupt what runs there; gives how many."""

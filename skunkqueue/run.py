@@ -110,6 +110,10 @@ class Run(Generic[R]):
         """End it, interrupting it where it runs. Says whether that took: False where it had ended before."""
         return not self._settled and self._queue.cancel_all([self.id]) > 0
 
+    def promote(self) -> bool:
+        """Have it start now, where it is scheduled or waits for its retry. Says whether that took."""
+        return not self._settled and self._queue.promote_all([self.id]) > 0
+
     def fire(self) -> Run[R]:
         """Put the very same run again, after an error that left its fate in doubt: putting twice is putting once."""
         return _fire_again([self])[0]
@@ -344,6 +348,11 @@ class Runs(Sequence[Run[R]], Generic[R]):
         """Cancel all; says whether any took."""
         stores = _by_store(run for run in self.runs if not run._settled)
         return sum([some[0]._queue.cancel_all([run.id for run in some]) for some in stores]) > 0
+
+    def promote(self) -> bool:
+        """Have those start now that are scheduled or wait for their retry; says whether any took."""
+        waiting = [run for run in self.runs if not run._settled]
+        return bool(waiting) and waiting[0]._queue.promote_all([run.id for run in waiting]) > 0
 
     def fire(self) -> Runs[R]:
         """Put the very same runs again, as ``Run.fire``."""

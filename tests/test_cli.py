@@ -167,7 +167,7 @@ def test_a_wrong_call_gets_one_sentence(skunq: Skunq, args: list[str], sentence:
     assert skunq.complaint.rstrip().splitlines()[-1].startswith("Error: ")
 
 
-@pytest.mark.parametrize("command", ["show", "cancel", "retry"])
+@pytest.mark.parametrize("command", ["show", "cancel", "promote", "retry"])
 def test_an_unknown_id_gets_one_sentence(skunq: Skunq, command: str) -> None:
     skunq(command, "0123", code=1)
 
@@ -383,6 +383,17 @@ def test_the_desk_leaves_other_queues_alone(skunq: Skunq, queue: SkunkQueue) -> 
 
     assert skunq.complaint == f"Error: there is no run {run.id} on queue other of {skunq.url}\n"
     assert run.state == "queued"
+
+
+def test_promote_makes_ripe_what_is_queued_for_later(skunq: Skunq, queue: SkunkQueue) -> None:
+    run = job(queue).fire_at(3600, 1)
+    assert run.state == "scheduled"
+
+    assert skunq("promote", run.id) == f"{run.id} promoted\n"
+    assert run.state == "queued"
+
+    skunq("promote", run.id, code=1)
+    assert skunq.complaint == f"Error: run {run.id} is queued; only what is queued for later can be promoted\n"
 
 
 def test_retry_queues_again_what_failed(skunq: Skunq, queue: SkunkQueue) -> None:

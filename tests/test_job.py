@@ -870,3 +870,20 @@ def test_the_types_refuse_a_wrong_call(tmp_path):
 
     refused = [int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line]
     assert refused == expected, done.stdout + done.stderr
+
+
+def test_a_run_that_is_scheduled_can_be_promoted():
+    queue = SkunkQueue("demo", "memory://promoting")
+    add = queue.event(adding)
+    run, other, ready = add.fire_at(3600, 1), add.fire_at(3600, 2), add.fire(3)
+    due = run.due
+
+    assert (run.promote(), run.promote(), ready.promote()) == (True, False, False)
+    assert (queue.promote(other.id), queue.promote(Runs([run, other, ready]))) == (True, False)
+    assert (run.state, run.due, other.state) == ("queued", due, "queued")
+    with pytest.raises(WrongCall, match="promote is given a run or its id"):
+        queue.promote(7)
+
+
+def adding(n):
+    return n + 1

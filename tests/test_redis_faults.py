@@ -101,7 +101,7 @@ class Load:
         while not self.over.is_set():
             now = time.time()
             try:
-                taken, claims, _ = store.exchange(done, [one], now=now, until=now + 0.5)
+                taken, claims, _, _ = store.exchange(done, [one], now=now, until=now + 0.5)
             except StoreAway:
                 self.away += 1
                 one = one._replace(repeated=True)
@@ -475,7 +475,7 @@ def drain(store: RedisPersister) -> list[str]:
     done: list[tuple[Claim, Outcome]] = []
     drained: list[str] = []
     for turn in range(1000):
-        taken, claims, _ = store.exchange(done, [want(f"{turn}", limit=50)], now=NOW, until=LATE)
+        taken, claims, _, _ = store.exchange(done, [want(f"{turn}", limit=50)], now=NOW, until=LATE)
         drained += taken
         done = [(claim, Outcome.complete(b"value")) for claim in claims]
         if not claims:

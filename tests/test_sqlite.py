@@ -336,7 +336,7 @@ def test_four_senders_and_two_claimers_get_each_run_done_exactly_once(store: _St
                 turn += 1
                 done = [(claim, Outcome.complete(b"x")) for claim in claims]
                 wants = [Want("demo", ("foo",), "w", f"{sys.argv[2]}-{turn}", 32)]
-                taken, claims, _ = store.exchange(done, wants, now=NOW + 1, until=NOW + 1000)
+                taken, claims, _, _ = store.exchange(done, wants, now=NOW + 1, until=NOW + 1000)
                 assert len(taken) == len(done)
                 given += [claim.id for claim in claims]
                 if not claims:

@@ -378,7 +378,7 @@ class ExchangeClaimsFirst(Fault):
 
     def exchange(self, outcomes, wants, *, now, until):
         claims = self.claim(wants, now=now, until=until)
-        taken, _, next_ripe = super().exchange(outcomes, [w._replace(limit=0) for w in wants], now=now, until=until)
+        taken, _, next_ripe, _ = super().exchange(outcomes, [w._replace(limit=0) for w in wants], now=now, until=until)
         return super().exchange([], [], now=now, until=until)._replace(taken=taken, claims=claims, next_ripe=next_ripe)
 
 

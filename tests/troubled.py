@@ -16,6 +16,7 @@ VERBS = frozenset(name for kind in (Source, Persister) for name in vars(kind) if
     "close",
     "url",
     "is_far",
+    "limits",
     "await_end",
 }
 

@@ -1,4 +1,4 @@
-"""skunq cancel, retry and purge: what can be done about runs."""
+"""skunq cancel, promote, retry and purge: what can be done about runs."""
 
 from __future__ import annotations
 
@@ -51,6 +51,32 @@ def _cancel(desk: Desk, ids: Sequence[str]) -> list[Record]:
 
 def _why_not_cancelled(record: Record) -> str:
     return f"run {record.id} had ended before: it {_IS.get(record.state, 'has just done so')}"
+
+
+# -- promote ---------------------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Run now what is scheduled or waits for its retry.")
+@desk_options
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+def promote(ids: Sequence[str], url: str | None, queue: str | None, as_json: bool) -> None:
+    """Run now what is scheduled for later, or waits for its retry.
+
+    \b
+    skunq promote 0196f3a2b8c15f0e6d1b2c3d4e5f
+    """
+    from skunkqueue.cli.desk import Desk
+
+    desk = Desk(url, queue)
+    known = desk.records(ids)
+    taken = desk.store.promote(list(known), now=desk.now) if known else set()
+    refused = {id: _why_not_promoted(record) for id, record in known.items() if id not in taken}
+    _report("promoted", taken, {**refused, **_missing(desk, ids, known)}, as_json)
+
+
+def _why_not_promoted(record: Record) -> str:
+    has = _IS.get(record.state, f"is {record.state}")
+    return f"run {record.id} {has}; only what is queued for later can be promoted"
 
 
 # -- retry -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "show": "skunkqueue.cli.look",
     "workers": "skunkqueue.cli.look",
     "cancel": "skunkqueue.cli.act",
+    "promote": "skunkqueue.cli.act",
     "retry": "skunkqueue.cli.act",
     "purge": "skunkqueue.cli.act",
     "spool": "skunkqueue.cli.spool",

@@ -21,6 +21,19 @@ EXPIRED = "expired"
 WORKER_GONE = "its worker is gone"
 
 
+class Limits(NamedTuple):
+    """What a store takes, as bytes and numbers; None is no limit that anybody would meet.
+
+    ``body`` is of one envelope's body, ``value`` of what one outcome carries, ``batch`` of all that goes in one call,
+    ``items`` how many that are.
+    """
+
+    body: int | None = None
+    value: int | None = None
+    batch: int | None = None
+    items: int | None = None
+
+
 class WorkKey(NamedTuple):
     """What a pool waits on: a run may have become ripe on a route, which is given without its priority."""
 
@@ -103,6 +116,9 @@ class Source:
     """Whether something that happens to a key wakes only one of those who wait for it, whoever that is: then nobody may
     wait for work that he could not claim."""
 
+    limits: Limits = Limits()
+    """What it takes; whoever calls it splits by them before."""
+
     is_far: bool = False
     """Whether whoever calls it mostly waits for somebody else, so that a pool had better do something meanwhile."""
 
@@ -113,6 +129,8 @@ class Source:
 
         A run that was still running gets one more lapse. A run past its ``expires`` is not given: it ends as cancelled,
         "expired". The claims are leased ``until``. The moving time ``ripe`` of a claimed run becomes ``until``.
+        A damaged run is given with a body that nobody can read, so that the pool fails it, or is passed over; it never
+        keeps the others from being claimed.
         """
         raise NotImplementedError
 
@@ -123,7 +141,8 @@ class Source:
     def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
         """Write what became of claims. Gives the ids taken: those whose row still bears the claim's token.
 
-        A repeated commit is told "taken" and changes nothing.
+        A repeated commit is told "taken" and changes nothing. Raises StoreAway or StoreFull for what concerns the whole
+        store; any other error makes a pool look for the outcome that is at fault, and send the others without it.
         """
         raise NotImplementedError
 
@@ -195,6 +214,10 @@ class Persister(Source):
     def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:
         """Store runs as queued, ripe when due. Putting an id twice is putting it once.
 
+        The first envelope of an id stands: a second one changes nothing, whatever it says, whatever state the run is
+        in. An id belongs to one queue. A store whose queues lie apart compares ids within a queue only: there an id put
+        into a second queue is a run of its own, and the first one stays as it is.
+
         Gives for each its id, or, where its unique key (per queue and route) met an open run, that run's id; of two in
         one call with the same unique key the first is stored.
 
@@ -224,6 +247,13 @@ class Persister(Source):
         """Queue failed or cancelled runs again, ripe now, as if never run. Gives the ids it took.
 
         Not where the unique key is taken by another open run, and not past ``expires``.
+        """
+        raise NotImplementedError
+
+    def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
+        """Make runs ripe now that are queued for later, scheduled or to be tried again. Gives the ids it took.
+
+        Their ``due`` stays. What is ripe, running, ended or unknown is left as it is.
         """
         raise NotImplementedError
 

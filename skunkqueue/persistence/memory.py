@@ -207,6 +207,17 @@ class MemoryPersister(Persister):
         self._happened([WorkKey(record.envelope.queue, base_route(record.envelope.route))])
         return True
 
+    def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
+        with self._changed:
+            return {i for i in sorted(set(ids)) if i in self._records and self._promote(self._records[i], now)}
+
+    def _promote(self, record: Record, now: float) -> bool:
+        is_later = record.state == State.QUEUED and record.ripe > now
+        if is_later:
+            self._records[record.id] = record._replace(ripe=now)
+            self._happened([WorkKey(record.envelope.queue, base_route(record.envelope.route))])
+        return is_later
+
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         with self._changed:
             return {i: self._records[i] for i in ids if i in self._records}

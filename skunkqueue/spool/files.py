@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from skunkqueue.envelope import new_id
-from skunkqueue.errors import SkunkError, StoreAway, StoreRefused, WrongCall
+from skunkqueue.errors import SkunkError, StoreAway, StoreFull, WrongCall
 
 IN: Final = "in"
 ERR: Final = "err"
@@ -48,7 +48,7 @@ def on(folder: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = StoreRefused if error.errno in _FULL else StoreAway
+        kind = StoreFull if error.errno in _FULL else StoreAway
         raise kind(f"the spool folder {folder} cannot be used: {error}") from error
 
 

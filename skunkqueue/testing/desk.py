@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 from skunkqueue.envelope import DAY, HIGH, LOW, Envelope, Filter, Outcome, Record, State
-from skunkqueue.persistence import Persister
+from skunkqueue.persistence import Persister, WorkKey
 from skunkqueue.testing.makers import (
     EVERY_BYTE,
     LATE,
@@ -145,6 +148,73 @@ class ReopenPromises(Promises):
 
         assert store.purge(now=NOW + DAY) == 0
         assert record_of(store, sealed().id).state == State.QUEUED
+
+
+class PromotePromises(Promises):
+    """What ``promote`` promises."""
+
+    def test_a_scheduled_run_is_made_ripe_and_stays_due(self, store: Persister) -> None:
+        """It can be claimed at once; when it was asked to run is not changed."""
+        store.put([sealed(due=NOW + 100, expires=NOW + 500, unique="user-7")])
+        assert take(store) == []
+
+        assert store.promote([sealed().id], now=NOW + 0.3) == {sealed().id}
+
+        envelope = sealed(due=NOW + 100, expires=NOW + 500, unique="user-7")
+        assert record_of(store, sealed().id) == Record(envelope, State.QUEUED, NOW + 0.3)
+        assert take(store, now=NOW + 0.2) == []
+        assert take_one(store, now=NOW + 0.3).envelope == envelope
+
+    def test_a_run_that_waits_for_its_retry_is_made_ripe(self, store: Persister) -> None:
+        """Its notes and error are kept: it is the same attempt, only sooner."""
+        store.put([sealed(due=NOW - 5)])
+        claim = take_one(store)
+        store.commit([(claim, Outcome.again(due=NOW + 100, error="no", notes=b"notes"))], now=NOW)
+        before = record_of(store, claim.id)
+
+        assert store.promote([claim.id], now=NOW) == {claim.id}
+
+        assert record_of(store, claim.id) == before._replace(ripe=NOW)
+        assert take_one(store, "B").notes == b"notes"
+
+    def test_only_what_is_queued_for_later_is_promoted(self, store: Persister) -> None:
+        """What is ripe, running, lapsed, ended or unknown stays as it is."""
+        store.put([sealed(n, due=NOW - n / 10) for n in range(5)])
+        done, failed, _ = take(store, limit=3)
+        store.commit([(done, Outcome.complete(b"value")), (failed, Outcome.failed("no"))], now=NOW)
+        store.put([sealed(7, due=NOW + 9)])
+        store.cancel([sealed(0).id], now=NOW)
+        others = [sealed(n).id for n in range(5)]
+        before, counted = store.get(others), store.count()
+
+        assert store.promote(iter([*others, sealed(99).id, sealed(7).id, sealed(7).id]), now=NOW) == {sealed(7).id}
+        assert (store.get(others), store.count()) == (before, counted)
+        assert store.promote(others, now=LATE) == set()
+        assert store.promote([], now=NOW) == set()
+
+    def test_a_promoted_run_wakes_a_pool_that_waits(self, store: Persister) -> None:
+        """As a fresh one does."""
+        store.put([sealed(due=NOW + 100)])
+        take(store)  # nothing is ripe, so the pool goes to sleep
+        waited: list[float] = []
+        begun = threading.Event()
+
+        def wait() -> None:
+            store.wait([WorkKey("demo", "foo")], 0.2)  # what the put above did is no news
+            begun.set()
+            start = time.monotonic()
+            store.wait([WorkKey("demo", "foo")], 30.0)
+            waited.append(time.monotonic() - start)
+
+        waiter = threading.Thread(target=wait, daemon=True)
+        waiter.start()
+        begun.wait(10.0)
+        time.sleep(0.1)  # so that it waits, most likely; sooner is no fault
+
+        self.open_again(store).promote([sealed().id], now=NOW)
+
+        waiter.join(10.0)
+        assert not waiter.is_alive()
 
 
 class GetPromises(Promises):

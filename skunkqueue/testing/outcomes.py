@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skunkqueue.envelope import DAY, Outcome, Record, State
+from skunkqueue.envelope import DAY, Exchange, Outcome, Record, State
 from skunkqueue.persistence import REMEMBERED, Persister
 from skunkqueue.testing.makers import (
     EVERY_BYTE,
@@ -271,7 +271,7 @@ class ExchangePromises(Promises):
         store.put([sealed(3, due=NOW - 1)])
         outcomes = [(first, Outcome.again(due=NOW, notes=b"n")), (second, Outcome.complete(b""))]
 
-        taken, claims, _ = store.exchange(outcomes, [want("B", limit=5)], now=NOW, until=LATE)
+        taken, claims, _, _ = store.exchange(outcomes, [want("B", limit=5)], now=NOW, until=LATE)
 
         assert taken == {first.id}
         assert [(claim.id, claim.token, claim.until) for claim in claims] == [
@@ -284,14 +284,15 @@ class ExchangePromises(Promises):
         """Without outcomes and wants there is nothing to take, to give or to look for."""
         store.put([sealed()])
 
-        assert store.exchange([], [], now=NOW, until=LATE) == (set(), [], None)
+        assert store.exchange([], [], now=NOW, until=LATE) == Exchange(set(), [], None)
 
     def test_exchange_says_when_the_next_run_ripens(self, store: Persister) -> None:
         """The earliest time among the open runs of the routes wanted, to the last digit; other routes do not count."""
         store.put([sealed(1, due=NOW + 7.7), sealed(2, due=NOW + 5.3, route="bar"), sealed(3, due=NOW + 1, route="no")])
         store.put([sealed(4, due=NOW + 2, queue="other")])
 
-        assert store.exchange([], [want("A", "foo", "bar")], now=NOW, until=LATE) == (set(), [], NOW + 5.3)
+        found = store.exchange([], [want("A", "foo", "bar")], now=NOW, until=LATE)
+        assert found == Exchange(set(), [], NOW + 5.3)
         assert store.exchange([], [want("A", "bar"), want("B", "foo")], now=NOW, until=LATE).next_ripe == NOW + 5.3
         assert store.exchange([], [want("A", "foo")], now=NOW, until=LATE).next_ripe == NOW + 7.7
 
@@ -311,13 +312,13 @@ class ExchangePromises(Promises):
 
         given = store.exchange([(claim, Outcome.complete(b""))], [want("B")], now=NOW, until=LATE)
 
-        assert given == ({claim.id}, [], None)
+        assert given == Exchange({claim.id}, [], None)
 
     def test_exchange_tells_a_filled_want_to_look_again(self, store: Persister) -> None:
         """Where more may be ripe the next time is not later than now."""
         store.put([sealed(n) for n in range(3)])
 
-        _, claims, next_ripe = store.exchange([], [want("A", limit=2)], now=NOW, until=LATE)
+        _, claims, next_ripe, _ = store.exchange([], [want("A", limit=2)], now=NOW, until=LATE)
 
         assert ids_of(claims) == [sealed(0).id, sealed(1).id]
         assert next_ripe is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from skunkqueue.envelope import DAY, HIGH, LOW, Outcome, Record, State
+from typing import Final
+
+from skunkqueue.envelope import DAY, HIGH, LOW, Claim, Envelope, Filter, Outcome, Record, State
 from skunkqueue.persistence import EXPIRED, REMEMBERED, Persister
 from skunkqueue.testing.makers import (
     EVERY_BYTE,
@@ -19,6 +21,81 @@ from skunkqueue.testing.makers import (
     take_one,
     want,
 )
+
+
+def _queued(store: Persister, envelope: Envelope) -> str:
+    return store.put([envelope])[0]
+
+
+def _scheduled(store: Persister, envelope: Envelope) -> str:
+    return store.put([envelope._replace(due=NOW + 1000)])[0]
+
+
+def _claimed(store: Persister, envelope: Envelope) -> Claim:
+    """Claimed on a route of its own, so that nothing else is."""
+    store.put([envelope._replace(route="own")])
+    (claim,) = store.claim([want(f"token {envelope.id}", "own")], now=NOW, until=LATE)
+    return claim
+
+
+def _running(store: Persister, envelope: Envelope) -> str:
+    return _claimed(store, envelope).id
+
+
+def _lapsed(store: Persister, envelope: Envelope) -> str:
+    claim = _claimed(store, envelope)
+    store.claim([want(f"again {claim.id}", "own")], now=LATE + 1, until=LATE + 2)
+    return claim.id
+
+
+def _succeeded(store: Persister, envelope: Envelope) -> str:
+    claim = _claimed(store, envelope)
+    store.commit([(claim, Outcome.complete(b"value"))], now=NOW)
+    return claim.id
+
+
+def _failed(store: Persister, envelope: Envelope) -> str:
+    claim = _claimed(store, envelope)
+    store.commit([(claim, Outcome.failed("no"))], now=NOW)
+    return claim.id
+
+
+def _retrying(store: Persister, envelope: Envelope) -> str:
+    claim = _claimed(store, envelope)
+    store.commit([(claim, Outcome.again(due=NOW + 1000, error="no", notes=b"notes"))], now=NOW)
+    return claim.id
+
+
+def _cancelled(store: Persister, envelope: Envelope) -> str:
+    store.put([envelope])
+    store.cancel([envelope.id], now=NOW)
+    return envelope.id
+
+
+STATES_OF_A_RUN: Final = (
+    _queued, _scheduled, _retrying, _running, _lapsed, _succeeded, _failed, _cancelled
+)  # fmt: skip
+"""What brings a run into each state there is."""
+
+
+def _others(first: Envelope) -> list[Envelope]:
+    """Second envelopes of an id, each with something changed."""
+    return [
+        first,
+        first._replace(body=b"other"),
+        first._replace(route="bar"),
+        first._replace(due=NOW + 77),
+        first._replace(keep=1.5),
+        first._replace(expires=NOW - 0.5),
+        first._replace(unique="free"),
+        first._replace(unique="taken", route="bar"),
+        first._replace(route="bar", due=NOW + 77, body=b"x" * 2000, expires=NOW + 9, unique="free"),
+    ]
+
+
+def _without_third(counts: dict[tuple[str, str, str], int]) -> dict[tuple[str, str, str], int]:
+    """But for the runs queued on foo, among which the one is that is put beside."""
+    return {key: n for key, n in counts.items() if key != ("demo", "foo", "queued")}
 
 
 class PutPromises(Promises):
@@ -52,6 +129,59 @@ class PutPromises(Promises):
 
         assert ids == [sealed(1).id, sealed(2).id]
         assert store.get(ids) == before
+
+    def test_the_first_envelope_of_an_id_stands(self, store: Persister) -> None:
+        """Whatever a second one says (body, route, due, unique key, expiry), in every state of the run."""
+        first = sealed(1, due=NOW - 1)
+        store.put([sealed(2, unique="taken", route="bar")])
+        for bring in STATES_OF_A_RUN:
+            id = bring(store, first)
+            for second in _others(first):
+                before, counted = store.get([id]), store.count()
+
+                assert store.put([second]) == [id]
+                assert store.put([second, sealed(3, due=NOW + 500), second]) == [id, sealed(3).id, id]
+
+                assert store.get([id]) == before
+                assert _without_third(store.count()) == _without_third(counted)
+            first = first._replace(id=sealed(int(first.id[-2:], 16) + 10).id)
+
+    def test_of_two_envelopes_of_one_id_in_a_batch_the_first_is_stored(self, store: Persister) -> None:
+        """Whatever kinds of runs they are."""
+        for n, second in enumerate(_others(sealed(1))):
+            for batch in ([sealed(1), second], [second, sealed(1)]):
+                number = 10 * n + 20 + (batch[0] is second)
+                pair = [
+                    envelope._replace(id=sealed(number).id, unique=envelope.unique and str(n)) for envelope in batch
+                ]
+
+                assert store.put(pair) == [sealed(number).id] * 2
+                assert record_of(store, sealed(number).id) == Record(pair[0], State.QUEUED, pair[0].due)
+                store.cancel([sealed(number).id], now=NOW)
+
+    def test_a_run_whose_id_is_put_on_another_route_is_executed_once(self, store: Persister) -> None:
+        """It is claimed from its first route only, and ends for good."""
+        store.put([sealed(route="foo")])
+        store.put([sealed(route="bar")])
+        (claim,) = take(store, "A", "foo", "bar")
+        store.put([sealed(route="bar", body=b"other")])
+        assert store.commit([(claim, Outcome.complete(b"value"))], now=NOW) == {claim.id}
+        store.put([sealed(route="bar", body=b"other")])
+
+        assert (claim.envelope, take(store, "B", "foo", "bar", now=LATE)) == (sealed(route="foo"), [])
+        assert store.count() == {("demo", "foo", "succeeded"): 1}
+
+    def test_an_id_put_into_another_queue_leaves_the_first_run_as_it_is(self, store: Persister) -> None:
+        """Where queues lie apart it may be a run there; in the first queue nothing has changed."""
+        store.put([sealed(due=NOW - 1)])
+        claim = take_one(store)
+        before = store.find(Filter("demo"), now=NOW)
+
+        assert store.put([sealed(queue="other", body=b"other")]) == [claim.id]
+
+        assert store.find(Filter("demo"), now=NOW) == before
+        assert store.commit([(claim, Outcome.complete(b"value"))], now=NOW) == {claim.id}
+        assert store.find(Filter("demo"), now=NOW)[0].value == b"value"
 
     def test_a_batch_gives_its_ids_in_order(self, store: Persister) -> None:
         """Ids come back in the order of the envelopes, whatever their order in time."""

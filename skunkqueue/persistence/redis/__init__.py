@@ -27,7 +27,7 @@ from skunkqueue.envelope import (
     new_id,
 )
 from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
-from skunkqueue.persistence import WORKER_GONE, Key, Persister, RunKey
+from skunkqueue.persistence import WORKER_GONE, Key, Limits, Persister, RunKey
 from skunkqueue.persistence.redis.channel import RedisChannel, open_channel
 from skunkqueue.persistence.redis.connect import Link, connect
 from skunkqueue.persistence.redis.notify import RedisNotifier
@@ -40,6 +40,7 @@ from skunkqueue.persistence.redis.wire import (
     HOUSE,
     LETTERS,
     SOON,
+    Damaged,
     OutcomeBatch,
     base_key,
     chunks,
@@ -84,6 +85,8 @@ class RedisPersister(Persister):
 
     is_far = True
     takes_via = "a redis.Pipeline"
+    limits = Limits(body=256 << 20, value=256 << 20, batch=512 << 20)
+    """Redis takes strings of 512 MB, and drops who sends a command of 1 GB."""
     wakes_one = True
 
     def __init__(self, target: Target) -> None:
@@ -120,7 +123,7 @@ class RedisPersister(Persister):
     def _put_one(self, envelope: Envelope) -> None:
         queue = envelope.queue
         self._know(queue)
-        if self._run("put_one", base_key(queue), one_arguments(envelope)):
+        if self._run("put", base_key(queue), one_arguments(envelope)):
             self._know(queue, anew=True)
         self._remember(queue, (envelope.id,))
 
@@ -187,7 +190,7 @@ class RedisPersister(Persister):
         for queue in queues:
             asked = [want for want in wants if want.queue == queue]
             args = [repr(now), repr(until), repr(now + SOON), *given.arguments(queue)]
-            refused, got, next_ripe, _ = read_exchange(asked, self._exchange(base_key(queue), args, asked), until)
+            refused, got, next_ripe, _ = self._exchange(base_key(queue), args, asked, until)
             taken -= refused
             claims += got
             if next_ripe is not None:
@@ -199,15 +202,22 @@ class RedisPersister(Persister):
             claims.sort(key=lambda claim: order[claim.token])
         return Exchange(taken, claims, min(ripe, default=None))
 
-    def _exchange(self, key: str, args: Sequence[Any], wants: Sequence[Want]) -> Any:
-        """Where a connection was cut, once more, and then said to be repeated: so nothing is claimed in vain."""
+    def _exchange(
+        self, key: str, args: Sequence[Any], wants: Sequence[Want], until: float
+    ) -> tuple[set[str], list[Claim], float | None, float]:
+        """Where a connection was cut, once more, and then said to be repeated: so nothing is claimed in vain.
+
+        The same where a run cannot be read: a repeated want goes the careful way, which mends it.
+        """
         try:
-            return self._run("exchange", key, [*args, *want_arguments(wants)])
+            return read_exchange(wants, self._run("exchange", key, [*args, *want_arguments(wants)]), until)
+        except Damaged:
+            pass
         except StoreAway as error:
             if not _was_cut(error):
                 raise
         again = [want._replace(repeated=True) for want in wants]
-        return self._run("exchange", key, [*args, *want_arguments(again)])
+        return read_exchange(again, self._run("exchange", key, [*args, *want_arguments(again)]), until)
 
     # the desk
 
@@ -217,6 +227,10 @@ class RedisPersister(Persister):
 
     def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
         found = self._by_queue("reopen", sorted(set(ids)), [repr(now)])
+        return {id.decode() for _, reply in found for id in reply}
+
+    def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
+        found = self._by_queue("promote", sorted(set(ids)), [repr(now)])
         return {id.decode() for _, reply in found for id in reply}
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:

@@ -31,7 +31,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from skunkqueue.errors import StoreAway, StoreError, StoreRefused
+from skunkqueue.errors import StoreAway, StoreError, StoreFull
 from skunkqueue.persistence.redis.url import Target
 
 _pack: Callable[[tuple[Any, ...]], bytes] | None
@@ -75,9 +75,9 @@ def translated(url: str, error: Exception) -> StoreError:
 def _refusal(url: str, error: ResponseError) -> StoreError:
     text = str(error)
     if "OOM " in text or "OutOfMemory" in type(error).__name__:
-        return StoreRefused(f"Redis at {url} is full: its maxmemory is reached; raise it, or purge ended runs")
+        return StoreFull(f"Redis at {url} is full: its maxmemory is reached; raise it, or purge ended runs")
     if any(word in text for word in _REFUSED_WORDS):
-        return StoreRefused(f"Redis at {url} takes no writes: {text}")
+        return StoreFull(f"Redis at {url} takes no writes: {text}")
     if any(word in text for word in _RIGHTS_WORDS):
         return StoreError(f"Redis at {url} does not let us in: {text}; check user, password and rights")
     if any(word in text for word in _AWAY_WORDS) or _redirection(error)[0]:

@@ -45,6 +45,7 @@ local function fields(text, at)
   local list, n = {}, 0
   while at <= #text do
     local _, colon, length = string.find(text, '^([%d%-]+):', at)
+    if not colon or length ~= '-' and not tonumber(length) then break end -- damaged
     n = n + 1
     at = colon + 1
     if length == '-' then
@@ -73,6 +74,62 @@ local function head(envelope)
   local _, newline, due, route, keep, expires, length = string.find(envelope, '^!(%S+) (%S+) (%S+) (%S+) (%S+)\n')
   local unique = length ~= '-' and string.sub(envelope, newline + 1, newline + length)
   return route, due, keep, expires ~= '-' and expires, unique
+end
+
+-- part mend
+-- An envelope that cannot be read must cost its own run only.
+
+local function is_number(text)
+  return tonumber(text) and not string.find(text, '[xX]')
+end
+
+local function is_sound(envelope)
+  local _, newline, due, route, keep, expires, length = string.find(envelope, '^!(%S+) (%S+) (%S+) (%S+) (%S+)\n')
+  if not newline then
+    _, newline, due, route, keep = string.find(envelope, '^=(%S+) (%S+) (%S+)\n')
+    expires, length = '-', '-'
+  end
+  return newline and is_number(due) and is_number(keep) and (expires == '-' or is_number(expires))
+    and (length == '-' or is_number(length) and tonumber(length) <= #envelope - newline) and route
+end
+
+-- The route of a run: where its envelope does not say, the one on which it waits or runs, or the likeliest one.
+local function lane_of(id, envelope, letters)
+  local route = envelope and is_sound(envelope)
+  if route then return route end
+  local names = call('HKEYS', base .. ':count')
+  for _, name in ipairs(names) do
+    if call('ZSCORE', base .. ':ripe:' .. string.sub(name, 2), id) then return string.sub(name, 2) end
+  end
+  local _, _, named = string.find(envelope or '', '[=!]%S+ (%S+) ')
+  for _, name in ipairs(names) do
+    if string.sub(name, 2) == named then return named end
+  end
+  for _, name in ipairs(names) do
+    if string.find(letters or 'sfc', string.sub(name, 1, 1), 1, true) then return string.sub(name, 2) end
+  end
+  return '?'
+end
+
+-- The envelope, or one that can be read, with what is there as its body. Whoever opens that says that it is none.
+local function sound(id, envelope)
+  if is_sound(envelope) then return envelope end
+  return '=0 ' .. lane_of(id, envelope) .. ' 86400\n' .. envelope
+end
+
+-- part open
+
+local function is_open(id)
+  return call('HEXISTS', base .. ':run', id) == 1 and call('HEXISTS', base .. ':done', id) == 0
+end
+
+-- Hold a unique key; false where another open run holds it. A run whose envelope was damaged may have left its own.
+local function take_key(id, route, unique)
+  local name = route .. '\0' .. unique
+  local holder = call('HGET', base .. ':unique', name)
+  if holder and holder ~= id and is_open(holder) then return false end
+  call('HSET', base .. ':unique', name, id)
+  return true
 end
 
 -- part count
@@ -126,7 +183,8 @@ end
 
 -- What there is of an open run's claim, and its state letter.
 local function claim_of(id)
-  local claim = call('HGET', base .. ':claims', id) or 'q-:-:1:00:-:-:-:'
+  local claim = call('HGET', base .. ':claims', id)
+  if not claim or not string.find(claim, '^[qr][%d%-]+:') or #fields(claim, 2) ~= 7 then claim = 'q-:-:1:00:-:-:-:' end
   return string.sub(claim, 2), string.sub(claim, 1, 1)
 end
 
@@ -139,6 +197,10 @@ end
 
 -- End an open run as cancelled; its token is gone, its worker is still named.
 local function cancel(id, envelope, now, err)
+  if not is_sound(envelope) then
+    envelope = sound(id, envelope)
+    call('HSET', base .. ':run', id, envelope)
+  end
   local route, _, keep, expires, unique = head(envelope)
   local claim, was = claim_of(id)
   local kept = string.format('%.17g', tonumber(now) + math.max(tonumber(keep), 60))
@@ -159,11 +221,16 @@ end
 local function add_record(list, id, envelope)
   envelope = envelope or call('HGET', base .. ':run', id)
   if not envelope then return end
+  envelope = sound(id, envelope)
   local done = call('HGET', base .. ':done', id)
   local letter, ripe, claim
   if done then
     letter, claim = string.sub(done, 1, 1), string.sub(done, 2)
+    if #fields(claim, 1) ~= 10 then claim = '-:-:1:00:-:-:-:-:' .. field('what became of it is damaged') .. '-:' end
     ripe = call('ZSCORE', base .. ':ended:' .. letter, id)
+    for _, other in ipairs({'s', 'f', 'c'}) do
+      if not ripe then letter, ripe = other, call('ZSCORE', base .. ':ended:' .. other, id) end
+    end
   else
     claim, letter = claim_of(id)
     ripe = call('ZSCORE', base .. ':ripe:' .. head(envelope), id)
@@ -205,85 +272,19 @@ local function write(ids)
   end
 end
 
--- script put
--- ARGV: route, n, n times (due, id), n envelopes, the first due of those for later or "", the ids as they go on a page,
--- the smallest of them. These are runs without an expires or a unique key. Gives 1 if the queue was empty.
+-- part put_one
 
--- with base tell
-local RUN, RIPE, MARK = base .. ':run', base .. ':ripe:' .. ARGV[1], base .. ':mark:' .. ARGV[1]
-local n, runs, page, size = tonumber(ARGV[2]), {}
-local last = 2 + 2 * n
-for i = 1, n do runs[2 * i - 1], runs[2 * i] = ARGV[2 + 2 * i], ARGV[last + i] end
-local all_new = call('HSET', RUN, unpack(runs)) == n
-if all_new then
-  call('ZADD', RIPE, unpack(ARGV, 3, last))
-  page = call('ZREVRANGE', base .. ':pages', 0, 0)[1]
-  if page and page <= ARGV[#ARGV] then
-    size = call('APPEND', base .. ':page:' .. page, ARGV[#ARGV - 1])
-  end
-end
-if not size or size >= 14500 then
-  -- with pages
-  local new = {}
-  for i = 1, n do
-    local id = ARGV[2 + 2 * i]
-    -- Where some were here already, or are named twice, they were written again as they were.
-    if all_new or not call('ZSCORE', RIPE, id) and call('HEXISTS', base .. ':done', id) == 0 then
-      new[#new + 1] = id
-      if not all_new then call('ZADD', RIPE, ARGV[1 + 2 * i], id) end
-    end
-  end
-  n = #new
-  if size then turn(page) else write(new) end
-end
-if n == 0 then return 0 end
-local queued = call('HINCRBY', base .. ':count', 'q' .. ARGV[1], n)
-if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
-tell(ARGV[1], ARGV[#ARGV - 2])
-return queued == n and call('HLEN', RUN) == n and 1 or 0
+local put, marks = 0, {}
 
--- script put_one
--- ARGV: route, due, id, envelope, due again where it is for later, or "": as put does it, in half the time. Gives 1 if
--- the queue was empty.
-
--- with base
-local route, id = ARGV[1], ARGV[3]
-local RUN, MARK = base .. ':run', base .. ':mark:' .. route
-if call('HSET', RUN, id, ARGV[4]) == 0 then return 0 end -- it was here already, as it is
-call('ZADD', base .. ':ripe:' .. route, ARGV[2], id)
-local page = call('ZREVRANGE', base .. ':pages', 0, 0)[1]
-local size = page and page <= id and call('APPEND', base .. ':page:' .. page, id .. '\n')
-if not size or size >= 14500 then
-  -- with pages
-  if size then turn(page) else write({id}) end
-end
-if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
-if ARGV[5] ~= '' then
-  -- with tell
-  tell(route, ARGV[5])
-end
-return call('HINCRBY', base .. ':count', 'q' .. route, 1) == 1 and call('HLEN', RUN) == 1 and 1 or 0
-
--- script put_each
--- ARGV: n times (id, envelope, due again where it is for later, or ""). Gives 1 if the queue was empty, then the ids as
--- put or found.
-
--- with base head count knock tell pages
-
-local RUN = base .. ':run'
-local marks, answer, put = {}, {0}, 0
-
+-- Put a run that may be here already, or whose unique key may be taken. Gives the id that stands for it: the first
+-- envelope of an id stands.
 local function put_one(id, envelope, later)
-  if call('HEXISTS', RUN, id) == 1 then return id end
+  if call('HEXISTS', base .. ':run', id) == 1 then return id end
   local route, due, _, expires, unique = head(envelope)
-  if unique then
-    local holder = call('HGET', base .. ':unique', route .. '\0' .. unique)
-    if holder then return holder end
-  end
-  call('HSET', RUN, id, envelope)
+  if unique and not take_key(id, route, unique) then return call('HGET', base .. ':unique', route .. '\0' .. unique) end
+  call('HSET', base .. ':run', id, envelope)
   write({id})
   call('ZADD', base .. ':ripe:' .. route, due, id)
-  if unique then call('HSET', base .. ':unique', route .. '\0' .. unique, id) end
   if expires then call('ZADD', base .. ':expires', expires, id) end
   count('q', route, 1)
   put = put + 1
@@ -292,10 +293,62 @@ local function put_one(id, envelope, later)
   return id
 end
 
+-- Whether the queue was empty before.
+local function finish_put()
+  keep_count()
+  for route in pairs(marks) do mark(route) end
+  return put > 0 and call('HLEN', base .. ':run') == put and 1 or 0
+end
+
+-- script put
+-- ARGV: route, n, n times (due, id), n envelopes, the first due of those for later or "", the ids as they go on a page,
+-- the smallest of them. These are different runs without an expires or a unique key. Gives 1 if the queue was empty.
+
+-- with base
+local RUN, route, n = base .. ':run', ARGV[1], tonumber(ARGV[2])
+local last, told, all_new, ids = 2 + 2 * n, ARGV[#ARGV - 2], true
+if n == 1 then
+  if call('HSETNX', RUN, ARGV[4], ARGV[5]) == 0 then return 0 end
+else
+  ids = {}
+  local runs = {}
+  for i = 1, n do
+    ids[i] = ARGV[2 + 2 * i]
+    runs[2 * i - 1], runs[2 * i] = ids[i], ARGV[last + i]
+  end
+  for _, found in ipairs(call('HMGET', RUN, unpack(ids))) do all_new = all_new and not found end
+  if all_new then call('HSET', RUN, unpack(runs)) end
+end
+if not all_new then
+  -- with head open count knock tell pages put_one
+  for i = 1, n do put_one(ids[i], ARGV[last + i], '') end
+  if put > 0 then tell(route, told) end
+  return finish_put()
+end
+call('ZADD', base .. ':ripe:' .. route, unpack(ARGV, 3, last))
+local page = call('ZREVRANGE', base .. ':pages', 0, 0)[1]
+local size = page and page <= ARGV[#ARGV] and call('APPEND', base .. ':page:' .. page, ARGV[#ARGV - 1])
+if not size or size >= 14500 then
+  -- with pages
+  if size then turn(page) else write(ids or {ARGV[4]}) end
+end
+local MARK = base .. ':mark:' .. route
+if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
+if told ~= '' then
+  -- with tell
+  tell(route, told)
+end
+return call('HINCRBY', base .. ':count', 'q' .. route, n) == n and call('HLEN', RUN) == n and 1 or 0
+
+-- script put_each
+-- ARGV: n times (id, envelope, due again where it is for later, or ""). Gives 1 if the queue was empty, then the ids as
+-- put or found.
+
+-- with base head open count knock tell pages put_one
+
+local answer = {0}
 for at = 1, #ARGV, 3 do answer[#answer + 1] = put_one(ARGV[at], ARGV[at + 1], ARGV[at + 2]) end
-keep_count()
-for route in pairs(marks) do mark(route) end
-if put > 0 and call('HLEN', RUN) == put then answer[1] = 1 end
+answer[1] = finish_put()
 return answer
 
 -- script exchange
@@ -327,7 +380,7 @@ local made
 local function rare()
   if made then return made end
   made = {}
-  -- with fields head ring tell claim cancel
+  -- with fields head ring tell mend claim cancel
 
   local function known(id, token)
     local claim = call('HGET', DONE, id) or call('HGET', CLAIMS, id)
@@ -411,8 +464,16 @@ local function rare()
     local bunch = new_bunch(want)
     for i, id in ipairs(ids) do
       local envelope = envelopes[i]
-      local expires = string.byte(envelope) == 33 and select(4, head(envelope))
-      if expires and tonumber(expires) <= moment then
+      if envelope and is_sound(envelope) ~= route then
+        envelope = '=0 ' .. route .. ' 86400\n' .. envelope
+        call('HSET', RUN, id, envelope)
+      end
+      local expires = envelope and string.byte(envelope) == 33 and select(4, head(envelope))
+      if not envelope then
+        -- A run that is gone, but for its place in the queue.
+        call('ZREM', RIPE .. route, id)
+        call('HDEL', CLAIMS, id)
+      elseif expires and tonumber(expires) <= moment then
         cancel(id, envelope, now, 'expired')
         ring({id})
       else
@@ -432,7 +493,8 @@ local function rare()
     table.sort(mine)
     for n = 1, math.min(#mine, left) do
       local id = mine[n]
-      local envelope = call('HGET', RUN, id)
+      local envelope = sound(id, call('HGET', RUN, id) or '')
+      call('HSET', RUN, id, envelope)
       local route = head(envelope)
       call('ZADD', RIPE .. route, 'GT', till, id)
       bunch[2][n], bunch[3][n], bunch[4][n] = id, envelope, call('HGET', CLAIMS, id)
@@ -485,7 +547,7 @@ local function hold_all(want, route, ids)
   local claims = call('HMGET', CLAIMS, unpack(ids))
   local fresh = {}
   for i, id in ipairs(ids) do
-    if claims[i] or string.byte(envelopes[i]) == 33 then return rare().hold_each(want, route, ids, envelopes) end
+    if claims[i] or not envelopes[i] or string.byte(envelopes[i]) ~= 61 then return rare().hold_each(want, route, ids, envelopes) end
     fresh[2 * i - 1], fresh[2 * i] = id, want.fresh
   end
   -- Redis keeps a hash of few fields as a list, in which each is searched for from the start: for a batch that costs many
@@ -601,7 +663,7 @@ return held
 -- ARGV: now, error or "", a latest ripe or "" (then only what is unleased by then is taken), ids.
 -- Gives the records of those it took.
 
--- with base fields head count ring claim cancel record
+-- with base fields head mend count ring claim cancel record
 
 local records, ids = {}, {}
 call('DEL', base .. ':none')
@@ -611,7 +673,7 @@ for i = 4, #ARGV do
   if envelope and call('HEXISTS', base .. ':done', id) == 0 then
     local _, was = claim_of(id)
     local leased = was == 'r' and ARGV[3] ~= ''
-      and tonumber(call('ZSCORE', base .. ':ripe:' .. head(envelope), id)) > tonumber(ARGV[3])
+      and tonumber(call('ZSCORE', base .. ':ripe:' .. lane_of(id, envelope), id) or 0) > tonumber(ARGV[3])
     if not leased then
       cancel(id, envelope, ARGV[1], ARGV[2] ~= '' and ARGV[2])
       add_record(records, id, envelope)
@@ -626,22 +688,23 @@ return records
 -- script reopen
 -- ARGV: now, ids. Gives the ids it took.
 
--- with base head count knock
+-- with base head mend open count knock
 
 local taken = {}
 
 local function free(id, route, expires, unique)
   if expires and tonumber(expires) <= tonumber(ARGV[1]) then return false end
-  if not unique then return true end
-  return call('HSETNX', base .. ':unique', route .. '\0' .. unique, id) == 1
+  return not unique or take_key(id, route, unique)
 end
 
 local function reopen(id)
   local done = call('HGET', base .. ':done', id)
   local letter = done and string.sub(done, 1, 1)
   if letter ~= 'f' and letter ~= 'c' then return end
-  local route, _, _, expires, unique = head(call('HGET', base .. ':run', id))
+  local envelope = sound(id, call('HGET', base .. ':run', id) or '')
+  local route, _, _, expires, unique = head(envelope)
   if not free(id, route, expires, unique) then return end
+  call('HSET', base .. ':run', id, envelope)
   call('HDEL', base .. ':done', id)
   call('ZREM', base .. ':ended:' .. letter, id)
   call('ZADD', base .. ':ripe:' .. route, ARGV[1], id)
@@ -656,10 +719,30 @@ for i = 2, #ARGV do reopen(ARGV[i]) end
 keep_count()
 return taken
 
+-- script promote
+-- ARGV: now, ids. Makes those ripe that are queued for later; gives the ids it took.
+
+-- with base fields head mend open claim knock
+
+local taken = {}
+
+local function promote(id)
+  if not is_open(id) then return end
+  local _, state = claim_of(id)
+  local route = lane_of(id, call('HGET', base .. ':run', id))
+  if state ~= 'q' or tonumber(call('ZSCORE', base .. ':ripe:' .. route, id) or 0) <= tonumber(ARGV[1]) then return end
+  call('ZADD', base .. ':ripe:' .. route, ARGV[1], id)
+  mark(route)
+  taken[#taken + 1] = id
+end
+
+for i = 2, #ARGV do promote(ARGV[i]) end
+return taken
+
 -- script get
 -- ARGV: ids. Gives their records.
 
--- with base head claim record
+-- with base fields head mend claim record
 
 local records = {}
 for i = 1, #ARGV do add_record(records, ARGV[i]) end
@@ -677,7 +760,7 @@ return page and {page, call('GET', base .. ':page:' .. page) or ''}
 -- ARGV: how many, now, base route or "", state letter ("l" is queued for later) or "", ids.
 -- Gives the records of the first ones that fit.
 
--- with base head claim record
+-- with base fields head mend claim record
 
 local limit, now, route, letter = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local records = {}
@@ -689,9 +772,9 @@ local function fits(i, id)
   if not envelopes[i] then return false end
   local state = string.sub(done[i] or claims[i] or 'q', 1, 1)
   if letter ~= '' and state ~= (letter == 'l' and 'q' or letter) then return false end
-  local own = (route ~= '' or letter == 'l') and head(envelopes[i])
+  local own = (route ~= '' or letter == 'l') and lane_of(id, envelopes[i])
   if route ~= '' and string.match(own, '^[^^]*') ~= route then return false end
-  return letter ~= 'l' or tonumber(call('ZSCORE', base .. ':ripe:' .. own, id)) > now
+  return letter ~= 'l' or tonumber(call('ZSCORE', base .. ':ripe:' .. own, id) or 0) > now
 end
 
 for i = 1, #ARGV - 4 do
@@ -731,7 +814,7 @@ return list
 -- ARGV: now, limit. Gives how many it did, whether the queue is empty now, and the workers that open runs are addressed
 -- to.
 
--- with base fields head count ring claim cancel pages
+-- with base fields head mend count ring claim cancel pages
 
 local now, limit = ARGV[1], tonumber(ARGV[2])
 local RUN, DONE = base .. ':run', base .. ':done'
@@ -776,7 +859,8 @@ local function unwrite(ids)
     end
     rewrite(page, bytes)
   end
-  if call('EXISTS', RUN) == 0 then call('DEL', PAGES) end -- the last page may not have been begun
+  -- The last page may not have been begun; a damaged run does not say what else it left.
+  if call('EXISTS', RUN) == 0 then call('DEL', PAGES, base .. ':unique', base .. ':expires') end
 end
 
 local function forget(over, n)
@@ -785,7 +869,10 @@ local function forget(over, n)
     ids[i] = over[i].id
     table.insert(ended[over[i].letter], over[i].id)
   end
-  for i, envelope in ipairs(call('HMGET', RUN, unpack(ids))) do count(over[i].letter, head(envelope), -1) end
+  for i, envelope in ipairs(call('HMGET', RUN, unpack(ids))) do
+    local letter = over[i].letter
+    count(letter, lane_of(ids[i], envelope, letter), -1)
+  end
   for letter, list in pairs(ended) do
     if #list > 0 then call('ZREM', base .. ':ended:' .. letter, unpack(list)) end
   end
@@ -796,7 +883,7 @@ end
 
 local function is_leased(id, envelope)
   return string.sub(call('HGET', base .. ':claims', id) or 'q', 1, 1) == 'r'
-    and tonumber(call('ZSCORE', base .. ':ripe:' .. head(envelope), id)) > tonumber(now)
+    and tonumber(call('ZSCORE', base .. ':ripe:' .. lane_of(id, envelope), id) or 0) > tonumber(now)
 end
 
 -- Leased runs past their time are passed over: they are as few as there are workers.
@@ -806,7 +893,9 @@ local function expire(most)
     local id = call('ZRANGEBYSCORE', base .. ':expires', '-inf', now, 'LIMIT', passed, 1)[1]
     if not id then break end
     local envelope = call('HGET', RUN, id)
-    if is_leased(id, envelope) then
+    if not envelope or call('HEXISTS', DONE, id) == 1 then
+      call('ZREM', base .. ':expires', id) -- it was damaged when it ended, or is gone
+    elseif is_leased(id, envelope) then
       passed = passed + 1
     else
       cancel(id, envelope, now, 'expired')
@@ -841,7 +930,8 @@ end
 return {n + expired, 1 - call('EXISTS', RUN), addressees()}
 
 -- script addressed
--- ARGV: now, how many, workers. Gives unleased runs addressed to them, as worker, id.
+-- ARGV: now, how many, workers. Gives unleased runs addressed to them, as worker, id. Looks at a bounded part of each
+-- route: those first whose lease has ended, or that are due; then what is queued for later.
 
 -- with base
 
@@ -850,13 +940,19 @@ local gone = {}
 for i = 3, #ARGV do gone[ARGV[i]] = true end
 
 local function add(worker, route)
-  local ids = call('ZRANGE', base .. ':ripe:' .. route, 0, -1, 'WITHSCORES')
-  for i = 1, #ids, 2 do
+  local wanted = (most - #list) / 2
+  if wanted <= 0 then return end
+  -- Unleased is what is ripe, and what is queued for later; a worker holds few, so few of the others are passed over.
+  local ids = call('ZRANGEBYSCORE', base .. ':ripe:' .. route, '-inf', ARGV[1], 'LIMIT', 0, wanted)
+  for i = 1, #ids do list[#list + 1], list[#list + 2] = worker, ids[i] end
+  wanted = wanted - #ids
+  local running = tonumber(call('HGET', base .. ':count', 'r' .. route) or 0)
+  if wanted <= 0 then return end
+  ids = call('ZRANGEBYSCORE', base .. ':ripe:' .. route, '(' .. ARGV[1], '+inf', 'LIMIT', 0, wanted + running)
+  for i = 1, #ids do
     if #list == most then return end
     local claim = call('HGET', base .. ':claims', ids[i]) or 'q'
-    if tonumber(ids[i + 1]) <= tonumber(ARGV[1]) or string.sub(claim, 1, 1) == 'q' then
-      list[#list + 1], list[#list + 2] = worker, ids[i]
-    end
+    if string.sub(claim, 1, 1) == 'q' then list[#list + 1], list[#list + 2] = worker, ids[i] end
   end
 end
 

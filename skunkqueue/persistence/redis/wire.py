@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from skunkqueue.envelope import Claim, Envelope, Outcome, Record, State, Want, is_for_later
+from skunkqueue.errors import StoreError
 from skunkqueue.persistence import REMEMBERED
 
 HOUSE = "skunk:{@}"
@@ -69,6 +70,10 @@ _plain: dict[bytes, tuple[str, float]] = {}
 _tuple: Any = tuple.__new__
 
 
+class Damaged(StoreError):
+    """What a script gave cannot be read. The careful way of the script mends it."""
+
+
 def _open_envelope(queue: str, id: bytes, data: bytes) -> Envelope:
     space = data.index(b" ")
     newline = data.index(b"\n", space)
@@ -114,8 +119,9 @@ def is_plain(envelope: Envelope) -> bool:
 
 
 def one_arguments(envelope: Envelope) -> tuple[Any, ...]:
-    """What the script is given that puts a single plain run."""
-    return envelope[2], repr(envelope[3]), envelope[0], _pack_envelope(envelope), _told(envelope)
+    """What the script ``put`` is given for a single plain run."""
+    id, told = envelope[0], _told(envelope)
+    return envelope[2], 1, repr(envelope[3]), id, _pack_envelope(envelope), told, id + "\n", id
 
 
 def _told(envelope: Envelope) -> str:
@@ -137,16 +143,17 @@ def put_arguments(envelopes: Sequence[Envelope], places: Sequence[int]) -> Puts:
     """What the put scripts are given for runs of one queue."""
     routes: dict[str, list[int]] = {}
     each: list[int] = []
+    are_different = len({envelopes[i][0] for i in places}) == len(places)
     for i in places:
         _, _, route, _, _, expires, unique, _ = envelopes[i]
-        if expires is None and unique is None:
+        if expires is None and unique is None and are_different:
             routes.setdefault(route, []).append(i)
         else:
             each.append(i)
     if len(routes) > 1 or each:
         for route in [route for route, some in routes.items() if len(some) < ALIKE]:
             each += routes.pop(route)
-    each.sort()  # of two with the same unique key the first is put
+    each.sort()  # of two with the same id or unique key the first is put
     alike = [(_put_alike(route, envelopes, some), some) for route, some in routes.items()]
     one_by_one = [envelopes[i] for i in each]
     return Puts(alike, ([part for e in one_by_one for part in (e.id, _pack_envelope(e), _told(e))], each))
@@ -293,7 +300,10 @@ def read_exchange(
 ) -> tuple[set[str], list[Claim], float | None, float]:
     """The ids refused, the claims, when the next run ripens, and when that was by whichever clock was asked for."""
     refused, next_ripe, bunches, now = reply
-    claims = read_claims(wants, bunches, until)
+    try:
+        claims = read_claims(wants, bunches, until)
+    except (ValueError, IndexError, TypeError) as error:
+        raise Damaged(f"a run that was claimed is damaged: {error}") from error
     return {id.decode() for id in refused}, claims, float(next_ripe) if next_ripe else None, float(now)
 
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, quote
 from skunkqueue.clock import ticks
 from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want, base_route, with_priorities
 from skunkqueue.errors import StoreAway, WrongCall
-from skunkqueue.persistence import Key, Persister, RunKey, WorkerKey, WorkKey
+from skunkqueue.persistence import Key, Limits, Persister, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.sqlite import sql as sql
 from skunkqueue.persistence.sqlite.file import File
 from skunkqueue.persistence.sqlite.notify import SQLiteNotifier, WakeSocket, kind_of, written
@@ -43,6 +43,8 @@ class SQLitePersister(Persister):
     """Runs in one SQLite file. Safe to share between threads and processes; survives a fork."""
 
     takes_via = "a sqlite3.Connection to the same file"
+    limits = Limits(body=900_000_000, value=450_000_000)
+    """SQLite takes values and rows of 1,000,000,000 bytes."""
 
     def __init__(self, path: str, *, durability: str = "full", make_folder: bool = False) -> None:
         """The file at an absolute path. ``durability`` of "normal" may lose the last moments in a power cut."""
@@ -131,6 +133,13 @@ class SQLitePersister(Persister):
         with self._file.writing() as db:
             taken = {record.id for record in records_of(db, sorted(set(ids))) if step.reopen(db, record)}
             step.flush(db)
+        self._ring(step.keys)
+        return taken
+
+    def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
+        step = Transaction(now)
+        with self._file.writing() as db:
+            taken = {record.id for record in records_of(db, sorted(set(ids))) if step.promote(db, record)}
         self._ring(step.keys)
         return taken
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion
+from skunkqueue.errors import StoreAway, StoreError, StoreFull, StoreRefused, StoreVersion
 from skunkqueue.persistence.sqlite.lock import WriteLock
 from skunkqueue.persistence.sqlite.sql import APPLICATION, MAJOR, SCHEMA
 
@@ -50,7 +50,7 @@ class File:
     def writing(self, patience: float = PATIENCE) -> Iterator[sqlite3.Connection]:
         """A transaction that writes; it is committed at the end and rolled back by any error.
 
-        Raises StoreAway, StoreRefused, StoreVersion or StoreError.
+        Raises StoreAway, StoreFull, StoreVersion or StoreError.
         """
         line = self._writer
         with line.lock:
@@ -125,7 +125,7 @@ class File:
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         except OSError as error:
-            raise StoreRefused(f"the folder for the store, {folder}, cannot be made: {error.strerror}") from error
+            raise StoreFull(f"the folder for the store, {folder}, cannot be made: {error.strerror}") from error
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(
@@ -274,11 +274,11 @@ _CANNOT_WRITE: Final = frozenset(
 )
 
 _MEANING: Final[dict[int, tuple[type[StoreError], str]]] = {
-    sqlite3.SQLITE_FULL: (StoreRefused, "the disk that holds {path} is full; nothing was stored. Make room"),
-    sqlite3.SQLITE_READONLY: (StoreRefused, "{path} is read-only; nothing was stored. Make it and its folder writable"),
-    sqlite3.SQLITE_PERM: (StoreRefused, "{path} may not be written; nothing was stored. See to its permissions"),
+    sqlite3.SQLITE_FULL: (StoreFull, "the disk that holds {path} is full; nothing was stored. Make room"),
+    sqlite3.SQLITE_READONLY: (StoreFull, "{path} is read-only; nothing was stored. Make it and its folder writable"),
+    sqlite3.SQLITE_PERM: (StoreFull, "{path} may not be written; nothing was stored. See to its permissions"),
     sqlite3.SQLITE_TOOBIG: (StoreRefused, "{path} cannot hold anything as large as that; nothing was stored"),
-    sqlite3.SQLITE_NOMEM: (StoreRefused, "there is no memory left to use {path}; nothing was stored"),
+    sqlite3.SQLITE_NOMEM: (StoreFull, "there is no memory left to use {path}; nothing was stored"),
     sqlite3.SQLITE_BUSY: (StoreAway, "{path} was held by another process for too long; see which one is stuck"),
     sqlite3.SQLITE_LOCKED: (StoreAway, "{path} was held by another process for too long; see which one is stuck"),
     sqlite3.SQLITE_CANTOPEN: (StoreAway, "{path} cannot be opened; see that its folder is there and may be written"),
@@ -292,7 +292,7 @@ def explained(error: sqlite3.Error, path: str) -> StoreError:
     """What an error of the driver means to people."""
     code = _code(error)
     if getattr(error, "sqlite_errorcode", 0) in _CANNOT_WRITE:
-        return StoreRefused(f"{path} cannot be written; nothing was stored. The disk may be full ({error})")
+        return StoreFull(f"{path} cannot be written; nothing was stored. The disk may be full ({error})")
     if code == sqlite3.SQLITE_CANTOPEN and _is_read_only(path):
         code = sqlite3.SQLITE_READONLY
     return _refusal(code, path, error)

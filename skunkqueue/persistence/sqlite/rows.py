@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
-from skunkqueue.envelope import Claim, Envelope, Filter, Record, State, base_route
-from skunkqueue.errors import StoreError
+from skunkqueue.envelope import DAY, Claim, Envelope, Filter, Record, State, base_route
 from skunkqueue.persistence.sqlite.sql import (
     BODY,
     COUNTS,
@@ -26,6 +25,11 @@ LONG: Final = 700
 
 FEW: Final = 5000
 """Runs on a shelf up to which sorting them is cheap whatever else there is."""
+
+LOST: Final = "?"
+"""The queue and route of a run whose lane is not there."""
+
+N = TypeVar("N", float, None)
 
 LAST: Final = "\U0010ffff"
 """Above every id."""
@@ -53,8 +57,9 @@ def record_of(db: sqlite3.Connection, row: Row) -> Record:
     error, progress, note, ended = rest
     envelope = envelope_of(db, id, queue, route, due, body, expires, unique, keep)
     return Record(
-        envelope, STATES[state], ripe, token, worker and readable(worker), lapses, notes or b"", value,
-        error and readable(error), progress, note and readable(note), ended,
+        envelope, STATES[state_of(state)], number_of(ripe, 0.0), text_of(token), text_of(worker), lapses_of(lapses),
+        bytes_of(notes or b""), None if value is None else bytes_of(value), text_of(error), number_of(progress, None),
+        text_of(note), number_of(ended, None),
     )  # fmt: skip
 
 
@@ -71,16 +76,40 @@ def envelope_of(
 ) -> Envelope:
     if body is None:
         body = body_of(db, id)
-    return Envelope(id, queue, route, due, body, expires, None if unique is None else readable(unique), keep)
+    return Envelope(
+        id, queue or LOST, route or LOST, number_of(due, 0.0), bytes_of(body), number_of(expires, None),
+        None if unique is None else readable(unique), number_of(keep, DAY),
+    )  # fmt: skip
 
 
 def body_of(db: sqlite3.Connection, id: str) -> bytes:
-    """A long body."""
+    """A long body; where it is missing, an empty one, which whoever opens it says to be none."""
     found = db.execute(BODY, (id,)).fetchone()
-    if found is None:
-        raise StoreError(f"the body of run {id} is missing: the file is damaged; restore it, or move it away")
-    body: bytes = found[0]
-    return body
+    return b"" if found is None else bytes_of(found[0])
+
+
+# A column of SQLite holds whatever was written into it: what is damaged must cost its own run only.
+
+
+def number_of(stored: object, otherwise: N) -> float | N:
+    return float(stored) if isinstance(stored, float | int) else otherwise
+
+
+def bytes_of(stored: object) -> bytes:
+    return stored if isinstance(stored, bytes) else str(stored).encode("utf-8", "replace")
+
+
+def text_of(stored: object) -> str | None:
+    return None if stored is None else readable(stored if isinstance(stored, str | bytes) else str(stored))
+
+
+def state_of(stored: object) -> int:
+    """The number of a state; whatever else stands there is taken as queued, so that it can be claimed or cancelled."""
+    return stored if isinstance(stored, int) and 0 <= stored < len(STATES) else QUEUED
+
+
+def lapses_of(stored: object) -> int:
+    return stored if isinstance(stored, int) else 0
 
 
 def claim_of(record: Record) -> Claim:
@@ -100,8 +129,15 @@ def storable(text: str) -> str | bytes:
     return text
 
 
-def readable(stored: str | bytes) -> str:
-    return stored if isinstance(stored, str) else stored.decode("utf-8", "surrogatepass")
+def readable(stored: object) -> str:
+    if isinstance(stored, str):
+        return stored
+    if not isinstance(stored, bytes):
+        return str(stored)
+    try:
+        return stored.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return stored.decode("utf-8", "replace")
 
 
 # -- finding ---------------------------------------------------------------------------------------------------------

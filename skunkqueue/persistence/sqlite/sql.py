@@ -98,13 +98,14 @@ CANCEL = f"""
 REOPEN = f"""
     UPDATE run SET shelf = lane, state = {QUEUED}, ripe = ?, token = NULL, worker = NULL, lapses = 0, notes = NULL,
         value = NULL, error = NULL, progress = NULL, note = NULL, ended = NULL WHERE id = ?"""
+PROMOTE = f"UPDATE run SET ripe = ?1 WHERE id = ?2 AND state = {QUEUED} AND ripe > ?1"
 RELEASE_KEY = "DELETE FROM taken WHERE lane = (SELECT lane FROM run WHERE id = ?1) AND uniq = ?2 AND id = ?1"
 RELEASE_EXPIRING = "DELETE FROM expiring WHERE expires = ? AND id = ?"
 
 RECORD = """
     SELECT run.id, queue, route, due, body, expires, uniq, keep, state, ripe, token, worker, lapses, notes, value,
         error, progress, note, ended
-    FROM run JOIN lane ON lane.n = run.lane WHERE"""
+    FROM run LEFT JOIN lane ON lane.n = run.lane WHERE"""
 RECORD_OF = f"{RECORD} run.id = ?"
 FOUND = RECORD + " run.rowid IN ({}) ORDER BY run.id DESC"
 # The plus signs keep SQLite from the index that they name: once all runs are walked by id, once a shelf is sorted.
@@ -113,7 +114,10 @@ FIND_SORTING = "SELECT rowid FROM run WHERE +id < ? AND {} ORDER BY +id DESC LIM
 COUNTS = "SELECT queue, route, queued, running, succeeded, failed, cancelled, n FROM lane"
 BODY = "SELECT body FROM long WHERE id = ?"
 
-OVER = "SELECT id, lane, state, body IS NULL FROM run WHERE shelf = ? AND ripe <= ? ORDER BY ripe, id LIMIT ?"
+OVER = """
+    SELECT id, lane, -shelf, typeof(body) <> 'blob' FROM run WHERE shelf = ? AND ripe <= ? ORDER BY ripe, id LIMIT ?"""
+# What is no number, in a damaged file, sorts behind all numbers.
+NEVER_OVER = "SELECT id, lane, -shelf, 1 FROM run WHERE shelf = ? AND ripe > 9e999 LIMIT ?"
 PAST_EXPIRES = f"""
     SELECT expiring.id FROM expiring JOIN run ON run.id = expiring.id
     WHERE expiring.expires <= ?1 AND (state = {QUEUED} OR state = {RUNNING} AND ripe <= ?1)

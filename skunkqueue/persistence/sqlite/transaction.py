@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Record, State, Want, base_route
@@ -15,12 +16,15 @@ from skunkqueue.persistence.sqlite.rows import (
     STATES,
     Lane,
     Row,
-    body_of,
+    bytes_of,
     claim_of,
+    envelope_of,
     lane_of,
-    readable,
+    lapses_of,
+    number_of,
     records_of,
     row_of,
+    state_of,
     storable,
 )
 from skunkqueue.persistence.sqlite.sql import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
@@ -121,7 +125,7 @@ class Transaction:
         ended = 0
         while ended <= EXPIRED_AT_ONCE:
             rows = db.execute(sql.RIPE, (*lane, self.now, limit)).fetchall()
-            over = [row[0] for row in rows if row[3] is not None and row[3] <= self.now]
+            over = [row[0] for row in rows if number_of(row[3], inf) <= self.now]
             if not over:
                 return rows
             self.end(db, records_of(db, over), EXPIRED)
@@ -131,15 +135,12 @@ class Transaction:
     def _lease(self, db: sqlite3.Connection, want: Want, route: str, rows: list[Row], until: float) -> list[Claim]:
         queue, token, worker = want.queue, want.token, want.worker
         db.execute(sql.LEASE, (until, token, storable(worker), queue, route, self.now, len(rows)))
-        taken_over = sum([row[8] for row in rows])
+        taken_over = sum([state_of(row[8]) > QUEUED for row in rows])
         self.move((queue, route), QUEUED, RUNNING, len(rows) - taken_over)
         return [
             Claim(
-                Envelope(
-                    id, queue, route, due, body_of(db, id) if body is None else body, expires,
-                    None if unique is None else readable(unique), keep,
-                ),
-                token, worker, until, lapses + state, notes or b"",
+                envelope_of(db, id, queue, route, due, body, expires, unique, keep),
+                token, worker, until, lapses_of(lapses) + (state_of(state) > QUEUED), bytes_of(notes or b""),
             )
             for id, due, body, expires, unique, keep, lapses, notes, state in rows
         ]  # fmt: skip
@@ -170,6 +171,13 @@ class Transaction:
         self._queued.add(lane_of(record))
         return True
 
+    def promote(self, db: sqlite3.Connection, record: Record) -> bool:
+        """Make ripe what is queued for later; says whether it was."""
+        is_later = db.execute(sql.PROMOTE, (self.now, record.id)).rowcount > 0
+        if is_later:
+            self._queued.add(lane_of(record))
+        return is_later
+
     # housekeeping
 
     def purge_kept(self, db: sqlite3.Connection, limit: int) -> int:
@@ -177,6 +185,7 @@ class Transaction:
         rows: list[Row] = []
         for state in (SUCCEEDED, FAILED, CANCELLED):
             rows += db.execute(sql.OVER, (-state, self.now, limit - len(rows))).fetchall()
+            rows += db.execute(sql.NEVER_OVER, (-state, limit - len(rows))).fetchall()
         db.executemany("DELETE FROM run WHERE id = ?", [(id,) for id, *_ in rows])
         db.executemany("DELETE FROM long WHERE id = ?", [(id,) for id, _, _, is_long in rows if is_long])
         for (lane, state), n in Counter((lane, state) for _, lane, state, _ in rows).items():
@@ -364,4 +373,4 @@ def next_ripe(db: sqlite3.Connection, wants: Sequence[Want], claims: Sequence[Cl
         return now
     lanes: set[Any] = {(want.queue, route) for want in wants for route in want.routes}
     firsts = (db.execute(sql.NEXT_RIPE, lane).fetchone() for lane in lanes)
-    return min((first[0] for first in firsts if first), default=None)
+    return min((first[0] for first in firsts if first and isinstance(first[0], float)), default=None)

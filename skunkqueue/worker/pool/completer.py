@@ -149,6 +149,14 @@ def refused(claim: Claim, report: LogEntry | None) -> LogEntry:
     return (report or LogEntry(run=claim.id, text=claim.id)).refused()
 
 
+def not_kept(claim: Claim, report: LogEntry | None, reason: str) -> LogEntry:
+    """What is said of a run that was failed because the source could not keep what became of it."""
+    told = report or LogEntry(run=claim.id)
+    return told._replace(
+        what="failed", text=f": {reason}", subject=claim.id, error=reason, took=None, traceback="", level=ERROR
+    )
+
+
 def check_id(id: str) -> None:
     """A frame has room for so much. Raises Corrupt."""
     if len(id) > MOST_ID or not id.isascii():

@@ -25,7 +25,7 @@ from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
 from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Channel, Source, WorkerKey
-from skunkqueue.worker.pool.completer import Completer, refused, taken
+from skunkqueue.worker.pool.completer import Completer, taken
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.fetcher import Fetcher
 from skunkqueue.worker.pool.heartbeat import Beaten, Heartbeat
@@ -277,12 +277,15 @@ class Engine:
             self._fetcher.learn(delivery, self.burst)
 
     def _report(self, delivery: Delivery) -> None:
-        taken, outcomes = delivery.result.taken, delivery.outcomes
-        if len(taken) == len(outcomes):
+        result, outcomes = delivery.result, delivery.outcomes
+        if len(result.taken) == len(outcomes) and not result.refused:
             self._log.say_all(delivery.reports)
             return
         for (claim, _), report in zip(outcomes, delivery.reports, strict=True):
-            self._log.say_all([report if claim.id in taken else refused(claim, report)])
+            if claim.id in result.refused:
+                self._log.say_all([not_kept(claim, report, result.refused[claim.id])])
+            else:
+                self._log.say_all([report if claim.id in result.taken else refused(claim, report)])
 
     def _start_marked(self, delivery: Delivery) -> None:
         """Careful runs are marked as started in the source before they start."""

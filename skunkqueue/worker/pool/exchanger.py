@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Want
 from skunkqueue.persistence import Channel, Key, Source
+from skunkqueue.worker.pool.isolate import exchange, fits
 from skunkqueue.worker.pool.log_entry import LogEntry
 
 FIRST_PAUSE: Final = 0.05
@@ -216,6 +217,8 @@ class Exchanger:
         """Send what waits; False where that is for the thread to do."""
         with self._state:
             if self._exchange is not Exchanging.NOTHING or self._doubtful:
+                return False
+            if not fits(self._outcomes, self._source.limits):
                 return False
             load = self._take()
             if not load:  # the thread was faster
@@ -431,7 +434,7 @@ class Exchanger:
             self._load = load
             try:
                 now = self._clock.now()
-                result = self._source.exchange(load.outcomes, load.wants, now=now, until=now + self._lease)
+                result = exchange(self._source, load.outcomes, load.wants, now=now, until=now + self._lease)
                 break
             except Exception as error:  # a fault of a driver that nobody foresaw must not end the thread either
                 self._missed(error)

@@ -1,0 +1,149 @@
+"""Exchanges with a source so that an outcome that it cannot take never stops the others.
+
+What is too large is not even sent, and what is too much for one call is sent in several. Where the source refuses a
+call as a whole, its outcomes are sent by halves, until the one is found that it does not take: that run is failed for
+good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from skunkqueue.envelope import Claim, Exchange, Outcome, Want
+from skunkqueue.errors import StoreAway, StoreFull, StoreVersion
+from skunkqueue.persistence import Limits, Source
+
+Pair = tuple[Claim, Outcome]
+
+WHOLE: Final = (StoreAway, StoreFull, StoreVersion)
+"""What concerns the whole store, and no single run."""
+
+LONGEST_REASON: Final = 300
+
+REST: Final = 8192
+"""Bytes that error, notes and note of an outcome take at most."""
+
+
+def fits(outcomes: Sequence[Pair], limits: Limits) -> bool:
+    """Whether these can be sent in one call. On the hot path: only values are looked at, the rest is small."""
+    if limits.items is not None and len(outcomes) > limits.items:
+        return False
+    total = largest = 0
+    for _, outcome in outcomes:
+        value = outcome[1]
+        if value is not None:
+            size = len(value)
+            total += size
+            if size > largest:
+                largest = size
+    return (limits.batch is None or total + len(outcomes) * REST <= limits.batch) and (
+        limits.value is None or largest + REST <= limits.value
+    )
+
+
+def size_of(outcome: Outcome) -> int:
+    """Bytes that an outcome takes, near enough: values are large, the rest is bounded."""
+    texts = (outcome.error, outcome.note)
+    return len(outcome.value or b"") + len(outcome.notes or b"") + sum(len(text or "") for text in texts)
+
+
+def parts(outcomes: Sequence[Pair], limits: Limits) -> Iterator[Sequence[Pair]]:
+    """The outcomes, in order, so many at a time as one call may carry."""
+    start = size = 0
+    for n, (_, outcome) in enumerate(outcomes):
+        more = size_of(outcome)
+        too_many = limits.items is not None and n - start >= limits.items
+        if n > start and (too_many or (limits.batch is not None and size + more > limits.batch)):
+            yield outcomes[start:n]
+            start, size = n, 0
+        size += more
+    if start < len(outcomes):
+        yield outcomes[start:]
+
+
+def exchange(source: Source, outcomes: Sequence[Pair], wants: Sequence[Want], *, now: float, until: float) -> Exchange:
+    """As ``source.exchange``; what was refused is named, with the reason. Raises what concerns the whole source."""
+    limits = source.limits
+    if fits(outcomes, limits):
+        try:
+            return source.exchange(outcomes, wants, now=now, until=until)
+        except WHOLE:
+            raise
+        except Exception as error:
+            if not outcomes:
+                raise
+            return _Isolation(source, now).exchange(outcomes, wants, until, error)
+    return _Isolation(source, now).exchange(outcomes, wants, until, None)
+
+
+@dataclass
+class _Isolation:
+    """One exchange, piece by piece."""
+
+    source: Source
+    now: float
+    taken: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+    error: Exception | None = None
+    has_taken: bool = False
+    """Whether the source took anything meanwhile: where it takes nothing at all, it is the source that is at fault."""
+
+    def exchange(
+        self, outcomes: Sequence[Pair], wants: Sequence[Want], until: float, error: Exception | None
+    ) -> Exchange:
+        self.error = error
+        for part in parts([self._within(*pair) for pair in outcomes], self.source.limits):
+            self._commit(part)
+        result = self.source.exchange((), wants, now=self.now, until=until)
+        if self.error is not None and not (self.has_taken or result.claims):
+            raise self.error
+        return result._replace(taken=result.taken | self.taken, refused={**self.refused, **result.refused})
+
+    def _within(self, claim: Claim, outcome: Outcome) -> Pair:
+        """The outcome, or, where it is too large, that it could not be kept."""
+        most = self.source.limits.value
+        if most is None or size_of(outcome) <= most:
+            return claim, outcome
+        self.refused[claim.id] = (
+            f"{_what(outcome)} cannot be kept: it is {size_of(outcome):,} bytes, the store takes {most:,}"
+        )
+        return claim, Outcome.failed(self.refused[claim.id])
+
+    def _commit(self, pairs: Sequence[Pair]) -> None:
+        """Commit, by halves where that is refused."""
+        try:
+            taken = self.source.commit(pairs, now=self.now)
+        except WHOLE:
+            raise
+        except Exception as error:
+            self.error = error
+            if len(pairs) > 1:
+                self._commit(pairs[: len(pairs) // 2])
+                self._commit(pairs[len(pairs) // 2 :])
+            else:
+                self._fail(*pairs[0], error)
+            return
+        self.has_taken = True
+        self.taken |= taken
+
+    def _fail(self, claim: Claim, outcome: Outcome, error: Exception) -> None:
+        """Fail the one run for good whose outcome is refused; how far a run has come is only left out."""
+        said = f"{error or type(error).__name__}"[:LONGEST_REASON]
+        if outcome.kind == "progress":
+            return
+        self.refused[claim.id] = f"{_what(outcome)} cannot be kept: {said}"
+        try:
+            taken = self.source.commit([(claim, Outcome.failed(self.refused[claim.id]))], now=self.now)
+        except WHOLE:
+            raise
+        except Exception:
+            return  # the run cannot be written at all; its lease will end
+        self.has_taken = True
+        if outcome.kind != "started":  # else it would be started
+            self.taken |= taken
+
+
+def _what(outcome: Outcome) -> str:
+    return "its result" if outcome.kind == "complete" else "what became of it"

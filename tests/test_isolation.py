@@ -1,0 +1,206 @@
+"""One item never stops its neighbours: a store that refuses one of each kind, and a pool that carries on."""
+
+from __future__ import annotations
+
+import pytest
+from troubled import Said
+
+from skunkqueue import JobFailed, SkunkQueue, WorkerPool
+from skunkqueue.envelope import Outcome
+from skunkqueue.errors import PartialFire, StoreAway, StoreFull, StoreRefused
+from skunkqueue.persistence import Limits
+from skunkqueue.persistence.memory import MemoryPersister
+from skunkqueue.persistence.put import put
+from skunkqueue.persistence.redis.channel import RedisChannel
+from skunkqueue.testing.makers import LATE, NOW, count_states, ids_of, record_of, sealed, take, want
+from skunkqueue.worker.pool.isolate import exchange
+
+OUTCOMES = {
+    "complete": Outcome.complete(b"bad" * 100),
+    "failed": Outcome.failed("bad" * 100),
+    "again": Outcome.again(error="bad" * 100, due=NOW + 9),
+    "untouched": Outcome.untouched(notes=b"bad" * 100),
+    "started": Outcome.started(notes=b"bad" * 100),
+    "progress": Outcome.at(0.5, "bad" * 100),
+}
+ERRORS = [StoreRefused("the document is too large"), ValueError("a fault of a driver")]
+
+
+def is_bad(outcome: Outcome) -> bool:
+    return "badbad" in f"{outcome.error}{outcome.note}{outcome.value!r}{outcome.notes!r}"
+
+
+class Picky(MemoryPersister):
+    """Refuses, as a whole, what holds a bad item."""
+
+    def __init__(self, error=ERRORS[0], name="picky"):
+        super().__init__(name)
+        self.error = error
+        self.largest = 0
+
+    def commit(self, outcomes, *, now):
+        self.largest = max(self.largest, len(outcomes))
+        if any(is_bad(outcome) for _, outcome in outcomes):
+            raise self.error
+        return super().commit(outcomes, now=now)
+
+    def put(self, envelopes):
+        self.largest = max(self.largest, len(envelopes))
+        if any(envelope.body.startswith(b"bad") for envelope in envelopes):
+            raise self.error
+        return super().put(envelopes)
+
+
+def held(store, how_many=7):
+    store.put([sealed(n) for n in range(how_many)])
+    return take(store, limit=how_many)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["ours", "a driver's"])
+@pytest.mark.parametrize("kind", OUTCOMES)
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_a_refused_outcome_costs_its_own_run_only(kind, place, error):
+    store = Picky(error)
+    claims = held(store)
+    store.put([sealed(50)])
+    outcomes = [(claim, Outcome.complete(b"value")) for claim in claims]
+    outcomes[place] = claims[place], OUTCOMES[kind]
+
+    found = exchange(store, outcomes, [want("B")], now=NOW, until=LATE)
+
+    bad = record_of(store, claims[place].id)
+    assert ids_of(found.claims) == [sealed(50).id]
+    assert found.taken >= {claim.id for claim in claims if claim.id != bad.id}
+    if kind == "progress":
+        assert (bad.state, dict(found.refused)) == ("running", {})
+    else:
+        assert (bad.state, bad.error) == ("failed", found.refused[bad.id])
+        assert str(error) in bad.error
+        assert (bad.id in found.taken) == (kind != "started")  # else it would be started now
+
+
+@pytest.mark.parametrize("error", [StoreAway("gone"), StoreFull("the disk is full"), ValueError("always")])
+def test_what_concerns_the_whole_store_fails_no_run(error):
+    class Away(MemoryPersister):
+        def commit(self, outcomes, *, now):
+            if outcomes:
+                raise error
+            return set()
+
+    store = Away("away")
+    claims = held(store)
+
+    with pytest.raises(type(error)):
+        exchange(store, [(claim, Outcome.complete(b"")) for claim in claims], [want("B")], now=NOW, until=LATE)
+
+    assert count_states(store) == {"running": 7}
+
+
+def test_a_result_above_the_limit_is_never_sent_and_fails_its_run():
+    store = Picky()
+    store.limits = Limits(value=1000)
+    good, bad = held(store, 2)
+
+    found = exchange(
+        store, [(bad, Outcome.complete(b"x" * 1001)), (good, Outcome.complete(b"x" * 1000))], [], now=NOW, until=LATE
+    )
+
+    assert found.taken == {good.id, bad.id}
+    assert record_of(store, good.id).state == "succeeded"
+    assert record_of(store, bad.id).error == "its result cannot be kept: it is 1,001 bytes, the store takes 1,000"
+
+
+@pytest.mark.parametrize("limits", [Limits(items=3), Limits(batch=300), Limits(items=5, batch=300)])
+def test_outcomes_and_envelopes_are_sent_in_parts_within_the_limits(limits):
+    store = Picky()
+    store.limits = limits
+    envelopes = [sealed(n, body=b"x" * 100) for n in range(10)]
+
+    assert put(store, envelopes) == ids_of(envelopes)
+    assert store.largest == 3
+    claims = take(store)
+    found = exchange(store, [(claim, Outcome.complete(b"x" * 100)) for claim in claims], [], now=NOW, until=LATE)
+
+    assert found.taken == set(ids_of(envelopes))
+    assert store.largest == 3
+
+
+def test_envelopes_that_are_refused_are_named_and_the_others_are_stored():
+    store = Picky()
+    store.limits = Limits(body=1000)
+    batch = [sealed(n) for n in range(6)]
+    batch[2] = sealed(2, body=b"bad")
+    batch[4] = sealed(4, body=b"x" * 1001)
+
+    with pytest.raises(StoreRefused, match="1 others") as caught:
+        put(store, batch)
+
+    assert set(caught.value.refused) == {sealed(2).id, sealed(4).id}
+    assert count_states(store) == {"queued": 4}
+
+
+def test_fire_many_says_which_runs_were_refused(monkeypatch):
+    queue = SkunkQueue("demo", "memory://refusing")
+    monkeypatch.setattr(type(queue.store), "limits", Limits(body=3000))
+
+    @queue.event
+    def job(text):
+        return text
+
+    with pytest.raises(PartialFire) as caught:
+        job.fire_many([("a",), ("x" * 5000,), ("b",)])
+    with pytest.raises(StoreRefused, match="the store takes 3,000"):
+        job.fire("x" * 5000)
+
+    assert [len(caught.value.accepted), len(caught.value.missing)] == [2, 1]
+    assert count_states(queue.store) == {"queued": 2}
+    queue.store.cancel([run.id for run in caught.value.accepted], now=NOW)
+
+
+def refuse_bad(outcomes, *rest, **more):
+    if any(is_bad(outcome) for _, outcome in outcomes):
+        raise StoreRefused("the document is too large")
+
+
+def refusing(function):
+    def refused(self, outcomes, *rest, **more):
+        refuse_bad(outcomes)
+        return function(self, outcomes, *rest, **more)
+
+    return refused
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def url(request, tmp_path):
+    if request.param == "memory":
+        return f"memory://{request.node.name}"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/runs.db"
+    server = request.getfixturevalue("shared_redis")
+    with server.client() as client:
+        client.flushall()
+    return server.url
+
+
+def test_a_pool_carries_on_when_one_result_cannot_be_kept(url, monkeypatch):
+    """On its line, where the store has one, and on its thread."""
+    queue = SkunkQueue("demo", url)
+    kind = type(queue.store)
+    monkeypatch.setattr(kind, "exchange", refusing(kind.exchange))
+    monkeypatch.setattr(kind, "commit", refusing(kind.commit))
+    monkeypatch.setattr(RedisChannel, "ask", refusing(RedisChannel.ask))
+
+    @queue.event
+    def job(n):
+        return "bad" * n
+
+    runs = [job.fire(n) for n in (0, 1, 500, 1, 0)]
+    log = Said()
+    with WorkerPool(queue, in_process=True, log=log):
+        assert [runs[n].wait(20.0) for n in (0, 1, 3, 4)] == ["", "bad", "bad", ""]
+        with pytest.raises(JobFailed, match="its result cannot be kept: the document is too large"):
+            runs[2].wait(20.0)
+        assert job.fire(1).wait(20.0) == "bad"
+
+    log.said(f"failed {runs[2].id}: its result cannot be kept")
+    assert "away" not in log.getvalue()
