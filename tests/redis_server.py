@@ -202,7 +202,22 @@ def fake_redis(monkeypatch: pytest.MonkeyPatch) -> str:
         return FakeRedisConnection(server=server, protocol=2, **target.options)
 
     monkeypatch.setattr(importlib.import_module("skunkqueue.persistence.redis.connect"), "connection_to", connection_to)
-    return "redis://fake:6379/0"
+    fake_servers[:] = [server]
+    return FAKE
+
+
+FAKE = "redis://fake:6379/0"
+fake_servers: list[object] = []
+"""The one that is at FAKE now."""
+
+
+def client_of(url: str) -> redis.Redis:
+    """A client of the user's own, to the server at a URL, real or not."""
+    if url != FAKE:
+        return redis.Redis.from_url(url)
+    from fakeredis import FakeRedis
+
+    return FakeRedis(server=fake_servers[0])
 
 
 class Certificates:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-import redis
 from conftest import Opener
+from redis_server import client_of
 
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.memory import MemoryPersister
@@ -32,7 +32,7 @@ class TestEveryStore(StoreContract):
             with closing(sqlite3.connect(store.path)) as db:
                 yield CallersTransaction(db, db.commit, db.rollback)
         elif store.takes_via:
-            with redis.Redis.from_url(store.url) as client, client.pipeline(transaction=True) as pipe:
+            with client_of(store.url) as client, client.pipeline(transaction=True) as pipe:
                 yield CallersTransaction(pipe, pipe.execute, pipe.reset)
         else:
             yield None

@@ -25,7 +25,7 @@ from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
 from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Channel, Source, WorkerKey
-from skunkqueue.worker.pool.completer import Completer, taken
+from skunkqueue.worker.pool.completer import Completer, not_kept, refused, taken
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.fetcher import Fetcher
 from skunkqueue.worker.pool.heartbeat import Beaten, Heartbeat
