@@ -95,6 +95,16 @@ class Link:
         ticket = self.tickets.recv(4)
         return self.inbox.take(frames.TICKET.unpack(ticket)[0]) if len(ticket) == 4 else None
 
+    def next_now(self) -> Task | None:
+        """The same without waiting: None where there is no ticket now, or will be no more."""
+        if self.horizon.passed():
+            return None
+        try:
+            ticket = self.tickets.recv(4, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        return self.inbox.take(frames.TICKET.unpack(ticket)[0]) if len(ticket) == 4 else None
+
     def write(self, frame: bytes) -> None:
         """Send a frame, whole. Jobs' own threads may report progress at the same time."""
         with self._lock:

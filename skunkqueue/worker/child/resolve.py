@@ -47,6 +47,15 @@ class Resolver:
         found = self._by_head[body.head] = name, by_reference(head.ref) if head.ref else self._named(head.name)
         return found
 
+    def glance(self, body: Body) -> Callee | None:
+        """The job, where neither it nor its arguments have to be imported or unpickled; no signature is checked."""
+        if codec.is_pickled(body.call):
+            return None
+        if body.code:
+            return self._by_code.get(body.code)
+        found = self._by_head.get(body.head)
+        return None if found is None else found[1]
+
     def _carried(self, head: Head, code: bytes) -> Callee:
         if head.python != PYTHON:
             raise UnknownJob(f"{head.name} came by value from Python {head.python}, this worker runs {PYTHON}")

@@ -140,6 +140,9 @@ class Reader:
         outcomes, reports = self._completer.outcomes, self._completer.reports
         for start in starts:
             length, kind, number = frames.HEAD.unpack_from(data, start)
+            if kind == frames.STARTED:
+                worker.begun(number, frames.ONE.unpack_from(data, start + frames.PREFIX)[0])
+                continue
             if kind != frames.DONE:
                 _HEARD[kind](self, worker, number, data[start + frames.PREFIX : start + 4 + length])
                 continue
@@ -185,10 +188,6 @@ class Reader:
         worker.learn(1, took)
         return held, took
 
-    def _started(self, worker: Slot, number: int, rest: bytes) -> None:
-        if number in worker.held:
-            worker.held[number].since = frames.ONE.unpack_from(rest)[0]
-
     def _progress(self, worker: Slot, number: int, rest: bytes) -> None:
         held = worker.held.get(number)
         if held is not None:
@@ -207,7 +206,6 @@ class Reader:
 _HEARD: Final[dict[int, Callable[[Reader, Slot, int, bytes], None]]] = {
     frames.READY: Reader._ready,
     frames.BROKEN: Reader._cannot_start,
-    frames.STARTED: Reader._started,
     frames.RAISED: Reader._raised,
     frames.UNKNOWN: Reader._unknown,
     frames.INTERRUPTED: Reader._interrupted,
