@@ -1,10 +1,10 @@
 """A worker that runs several at a time: threads for plain functions, one event loop for async ones.
 
 Of all threads and the loop one at a time is the leader: it takes tickets. A thread that takes one for a quick function
-keeps the lead while it runs it, so that quick functions are run back to back on one thread, as a worker that runs one
-at a time does; before a function that may take long it passes the lead on. Tickets of async jobs are for the loop, which
-takes as many at once as there are free places. Whoever leads and meets a job of the other kind hands over the lead with
-it. A watchdog takes the lead from who keeps it too long.
+keeps the lead while it runs it, so that quick functions run back to back on one thread, as in a worker that runs one at
+a time; before a function that may take long it passes the lead on. Async jobs run on the loop, which, when it leads,
+takes as many tickets at once as there are free places. A leader that meets a job of the other kind hands over the lead
+with it. A watchdog takes the lead from whoever keeps it too long.
 """
 
 from __future__ import annotations
@@ -147,20 +147,18 @@ class Concurrent:
 
     def _take(self, said: bytes) -> Task | None:
         """Take a ticket, and say what had to be said before: at once, where there is none yet."""
-        tickets = self._link.tickets
         while True:
             if self._link.horizon.passed():
                 self._say(said)
                 said = b""
                 self._link.horizon.wait()
-            try:
-                ticket = b"" if self._places.spoilt else tickets.recv(4, socket.MSG_DONTWAIT)
-            except BlockingIOError:
+            ticket = b"" if self._places.spoilt else self._link.ticket_now()
+            if ticket is None:
                 self._say(said)
                 said = b""
-                _wait_readable(tickets, None)
+                _wait_readable(self._link.tickets, None)
                 continue
-            if len(ticket) < 4:
+            if not ticket:
                 self._say(said)
                 self._no_more()
                 return None

@@ -265,7 +265,7 @@ class Engine:
         if now > self._horizon and not self._overslept:
             self._oversleep()
         for worker in self._workers:
-            for held in worker.executing():
+            for held in worker.executing() if self._level >= ROUGH else worker.pressed():
                 self._enforce_on(worker, held, now)
             if now >= worker.is_stuck_from and not worker.leaving:
                 self._completer.hand_back(worker, worker.recall())

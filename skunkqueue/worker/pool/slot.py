@@ -251,15 +251,19 @@ class Slot:
             return [first]
         return list(self.started.values())
 
+    def pressed(self) -> list[Held]:
+        """Of what it runs, what has a timeout or is being interrupted."""
+        return [held for held in self.executing() if held.kill_at or held.seal.timeout is not None]
+
     def next_deadline(self) -> float:
         """Ticks when something of it is due: a timeout, a kill, a start, or runs stuck behind a long one."""
         due = [self.leave_by if self.leave_by and not self.killed else float("inf")]
         if self.body is None and not self.done:
             due.append(self.start_at)
-        for held in self.executing():
+        for held in self.pressed():
             if held.kill_at:
                 due.append(float("inf") if self.killed else held.kill_at)
-            elif held.seal.timeout is not None and held.since:
+            elif held.since and held.seal.timeout is not None:
                 due.append(held.since + held.seal.timeout)
         return min(self.is_stuck_from, *due)
 
