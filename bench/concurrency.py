@@ -19,6 +19,8 @@ ASYNC = ("Taskiq list", "arq", "SAQ", "streaQ")
 SEVERAL = (4, 32, 100)
 NAPS = 100
 """Runs at a time where jobs sleep."""
+OURS = (("noop", (1, *SEVERAL)), ("anoop", (1, *SEVERAL)), ("nap", (NAPS,)), ("anap", (NAPS,)))
+"""Our jobs, and how many at a time."""
 
 Say = Callable[[str], None]
 Rates = dict[tuple[str, str, int], list[float]]
@@ -27,7 +29,7 @@ Rates = dict[tuple[str, str, int], list[float]]
 
 def measure(quick: bool, peers: Sequence[Peer], say: Say) -> Part:
     """All of it."""
-    rounds, count = (1, 3_000) if quick else (3, 40_000)
+    rounds, count = (1, 3_000) if quick else (3, 30_000)
     beside = [peer for peer in PEERS if peer.name in ASYNC and peer in peers]
     for peer in beside:
         say(f"Concurrency: setting up {peer.name}")
