@@ -308,7 +308,7 @@ def test_quick_functions_run_in_order_and_each_is_said_before_the_next_starts(be
     executor = Opens(lambda: None)
     worker = Concurrent(link, executor, 4)
     worker._quick.add(id(executor))
-    worker._watch = lambda: None  # on a machine that stalls it would let another thread go on
+    worker._watch = worker._learn = lambda *_: None  # where the machine stalls, they would let another thread go on
     thread = serving(worker)
     give(pipes, 1, 1)  # for the loop, which hands the lead to a thread
     heard = []

@@ -21,7 +21,7 @@ ROOT = Path(skunkqueue.__file__).parent
 FLOORS = (
     {"errors", "envelope", "clock", "durations", "keys", "codec", "signals"},
     {"persistence", "policy"},
-    {"queue", "job", "run", "options", "stub", "watcher", "connection"},
+    {"queue", "job", "run", "options", "stub", "watcher", "connection", "batcher"},
     {"worker"},
     {"spool", "gearman"},
     {"cli"},
