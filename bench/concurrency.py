@@ -29,7 +29,7 @@ Rates = dict[tuple[str, str, int], list[float]]
 
 def measure(quick: bool, peers: Sequence[Peer], say: Say) -> Part:
     """All of it."""
-    rounds, count = (1, 3_000) if quick else (3, 30_000)
+    rounds, count = (1, 3_000) if quick else (3, 10_000)
     beside = [peer for peer in PEERS if peer.name in ASYNC and peer in peers]
     for peer in beside:
         say(f"Concurrency: setting up {peer.name}")
@@ -51,7 +51,7 @@ def measure(quick: bool, peers: Sequence[Peer], say: Say) -> Part:
             for peer in beside:
                 for job, at_once in (("anoop", NAPS), ("anap", NAPS)):
                     queue = peer.queue(server.url, "fast", BENCH_JOB=job, BENCH_CONCURRENCY=str(at_once))
-                    _drain(server, queue, peer.runs if not quick else 1_000, rates, (peer.name, job, at_once))
+                    _drain(server, queue, count // 5, rates, (peer.name, job, at_once))
             server.empty()
             with trial(_ours(server.url, "noop", 1)) as ours:
                 for what in ("one", "beside"):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 from pools import LIMIT, alive, children, marks, until
@@ -21,6 +22,7 @@ from skunkqueue.worker import frames
 from skunkqueue.worker.child.concurrent import Concurrent
 from skunkqueue.worker.child.execute import Invocation, Task
 from skunkqueue.worker.child.link import Link as WorkerLink
+from skunkqueue.worker.child.loop import new_loop
 from skunkqueue.worker.child.places import FREE, LOOP, TAKING, Places
 from skunkqueue.worker.child.serial import Serial
 from skunkqueue.worker.pool.process import Pipes
@@ -429,3 +431,32 @@ def test_a_death_costs_what_was_running_and_nothing_that_had_finished(jobs, pool
 
     assert [marks(tmp_path, f"d{n}") for n in range(40)] == [1] * 40
     assert [marks(tmp_path, f"s{n}") for n in range(2)] == [2, 2]
+
+
+def _broken_uvloop():
+    module = types.ModuleType("uvloop")
+    module.new_event_loop = lambda: 1 / 0
+    return module
+
+
+@pytest.mark.parametrize("found", [None, _broken_uvloop()], ids=["missing", "broken"])
+def test_where_uvloop_cannot_be_used_jobs_run_on_the_loop_of_asyncio(monkeypatch, between, found):
+    monkeypatch.setitem(sys.modules, "uvloop", found)
+    pipes, link = between
+    give(pipes, 1, 3)
+    pipes.no_more()
+
+    Concurrent(link, Opens(nothing), 2).serve()
+
+    assert {number for kind, number in said(pipes) if kind == frames.DONE} == {1, 2, 3}
+    loop = new_loop()
+    loop.close()
+    assert isinstance(loop, asyncio.SelectorEventLoop)
+
+
+def test_uvloop_is_used_where_it_is_installed():
+    uvloop = pytest.importorskip("uvloop")
+    loop = new_loop()
+    loop.close()
+
+    assert isinstance(loop, uvloop.Loop)
