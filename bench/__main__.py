@@ -3,6 +3,7 @@
 python -m bench                      everything; an hour and a half
 python -m bench sqlite               beside Huey and a raw loop; some minutes
 python -m bench redis --peers none   beside the raw limits only
+python -m bench concurrency          several runs at a time, beside Taskiq, arq, SAQ and streaQ
 """
 
 from __future__ import annotations
@@ -41,13 +42,19 @@ def _measured(asked: argparse.Namespace) -> Iterator[Part]:
         from bench import on_redis
 
         yield on_redis.measure(asked.quick, asked.peers, asked.persistence, _say)
+    if asked.part in ("concurrency", "all"):
+        from bench import concurrency
+        from bench.peers.known import PEERS
+
+        peers = [peer for peer in PEERS if peer.name in asked.peers]
+        yield concurrency.measure(asked.quick, peers, _say)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", nargs="?", choices=["sqlite", "redis", "all"], default="all")
+    parser.add_argument("part", nargs="?", choices=["sqlite", "redis", "concurrency", "all"], default="all")
     parser.add_argument("--peers", type=_peers, default="all", help="all, none, or names with commas: RQ,Huey [all]")
     parser.add_argument(
         "--persistence", choices=["none", "everysec", "always"], default="none", help="of the Redis server, for all"

@@ -90,16 +90,12 @@ class Firing(Generic[P, R]):
         return self._fire(_delay(when), args, kwargs)
 
     async def afire(self, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
-        """``fire`` without blocking the event loop."""
-        import asyncio
-
-        return await asyncio.to_thread(self._fire, 0.0, args, kwargs)
+        """``fire`` without blocking the event loop; what is fired at the same time is put in one call, in order."""
+        return await self._afire(0.0, args, kwargs)
 
     async def afire_at(self, when: float | timedelta | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
         """``fire_at`` without blocking the event loop."""
-        import asyncio
-
-        return await asyncio.to_thread(self._fire, _delay(when), args, kwargs)
+        return await self._afire(_delay(when), args, kwargs)
 
     def fire_many(self, calls: Iterable[Call | tuple[Any, ...] | list[Any]], /) -> Runs[R]:
         """Fire many calls, given as tuples or by ``job.args(...)``, in as few trips to the store as it takes.
@@ -124,6 +120,19 @@ class Firing(Generic[P, R]):
             runs = _inert(plan, 1)
         else:
             runs = self._put(self._envelopes([plan.body(plan.code(), args, kwargs)], delay))
+        plan.job._last = fired = Runs(runs) if plan.several else runs[0]
+        return cast("Run[R]", fired)
+
+    async def _afire(self, delay: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run[R]:
+        plan = self._plan
+        if is_importing():
+            return self._fire(delay, args, kwargs)
+        if self._via is not None:  # a transaction of the user's own takes what is fired with it alone
+            import asyncio
+
+            return await asyncio.to_thread(self._fire, delay, args, kwargs)
+        body = plan.body(plan.code(), args, kwargs)
+        runs = await plan.job.queue.batcher.put(lambda: self._envelopes([body], delay))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 

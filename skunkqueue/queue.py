@@ -19,6 +19,7 @@ from skunkqueue.persistence.url import find_backend, locate, without_secrets
 from skunkqueue.run import Run, Runs
 
 if TYPE_CHECKING:
+    from skunkqueue.batcher import Batcher
     from skunkqueue.job import AsyncJob
     from skunkqueue.watcher import Watcher
 
@@ -57,6 +58,7 @@ class SkunkQueue:
         self.max_payload = max_payload
         self._address = locate(conn_url, backend, dbname)
         self._connection: Connection | None = None
+        self._batchers: dict[int, Batcher] = {}  # by process: their threads do not come along where one forks
 
     def __repr__(self) -> str:
         return f"SkunkQueue({self.name!r}, {self.url!r})"
@@ -118,6 +120,16 @@ class SkunkQueue:
     @property
     def watcher(self) -> Watcher:
         return self.connection.watch()
+
+    @property
+    def batcher(self) -> Batcher:
+        """The one that puts what coroutines fire."""
+        found = self._batchers.get(os.getpid())
+        if found is None:
+            from skunkqueue.batcher import Batcher
+
+            found = self._batchers.setdefault(os.getpid(), Batcher(self))
+        return found
 
     def close(self) -> None:
         """Let go of the store. A closed queue may be used again: it opens anew."""

@@ -208,6 +208,11 @@ async def async_sleep(name, seconds):
 
 
 @queue.event(routes=["foo"])
+async def async_own_id():
+    return current_run().id
+
+
+@queue.event(routes=["foo"])
 def sleep_long(name, seconds=30.0):
     leave_mark(name)
     time.sleep(seconds)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 from pools import LIMIT, alive, children, marks, until
 from test_worker_faults import jobs, pool, store_url  # noqa: F401
 
+from skunkqueue.clock import ticks
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.concurrent import Concurrent
 from skunkqueue.worker.child.execute import Invocation, Task
+from skunkqueue.worker.child.link import Link as WorkerLink
+from skunkqueue.worker.child.loop import new_loop
+from skunkqueue.worker.child.places import FREE, LOOP, TAKING, Places
 from skunkqueue.worker.child.serial import Serial
+from skunkqueue.worker.pool.process import Pipes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads
 sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
@@ -43,6 +51,9 @@ class Opens:
         self.function = function
         self.opening = opening
 
+    def is_async(self, task):
+        return inspect.iscoroutinefunction(self.function)
+
     def open(self, task):
         self.opening()
         return Invocation(self, "job", (), {})
@@ -55,6 +66,39 @@ class Opens:
 
     def raised(self, task, call, error, began):
         return frames.timed(frames.RAISED, task.number, 0.0, 0.0)
+
+
+@pytest.fixture
+def between():
+    """What lies between a pool and its worker, and the worker's end of it."""
+    pipes = Pipes(ticks() + 1000)
+    link = WorkerLink(pipes.ends()._replace(tickets=os.dup(pipes.ticket_ends.fileno())))
+    yield pipes, link
+    link.tickets.close()
+    pipes.close_worker_side()
+    pipes.close_pool_side()
+
+
+def give(pipes, first, last):
+    """Hand out runs of these numbers, as a pool does."""
+    runs = [b"".join(frames.run(number, 1, b"id", b"body")) for number in range(first, last + 1)]
+    os.write(pipes.to_worker, b"".join(runs))
+    pipes.tickets.send(frames.tickets(first, last))
+
+
+def said(pipes):
+    """What the worker has said so far: kinds and numbers."""
+    try:
+        data = os.read(pipes.from_worker, 1 << 20)
+    except BlockingIOError:
+        return []
+    return [(kind, number) for kind, number, _ in frames.Splitter().feed(data)]
+
+
+def serving(worker):
+    thread = threading.Thread(target=worker.serve, daemon=True)
+    thread.start()
+    return thread
 
 
 def kind(frame):
@@ -111,21 +155,19 @@ def test_a_worker_interrupted_amid_an_import_is_replaced(jobs, pool, tmp_path, c
 
 @pytest.mark.parametrize("job", [lambda: None, nothing])
 @pytest.mark.parametrize("when", ["before", "while it is opened"])
-def test_the_same_where_several_run(job, when):
-    link = Link()
+def test_the_same_where_several_run(between, job, when):
+    pipes, link = between
     worker = Concurrent(link, Opens(job, lambda: when != "before" and worker.interrupt(7)), 2)
     if when == "before":
         worker.interrupt(7)
 
-    async def run():
-        worker._begin(7)
-        await worker._run(asyncio.get_running_loop(), TASK)
+    give(pipes, 7, 7)
+    pipes.no_more()
+    worker.serve()
 
-    asyncio.run(run())
-
-    assert link.said == [(frames.STARTED, 7), (frames.INTERRUPTED, 7)]
-    assert not worker._places
-    assert not worker._hit
+    assert said(pipes) == [(frames.STARTED, 7), (frames.INTERRUPTED, 7)]
+    assert not worker._places._at
+    assert not worker._places._hit
 
 
 def test_an_async_job_that_holds_up_its_loop_is_interrupted():
@@ -199,3 +241,222 @@ def test_a_job_that_never_comes_back_on_a_thread_does_not_keep_the_program_from_
 
     assert done.returncode == 0, done.stderr
     assert "did not end within 0.2 s" in done.stdout
+
+
+# what is taken, and what is taken back
+
+
+class Gate:
+    """Jobs that say that they run, and end when they are let go."""
+
+    def __init__(self, is_async):
+        self.running = []
+        self.open = threading.Event()
+        self.function = self.wait_async if is_async else self.wait
+
+    def wait(self):
+        self.running.append(None)
+        assert self.open.wait(LIMIT)
+
+    async def wait_async(self):
+        self.running.append(None)
+        while not self.open.is_set():
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("limit", [2, 7])
+def test_what_it_has_not_started_is_taken_back_exactly(between, is_async, limit):
+    gate = Gate(is_async)
+    pipes, link = between
+    thread = serving(Concurrent(link, Opens(gate.function), limit))
+    give(pipes, 1, 50)
+    until(lambda: len(gate.running) == limit)
+
+    back = pipes.recall()
+    gate.open.set()
+    pipes.no_more()
+    thread.join(LIMIT)
+
+    heard = said(pipes)
+    assert back == set(range(limit + 1, 51))
+    assert [number for kind, number in heard if kind == frames.STARTED] == list(range(1, limit + 1))
+    assert {number for kind, number in heard if kind == frames.DONE} == set(range(1, limit + 1))
+    assert len(gate.running) == limit
+
+
+@pytest.mark.parametrize("function", [lambda: None, nothing])
+def test_a_recall_under_way_takes_each_run_or_leaves_it_to_the_worker(between, function):
+    pipes, link = between
+    thread = serving(Concurrent(link, Opens(function), 5))
+    back = set()
+    for first in range(1, 2000, 100):
+        give(pipes, first, first + 99)
+        back |= pipes.recall()
+    pipes.no_more()
+    thread.join(LIMIT)
+
+    heard = said(pipes)
+    started = [number for kind, number in heard if kind == frames.STARTED]
+    done = [number for kind, number in heard if kind == frames.DONE]
+    assert len(started) == len(set(started))
+    assert sorted(started) == sorted(done)
+    assert set(started) | back == set(range(1, 2001))
+    assert not set(started) & back
+
+
+def test_quick_functions_run_in_order_and_each_is_said_before_the_next_starts(between):
+    pipes, link = between
+    executor = Opens(lambda: None)
+    worker = Concurrent(link, executor, 4)
+    worker._quick.add(id(executor))
+    worker._watch = worker._learn = lambda *_: None  # where the machine stalls, they would let another thread go on
+    thread = serving(worker)
+    give(pipes, 1, 1)  # for the loop, which hands the lead to a thread
+    heard = []
+    until(lambda: heard.extend(said(pipes)) or (frames.DONE, 1) in heard)
+
+    give(pipes, 2, 100)
+    pipes.no_more()
+    thread.join(LIMIT)
+
+    expected = [(kind, number) for number in range(2, 101) for kind in (frames.STARTED, frames.DONE)]
+    assert said(pipes) == expected
+
+
+def test_a_quick_job_that_is_slow_for_once_does_not_keep_the_others_from_starting(between):
+    gate = Gate(False)
+    pipes, link = between
+    executor = Opens(gate.function)
+    worker = Concurrent(link, executor, 3)
+    worker._quick.add(id(executor))
+    thread = serving(worker)
+
+    give(pipes, 1, 3)
+    until(lambda: len(gate.running) == 3)
+    gate.open.set()
+    pipes.no_more()
+    thread.join(LIMIT)
+
+    assert {number for kind, number in said(pipes) if kind == frames.DONE} == {1, 2, 3}
+
+
+def test_an_interrupt_hits_its_run_only_however_many_follow_on_its_thread(between):
+    pipes, link = between
+    hit, met = [], threading.Event()
+
+    def spin():
+        if not met.is_set():
+            met.set()
+            with contextlib.suppress(AssertionError):
+                until(lambda: False, 20)
+        hit.append(None)
+
+    executor = Opens(spin)
+    worker = Concurrent(link, executor, 2)
+    worker._quick.add(id(executor))
+    thread = serving(worker)
+    give(pipes, 1, 1)
+    assert met.wait(LIMIT)
+    give(pipes, 2, 300)
+
+    worker.interrupt(1)
+    for number in (1, 250, 1):
+        worker.interrupt(number)
+    pipes.no_more()
+    thread.join(LIMIT)
+
+    ends = {number: kind for kind, number in said(pipes) if kind != frames.STARTED}
+    assert len(ends) == 300
+    assert ends[1] == frames.INTERRUPTED
+    assert {number for number, kind in ends.items() if kind != frames.DONE} <= {1, 250}
+
+
+def test_interrupts_of_a_batch_on_the_loop_hit_their_runs_only(between):
+    gate = Gate(True)
+    pipes, link = between
+    worker = Concurrent(link, Opens(gate.function), 20)
+    thread = serving(worker)
+    give(pipes, 1, 20)
+    until(lambda: len(gate.running) == 20)
+
+    for number in (3, 17):
+        worker.interrupt(number)
+    gate.open.set()
+    pipes.no_more()
+    thread.join(LIMIT)
+
+    ends = {number: kind for kind, number in said(pipes) if kind != frames.STARTED}
+    assert {number for number, kind in ends.items() if kind == frames.INTERRUPTED} == {3, 17}
+    assert len(ends) == 20
+
+
+def test_who_leads_where_places_become_full_and_free_again():
+    places = Places(2)
+
+    assert places.claim_loop()
+    places.begin([1], lead=1)
+    assert not places.depose(0)  # another ticket has been taken since
+    assert places.depose(1)
+    assert places.lead == TAKING
+    places.begin([2], lead=2)
+    assert places.lead == FREE  # both places are taken
+    assert not places.pass_on(2)
+    assert places.resume(1)
+    assert places.lead == TAKING
+    assert not places.resume(2)
+    assert not places.vacate(LOOP)
+    assert places.running == 0
+
+
+@sqlite
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_an_async_job_knows_its_own_run(jobs, pool, concurrency):  # noqa: F811
+    runs = [jobs.async_own_id.fire() for _ in range(20)]
+    with pool("foo", concurrency=concurrency):
+        assert [run.wait(LIMIT) for run in runs] == [run.id for run in runs]
+
+
+@sqlite
+def test_a_death_costs_what_was_running_and_nothing_that_had_finished(jobs, pool, tmp_path):  # noqa: F811
+    done = [jobs.marked.fire(f"d{n}", 0) for n in range(40)]
+    slow = [jobs.marked.fire(f"s{n}", 1.0) for n in range(2)]
+    with pool("foo", concurrency=3) as started:
+        until(lambda: all(marks(tmp_path, f"s{n}") for n in range(2)))
+        (worker,) = started.workers()
+        os.kill(worker, signal.SIGKILL)
+
+        for run in done + slow:
+            run.wait(LIMIT)
+
+    assert [marks(tmp_path, f"d{n}") for n in range(40)] == [1] * 40
+    assert [marks(tmp_path, f"s{n}") for n in range(2)] == [2, 2]
+
+
+def _broken_uvloop():
+    module = types.ModuleType("uvloop")
+    module.new_event_loop = lambda: 1 / 0
+    return module
+
+
+@pytest.mark.parametrize("found", [None, _broken_uvloop()], ids=["missing", "broken"])
+def test_where_uvloop_cannot_be_used_jobs_run_on_the_loop_of_asyncio(monkeypatch, between, found):
+    monkeypatch.setitem(sys.modules, "uvloop", found)
+    pipes, link = between
+    give(pipes, 1, 3)
+    pipes.no_more()
+
+    Concurrent(link, Opens(nothing), 2).serve()
+
+    assert {number for kind, number in said(pipes) if kind == frames.DONE} == {1, 2, 3}
+    loop = new_loop()
+    loop.close()
+    assert isinstance(loop, asyncio.SelectorEventLoop)
+
+
+def test_uvloop_is_used_where_it_is_installed():
+    uvloop = pytest.importorskip("uvloop")
+    loop = new_loop()
+    loop.close()
+
+    assert isinstance(loop, uvloop.Loop)

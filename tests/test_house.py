@@ -22,7 +22,8 @@ ROOT = Path(skunkqueue.__file__).parent
 FLOORS = (
     {"errors", "envelope", "clock", "durations", "keys", "codec", "signing", "signals", "printable"},
     {"persistence", "policy"},
-    {"queue", "job", "plan", "method", "lookup", "importing", "run", "options", "stub"} | {"watcher", "connection"},
+    {"queue", "job", "plan", "method", "lookup", "importing", "run", "options", "stub"}
+    | {"watcher", "connection", "batcher"},
     {"worker"},
     {"spool", "gearman"},
     {"cli"},

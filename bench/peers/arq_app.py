@@ -12,6 +12,7 @@ SETTINGS = RedisSettings.from_dsn(os.environ["BENCH_URL"])
 
 
 async def noop(ctx, number):
+    await marks.nap()
     marks.count()
     return number
 
@@ -24,7 +25,7 @@ class WorkerSettings:
     functions = [noop, stamp]
     redis_settings = SETTINGS
     keep_result = 86_400 if SAFE else 0
-    max_jobs = 100
+    max_jobs = int(os.environ.get("BENCH_CONCURRENCY", "100"))
     poll_delay = 0.001 if "BENCH_IDLE" in os.environ else 0.01
 
 

@@ -5,13 +5,18 @@ is BENCH_MARKS. A run counts itself in shared memory (about 0.2 microseconds), s
 work, whatever threads or processes they are made of.
 """
 
+import asyncio
 import mmap
 import os
 import threading
 import time
 from struct import Struct
 
+NAP = 0.01
+"""Seconds that a job sleeps which is to sleep."""
+
 _NUMBER = Struct("=Q")
+_NAPS = os.environ.get("BENCH_JOB") == "anap"
 _folder = os.environ.get("BENCH_MARKS", ".")
 _lock = threading.Lock()
 _slot = None
@@ -32,6 +37,12 @@ def count() -> None:
     with _lock:
         slot = _slot if _slot is not None else _open_slot()
         slot[0] += 1
+
+
+async def nap() -> None:
+    """Sleep where BENCH_JOB says so: what async jobs do that are measured waiting."""
+    if _NAPS:
+        await asyncio.sleep(NAP)
 
 
 def started(now: int) -> None:

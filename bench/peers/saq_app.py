@@ -12,6 +12,7 @@ options = {"ttl": 86_400, "retries": 3} if SAFE else {"ttl": -1}
 
 
 async def noop(ctx, *, number):
+    await marks.nap()
     marks.count()
     return number
 
@@ -20,7 +21,7 @@ async def stamp(ctx):
     marks.started(marks.now())
 
 
-settings = {"queue": queue, "functions": [noop, stamp], "concurrency": 30}
+settings = {"queue": queue, "functions": [noop, stamp], "concurrency": int(os.environ.get("BENCH_CONCURRENCY", "30"))}
 
 begin = queue.connect
 end = queue.disconnect

@@ -1,6 +1,8 @@
-"""Our own jobs, on whatever store BENCH_URL names."""
+"""Our own jobs, on whatever store BENCH_URL names; BENCH_JOB says which of them is fired."""
 
+import asyncio
 import os
+import time
 
 from bench.peers import marks
 from skunkqueue import SkunkQueue
@@ -19,12 +21,34 @@ def stamp():
     marks.started(marks.now())
 
 
-fire = noop.fire
+@queue.event(routes="work")
+async def anoop(number):
+    marks.count()
+    return number
+
+
+@queue.event(routes="work")
+def nap(number):
+    time.sleep(marks.NAP)
+    marks.count()
+    return number
+
+
+@queue.event(routes="work")
+async def anap(number):
+    await asyncio.sleep(marks.NAP)
+    marks.count()
+    return number
+
+
+job = {"noop": noop, "anoop": anoop, "nap": nap, "anap": anap}[os.environ.get("BENCH_JOB", "noop")]
+fire = job.fire
+afire = job.afire
 fire_stamp = stamp.fire
 
 
 def fire_many(numbers):
-    noop.fire_many([(number,) for number in numbers])
+    job.fire_many([(number,) for number in numbers])
 
 
 def ask(number):

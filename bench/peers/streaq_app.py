@@ -7,12 +7,15 @@ from streaq import Worker
 from bench.peers import marks
 
 SAFE = os.environ["BENCH_SETUP"] == "safe"
-worker = Worker(redis_url=os.environ["BENCH_URL"], queue_name="bench", concurrency=32)
+worker = Worker(
+    redis_url=os.environ["BENCH_URL"], queue_name="bench", concurrency=int(os.environ.get("BENCH_CONCURRENCY", "32"))
+)
 TTL = 86_400 if SAFE else 0
 
 
 @worker.task(ttl=TTL)
 async def noop(number):
+    await marks.nap()
     marks.count()
     return number
 

@@ -18,6 +18,7 @@ if SAFE:
 
 @broker.task(task_name="noop")
 async def noop(number):
+    await marks.nap()
     marks.count()
     return number
 

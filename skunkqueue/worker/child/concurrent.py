@@ -1,28 +1,44 @@
-"""A worker that runs several at a time: threads for plain functions, one event loop for async ones."""
+"""A worker that runs several at a time: threads for plain functions, one event loop for async ones.
+
+Of all threads and the loop one at a time is the leader: it takes tickets. A thread that takes one for a quick function
+keeps the lead while it runs it, so that quick functions run back to back on one thread, as in a worker that runs one at
+a time; before a function that may take long it passes the lead on. Async jobs run on the loop, which, when it leads,
+takes as many tickets at once as there are free places. A leader that meets a job of the other kind hands over the lead
+with it. A watchdog takes the lead from whoever keeps it too long.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import select
 import socket
-import sys
 import threading
-from collections.abc import Callable
 from contextvars import copy_context
 from queue import SimpleQueue
-from time import perf_counter
-from typing import Any, TypeAlias
+from time import perf_counter, sleep
+from typing import Any, Final
 
 from skunkqueue.clock import ticks
 from skunkqueue.errors import Interrupted
 from skunkqueue.run import set_current
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.execute import Executor, Invocation, Task
-from skunkqueue.worker.child.interrupt import is_cancelled, is_importing, raise_in_thread
+from skunkqueue.worker.child.interrupt import is_cancelled
 from skunkqueue.worker.child.link import PAUSE, Link
+from skunkqueue.worker.child.loop import new_loop
+from skunkqueue.worker.child.places import LOOP, TAKING, Places
 
-Place: TypeAlias = "int | asyncio.Task[Any] | None"
+QUICK: Final = 0.0001
+"""Seconds below which a run shows that its job is quick."""
+SLOW: Final = 0.001
+"""Seconds above which a run shows that its job is not."""
+MOST_QUICK: Final = 1000
+"""Jobs that are remembered as quick."""
+FIRST_LOOK: Final = 0.002
+LAST_LOOK: Final = 0.02
+"""Seconds between two looks of the watchdog, which become longer while nothing changes."""
 
 
 class Concurrent:
@@ -31,162 +47,33 @@ class Concurrent:
     def __init__(self, link: Link, executor: Executor, limit: int) -> None:
         self._link = link
         self._executor = executor
-        self._limit = limit
         self._pid = os.getpid()
-        self._between = threading.RLock()  # a signal may come while this very thread holds it
-        self._places: dict[int, Place] = {}  # number of a run -> its thread or task, None before it has either
-        self._hit: set[int] = set()  # of those, the ones to be interrupted
-        self._early: set[int] = set()  # interrupts of runs that it has yet to come to
-        self._last = 0
-        self._spoilt = False  # a module may be half imported
-        self._threads = Threads(limit)
+        self._places = Places(limit)
+        self._threads = Threads(self._on_thread)
+        self._quick: set[int] = set()  # ids of jobs; an id used again for another job is a wrong guess, no more
+        self._stirred = threading.Event()  # unset while the watchdog need not look
+        self._listens = False
 
     def serve(self) -> None:
         """Run what comes until there is no more."""
         try:
-            asyncio.run(self._serve())
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                runner.run(self._serve())
         finally:
+            self._places.close()
+            self._stirred.set()
             self._threads.end()
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        free = asyncio.Semaphore(self._limit)
-        running: set[asyncio.Future[Any]] = set()
-        while True:
-            await free.acquire()
-            task = await self._next(loop)
-            if task is None:
-                break
-            self._begin(task.number)
-            future = asyncio.ensure_future(self._run(loop, task))
-            running.add(future)
-            future.add_done_callback(running.discard)
-            future.add_done_callback(lambda _: free.release())
-        if running:
-            await asyncio.wait(running)
-
-    async def _next(self, loop: asyncio.AbstractEventLoop) -> Task | None:
-        """Take a ticket without holding up the loop; the pool may be faster and take it back."""
-        while True:
-            await self._readable(loop)
-            while self._link.horizon.passed():
-                await asyncio.sleep(PAUSE)
-            if self._spoilt:
-                return None  # the pool starts another
-            try:
-                ticket = self._link.tickets.recv(4, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                continue
-            return self._link.inbox.take(frames.TICKET.unpack(ticket)[0]) if len(ticket) == 4 else None
-
-    async def _readable(self, loop: asyncio.AbstractEventLoop) -> None:
-        come = loop.create_future()
-
-        def note() -> None:
-            if not come.done():
-                come.set_result(None)
-
-        loop.add_reader(self._link.tickets, note)
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        self._context = copy_context()  # what is called from within a run would go on in that run's
+        threading.Thread(target=self._watch, name="skunkqueue-watchdog", daemon=True).start()
+        self._take_on_loop()
         try:
-            await come
+            await self._ended
         finally:
-            loop.remove_reader(self._link.tickets)
-
-    def _begin(self, number: int) -> None:
-        with self._between:
-            self._places[number] = None
-            self._last = number
-            if number in self._early:
-                self._hit.add(number)
-            self._early.clear()  # numbers only grow: the others have ended before they were to be interrupted
-        self._link.write(frames.one(frames.STARTED, number, ticks()))
-
-    async def _run(self, loop: asyncio.AbstractEventLoop, task: Task) -> None:
-        began = perf_counter()
-        call = await self._threads.run(loop, lambda: copy_context().run(self._open, task, began))
-        if call is not None:
-            self._send(await self._await(task, call, began))
-
-    def _send(self, frame: bytes) -> None:
-        if os.getpid() != self._pid:
-            os._exit(0)  # the job forked, and this is the copy coming back from it
-        self._link.write(frame)
-
-    # on a thread
-
-    def _open(self, task: Task, began: float) -> Invocation | None:
-        """Open a run, and call it, unless it is async: then it is for the loop.
-
-        What comes of it is sent from here, for an async job may keep the loop busy.
-        """
-        try:
-            call = self._executor.open(task)
-        except BaseException as error:
-            self._forget(task.number)
-            self._send(self._executor.raised(task, None, error, began))
-            return None
-        if call.is_async:
-            return call
-        self._send(self._call(task, call, began))
-        return None
-
-    def _call(self, task: Task, call: Invocation, began: float) -> bytes:
-        try:
-            try:
-                self._enter(task.number, threading.get_ident())
-                set_current(self._executor.current(task))
-                return self._executor.returned(task, call, call.job.function(*call.args, **call.kwargs), began)
-            finally:
-                self._leave(task.number)
-        except BaseException as error:
-            return self._ended(task, call, error, began)
-        finally:
-            self._forget(task.number)
-
-    # on the loop
-
-    async def _await(self, task: Task, call: Invocation, began: float) -> bytes:
-        set_current(self._executor.current(task))
-        running = asyncio.ensure_future(call.ended())
-        try:
-            try:
-                self._enter(task.number, running)
-                value, error = await running
-                if error is not None:
-                    raise error
-                return self._executor.returned(task, call, value, began)
-            finally:
-                self._leave(task.number)
-        except BaseException as error:
-            running.cancel()
-            return self._ended(task, call, error, began)
-        finally:
-            self._forget(task.number)
-
-    # interrupts
-
-    def _enter(self, number: int, place: Place) -> None:
-        with self._between:
-            self._places[number] = place
-            if number in self._hit:
-                raise Interrupted("interrupted by the pool")
-
-    def _leave(self, number: int) -> None:
-        """From here on no interrupt hits it. (One may hit this very step.)"""
-        with self._between:
-            place = self._places.pop(number)
-        if number in self._hit and isinstance(place, int):
-            raise_in_thread(place, None)  # takes back an interrupt that came too late
-
-    def _forget(self, number: int) -> None:
-        with self._between:
-            self._places.pop(number, None)
-            self._hit.discard(number)
-
-    def _ended(self, task: Task, call: Invocation, error: BaseException, began: float) -> bytes:
-        if task.number in self._hit and (isinstance(error, Interrupted) or is_cancelled(error)):
-            return frames.timed(frames.INTERRUPTED, task.number, ticks(), perf_counter() - began)
-        return self._executor.raised(task, call, error, began)
+            self._listen(False)
 
     def on_signal(self, *_: object) -> None:
         """The pool has something to be interrupted."""
@@ -195,68 +82,279 @@ class Concurrent:
 
     def interrupt(self, number: int) -> None:
         """Stop this run, once, if it is running, or as soon as it is."""
-        with self._between:
-            if number > self._last:
-                self._early.add(number)
-            elif number in self._places and number not in self._hit:
-                self._hit.add(number)
-                place = self._places[number]
-                if isinstance(place, int) and is_importing(sys._current_frames().get(place)):
-                    self._spoilt = True
-                _interrupt(place)
+        self._places.interrupt(number)
 
+    # what both do
 
-def _interrupt(place: Place) -> None:
-    if isinstance(place, int):
-        raise_in_thread(place, Interrupted)
-    elif place is not None:
-        place.get_loop().call_soon_threadsafe(place.cancel)
+    def _begin(self, numbers: list[int], lead: int) -> bytes:
+        """These tickets are taken; gives the frames that say so."""
+        self._places.begin(numbers, lead)
+        if not self._stirred.is_set():
+            self._stirred.set()
+        now = ticks()
+        return b"".join([frames.one(frames.STARTED, number, now) for number in numbers])
+
+    def _say(self, said: bytes) -> None:
+        if said:
+            self._link.write(said)
+
+    def _leave(self, number: int) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # the job forked, and this is the copy coming back from it
+        self._places.leave(number)
+
+    def _outcome(self, task: Task, call: Invocation | None, error: BaseException, began: float) -> bytes:
+        if self._places.was_hit(task.number) and (isinstance(error, Interrupted) or is_cancelled(error)):
+            return frames.timed(frames.INTERRUPTED, task.number, ticks(), perf_counter() - began)
+        return self._executor.raised(task, call, error, began)
+
+    def _no_more(self) -> None:
+        """The leader has met the end of the tickets, or must take no more."""
+        self._places.close()
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._places.is_done:
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(_settle, self._ended, error)
+
+    # on a thread
+
+    def _on_thread(self, task: Task | None) -> None:
+        """Execute this run, if one is given, and lead for as long as the lead is here."""
+        try:
+            self._follow(task)
+        except BaseException as error:  # the pool is gone, or has given this worker up
+            self._end(error)
+
+    def _follow(self, task: Task | None) -> None:
+        said = b""
+        while task is not None or (task := self._take(said)) is not None:
+            frame = copy_context().run(self._execute, task)
+            if frame is None:
+                return  # it is async, and with the loop
+            said, leads = frame, self._places.resume(task.number)
+            if not leads:
+                self._say(said)
+                said, leads = b"", self._places.vacate(TAKING)
+            if not leads:
+                self._end_if_done()
+                return
+            task = None
+
+    def _take(self, said: bytes) -> Task | None:
+        """Take a ticket, and say what had to be said before: at once, where there is none yet."""
+        while True:
+            if self._link.horizon.passed():
+                self._say(said)
+                said = b""
+                self._link.horizon.wait()
+            ticket = b"" if self._places.spoilt else self._link.ticket_now()
+            if ticket is None:
+                self._say(said)
+                said = b""
+                _wait_readable(self._link.tickets, None)
+                continue
+            if not ticket:
+                self._say(said)
+                self._no_more()
+                return None
+            task = self._link.inbox.take(frames.TICKET.unpack(ticket)[0])
+            self._say(said + self._begin([task.number], task.number))
+            return task
+
+    def _execute(self, task: Task) -> bytes | None:
+        """Open a run, and call it; None where it is async, then it is for the loop."""
+        call, began = None, perf_counter()
+        try:
+            call = self._executor.open(task)
+            if call.is_async:
+                self._hand_to_loop(task, call, began)
+                return None
+            key = id(call.job)
+            if key not in self._quick and self._places.pass_on(task.number):
+                self._threads.give(None)
+            try:
+                self._places.enter(task.number, threading.get_ident())
+                set_current(self._executor.current(task))
+                return self._executor.returned(task, call, call.job.function(*call.args, **call.kwargs), began)
+            finally:
+                self._leave(task.number)
+                self._learn(key, perf_counter() - began)
+        except BaseException as error:
+            return self._outcome(task, call, error, began)
+
+    def _learn(self, key: int, took: float) -> None:
+        """Watch which jobs are quick. What is between leaves it as it was."""
+        if took < QUICK:
+            if len(self._quick) >= MOST_QUICK:
+                self._quick.clear()
+            self._quick.add(key)
+        elif took > SLOW:
+            self._quick.discard(key)
+
+    def _hand_to_loop(self, task: Task, call: Invocation, began: float) -> None:
+        leads = self._places.pass_on(task.number)
+
+        def begin() -> None:
+            self._begin_async(task, call, began)
+            if leads:
+                self._places.move(LOOP)
+                self._take_on_loop()
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: this worker was given up
+            self._loop.call_soon_threadsafe(begin)
+
+    # on the loop
+
+    def _take_on_loop(self) -> None:
+        """Where the loop leads, take as many tickets as there are free places, and begin those runs."""
+        if not self._places.claim_loop():
+            self._listen(False)
+            return
+        if self._link.horizon.passed():
+            self._places.move(LOOP)
+            self._listen(False)
+            self._loop.call_later(PAUSE, self._take_on_loop)
+            return
+        try:
+            self._begin_all()
+        except BlockingIOError:
+            self._places.move(LOOP)
+            self._listen(True)
+        except (Exception, SystemExit) as error:  # the pool is gone, or has given this worker up
+            _settle(self._ended, error)
+
+    def _begin_all(self) -> None:
+        """As many as can be executed at once."""
+        taken = b"" if self._places.spoilt else self._link.tickets.recv(4 * self._places.free, socket.MSG_DONTWAIT)
+        if len(taken) < 4:
+            self._listen(False)
+            self._no_more()
+            return
+        numbers = [number for (number,) in frames.TICKET.iter_unpack(taken)]
+        plain: list[Task] = []
+        tasks: list[Task] = []
+        for number in numbers:
+            task = self._link.inbox.take(number)
+            (tasks if self._executor.is_async(task) else plain).append(task)
+        # With the last function its thread gets the lead, for it may not be the only one of its kind.
+        self._say(self._begin(numbers, plain[-1].number if plain else LOOP))
+        began = perf_counter()
+        for task in tasks:
+            self._begin_async(task, None, began)
+        for task in plain:
+            self._threads.give(task)
+        self._listen(self._places.lead == LOOP)
+
+    def _begin_async(self, task: Task, call: Invocation | None, began: float) -> None:
+        self._loop.create_task(self._await(task, call, began), context=self._context.copy())
+
+    def _listen(self, listens: bool) -> None:
+        """Have the loop told of tickets, or not."""
+        if listens == self._listens:
+            return
+        self._listens = listens
+        if listens:
+            self._loop.add_reader(self._link.tickets.fileno(), self._take_on_loop)
+        else:
+            self._loop.remove_reader(self._link.tickets.fileno())
+
+    async def _await(self, task: Task, call: Invocation | None, began: float) -> None:
+        """Open an async run, unless that is done, call it and say what came of it."""
+        try:
+            try:
+                call = call or self._executor.open(task)
+                self._places.enter(task.number, asyncio.current_task())
+                set_current(self._executor.current(task))
+                frame = self._executor.returned(task, call, await call.job.function(*call.args, **call.kwargs), began)
+            finally:
+                self._leave(task.number)
+        except BaseException as error:
+            frame = self._outcome(task, call, error, began)
+        try:
+            # At once: a neighbour may keep the loop busy from its next step on.
+            self._say(frame)
+        except OSError as error:
+            _settle(self._ended, error)
+        self._places.forget(task.number)
+        if self._places.vacate(LOOP):
+            self._loop.call_soon(self._take_on_loop, context=self._context)
+        elif self._places.over:
+            self._end_if_done()
+
+    # the watchdog
+
+    def _watch(self) -> None:
+        """Take the lead from who keeps it while tickets wait: a quick job that is slow for once, a loop held up."""
+        seen, pause = -1, FIRST_LOOK
+        while not self._places.over:
+            sleep(pause)
+            taken = self._places.taken
+            if taken != seen:
+                seen, pause = taken, FIRST_LOOK
+                continue
+            if self._places.running and _is_readable(self._link.tickets) and self._places.depose(seen):
+                self._threads.give(None)
+            if not self._places.running and pause == LAST_LOOK:
+                self._rest(seen)
+            pause = min(2 * pause, LAST_LOOK)
+
+    def _rest(self, seen: int) -> None:
+        """Sleep until a ticket is taken."""
+        self._stirred.clear()
+        if self._places.taken == seen and not self._places.over:
+            self._stirred.wait()
 
 
 class Threads:
-    """Up to so many threads, made as they are needed; a job that never comes back on one holds up no exit."""
+    """Threads made as they are needed; a job that never comes back on one holds up no exit."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, work: Any) -> None:
+        self._work = work
         self._made = 0
         self._idle = threading.Semaphore(0)
-        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._given: SimpleQueue[tuple[Task | None] | None] = SimpleQueue()
 
-    def run(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Have it done; a future that is settled when it is."""
-        future = loop.create_future()
-
-        def do() -> None:
-            value, error = None, None
-            try:
-                value = work()
-            except BaseException as raised:  # the pool has given this worker up: there is nobody to tell
-                error = raised
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(_settle, future, value, error)
-
-        self._work.put(do)
-        if not self._idle.acquire(blocking=False) and self._made < self._most:
+    def give(self, task: Task | None) -> None:
+        """Have a thread execute this run, or lead where none is given."""
+        self._given.put((task,))
+        if not self._idle.acquire(blocking=False):
             self._made += 1
             threading.Thread(target=self._serve, name=f"skunkqueue-job-{self._made}", daemon=True).start()
-        return future
 
     def _serve(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
-            del work  # and with it what the job returned
+        while (given := self._given.get()) is not None:
+            self._work(*given)
+            del given
             self._idle.release()
 
     def end(self) -> None:
         """Let the threads end when they are idle."""
         for _ in range(self._made):
-            self._work.put(None)
+            self._given.put(None)
 
 
-def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+def _wait_readable(tickets: socket.socket, seconds: float | None) -> bool:
+    poll = select.poll()
+    poll.register(tickets, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
+def _is_readable(tickets: socket.socket) -> bool:
+    try:
+        return _wait_readable(tickets, 0.0)
+    except (OSError, ValueError):  # closed
+        return False
+
+
+def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
     if future.done():
         return
     if error is None:
-        future.set_result(value)
+        future.set_result(None)
     else:
         future.set_exception(error)

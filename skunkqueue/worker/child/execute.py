@@ -78,6 +78,14 @@ class Executor:
         args, kwargs = codec.decode_call(body.call)
         return Invocation(job, name, args, kwargs)
 
+    def is_async(self, task: Task) -> bool:
+        """Whether a glance tells that the job is async, and that opening the run takes no time."""
+        try:
+            job = self.resolver.glance(open_body(task.body))
+        except Exception:  # to be told when it is opened
+            return False
+        return job is not None and _is_async(job.function)
+
     def current(self, task: Task) -> CurrentRun:
         """What ``current_run()`` gives inside the job; it speaks through the pipe."""
 

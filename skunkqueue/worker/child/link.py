@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import mmap
 import os
+import select
 import socket
 import threading
 import time
@@ -17,6 +20,14 @@ from skunkqueue.worker.child.execute import Task
 CHUNK = 1 << 18
 PAUSE = 0.02
 """Seconds between looks at the horizon, once it has passed."""
+
+_holding = ctypes.PyDLL(None, use_errno=True)
+"""System calls that keep the GIL: letting go of it for the microsecond that they take would wake another thread, and
+make this one wait until that one lets go again. They never block."""
+_holding.recv.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int]
+_holding.recv.restype = ctypes.c_ssize_t
+_holding.write.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
+_holding.write.restype = ctypes.c_ssize_t
 
 
 class Ends(NamedTuple):
@@ -87,7 +98,9 @@ class Link:
         self._outbox = ends.outbox
         self._control = ends.control
         self._lock = threading.Lock()
+        self._ticket = ctypes.create_string_buffer(4)
         os.set_blocking(ends.control, False)
+        os.set_blocking(ends.outbox, False)
 
     def next(self) -> Task | None:
         """Take a ticket, and so the right to start its run; None when there will be no more."""
@@ -95,12 +108,29 @@ class Link:
         ticket = self.tickets.recv(4)
         return self.inbox.take(frames.TICKET.unpack(ticket)[0]) if len(ticket) == 4 else None
 
+    def next_now(self) -> Task | None:
+        """The same without waiting: None where there is no ticket now, or will be no more."""
+        ticket = None if self.horizon.passed() else self.ticket_now()
+        return self.inbox.take(frames.TICKET.unpack(ticket)[0]) if ticket else None
+
+    def ticket_now(self) -> bytes | None:
+        """Take a ticket without waiting: None where there is none now, no bytes where there will be no more."""
+        got = _holding.recv(self.tickets.fileno(), self._ticket, 4, socket.MSG_DONTWAIT)
+        if got < 0:
+            _raise_unless_blocked()
+            return None
+        return self._ticket.raw if got == 4 else b""
+
     def write(self, frame: bytes) -> None:
         """Send a frame, whole. Jobs' own threads may report progress at the same time."""
         with self._lock:
-            sent = os.write(self._outbox, frame)
-            while sent < len(frame):
-                sent += os.write(self._outbox, memoryview(frame)[sent:])
+            while frame:
+                sent = _holding.write(self._outbox, frame, len(frame))
+                if sent < 0:
+                    _raise_unless_blocked()
+                    _wait_for_room(self._outbox)
+                    continue
+                frame = frame[sent:]
 
     def interrupts(self) -> list[int]:
         """The numbers of the runs to be interrupted."""
@@ -109,3 +139,15 @@ class Link:
         except BlockingIOError:
             return []
         return [frames.TICKET.unpack_from(data, at)[0] for at in range(0, len(data) - 3, 4)]
+
+
+def _raise_unless_blocked() -> None:
+    number = ctypes.get_errno()
+    if number not in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR):
+        raise OSError(number, os.strerror(number))
+
+
+def _wait_for_room(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll()

@@ -57,6 +57,15 @@ class Resolver:
         self._by_head[written] = found
         return found
 
+    def glance(self, body: Body) -> Callee | None:
+        """The job, where neither it nor its arguments have to be imported or unpickled; no signature is checked."""
+        if codec.is_pickled(body.call):
+            return None
+        if body.code:
+            return self._by_code.get(body.code)
+        found = self._by_head.get(body.head)
+        return None if found is None else found[1]
+
     def _carried(self, head: Head, code: bytes) -> Callee:
         if head.python != PYTHON:
             raise UnknownJob(f"{head.name} came by value from Python {head.python}, this worker runs {PYTHON}")

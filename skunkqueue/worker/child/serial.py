@@ -38,57 +38,87 @@ class Serial:
     def serve(self) -> None:
         """Run what comes until there is no more."""
         try:
-            while (task := self._link.next()) is not None:
-                frame = self.run(task)
-                if os.getpid() != self._pid:
-                    os._exit(0)  # the job forked, and this is the copy coming back from it
-                self._link.write(frame)
-                if self._spoilt:
-                    return  # the pool starts another
+            while not self._spoilt and (task := self._link.next()) is not None:
+                while task is not None:
+                    if self._executor.is_async(task):
+                        task = self._open_loop().run_until_complete(self._serve_async(task))
+                    else:
+                        self._say(self.run(task))
+                        task = None
         finally:
             if self._runner is not None:
                 self._runner.close()
 
+    async def _serve_async(self, task: Task) -> Task | None:
+        """Run async jobs for as long as they come without a gap, since starting a loop costs more than a short job.
+
+        Gives the first run that is none, its ticket taken.
+        """
+        while True:
+            self._say(await self._finish(task, None, perf_counter()))
+            following = None if self._spoilt else self._link.next_now()
+            if following is None or not self._executor.is_async(following):
+                return following
+            task = following
+
+    def _say(self, frame: bytes) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # the job forked, and this is the copy coming back from it
+        self._link.write(frame)
+
     def run(self, task: Task) -> bytes:
+        """Execute a run; gives the frame that says what came of it."""
         began = perf_counter()
         call: Invocation | None = None
         try:
             call = self._executor.open(task)
-            is_async = call.is_async and self._can_await()
+            if call.is_async:
+                return self._open_loop().run_until_complete(self._finish(task, call, began))
             try:
                 self._enter(task.number)  # only now: an interrupt amid an import would leave half a module behind
                 set_current(self._executor.current(task))
-                value = self._await(call) if is_async else call.job.function(*call.args, **call.kwargs)
-                return self._executor.returned(task, call, value, began)
+                return self._executor.returned(task, call, call.job.function(*call.args, **call.kwargs), began)
             finally:
                 self._leave(task.number)
         except BaseException as error:
-            if self._hit == task.number and (isinstance(error, Interrupted) or is_cancelled(error)):
-                return frames.timed(frames.INTERRUPTED, task.number, ticks(), perf_counter() - began)
-            return self._executor.raised(task, call, error, began)
+            return self._outcome(task, call, error, began)
 
-    def _can_await(self) -> bool:
-        import asyncio  # costs more than the rest of a worker, and most jobs need none
+    async def _finish(self, task: Task, call: Invocation | None, began: float) -> bytes:
+        """The same for an async job, on the loop."""
+        try:
+            call = call or self._executor.open(task)
+            try:
+                self._enter(task.number)
+                set_current(self._executor.current(task))
+                return self._executor.returned(task, call, await self._await(call), began)
+            finally:
+                self._leave(task.number)
+        except BaseException as error:
+            return self._outcome(task, call, error, began)
 
+    def _outcome(self, task: Task, call: Invocation | None, error: BaseException, began: float) -> bytes:
+        if self._hit == task.number and (isinstance(error, Interrupted) or is_cancelled(error)):
+            return frames.timed(frames.INTERRUPTED, task.number, ticks(), perf_counter() - began)
+        return self._executor.raised(task, call, error, began)
+
+    def _open_loop(self) -> asyncio.AbstractEventLoop:
         if self._runner is None:
-            self._runner = asyncio.Runner()
-            self._runner.get_loop()
-        return True
+            import asyncio  # costs more than the rest of a worker, and most jobs need none
 
-    def _await(self, call: Invocation) -> Any:
+            from skunkqueue.worker.child.loop import new_loop
+
+            self._runner = asyncio.Runner(loop_factory=new_loop)
+        return self._runner.get_loop()
+
+    async def _await(self, call: Invocation) -> Any:
         import asyncio
-
-        assert self._runner is not None
-
-        async def within() -> Any:
-            self._task = asyncio.current_task()
-            if self._hit == self._number:
-                raise Interrupted("interrupted by the pool")
-            return await call.ended()
 
         self._awaits = True
         try:
-            value, error = self._runner.run(within())
+            self._task = asyncio.get_running_loop().create_task(call.ended())
+            if self._hit == self._number:  # since a moment ago, when there was no task to cancel
+                self._task.cancel()
+            value, error = await self._task
         finally:
             self._awaits, self._task = False, None
         if error is not None:

@@ -191,6 +191,9 @@ class Reader:
         label, entry = slot.label, tuple.__new__  # what NamedTuple does, without the call
         for start in starts:
             length, kind, number = frames.HEAD.unpack_from(data, start)
+            if kind == frames.STARTED:
+                slot.begun(number, frames.ONE.unpack_from(data, start + frames.PREFIX)[0])
+                continue
             if kind != frames.DONE:
                 _HEARD[kind](self, slot, number, data[start + frames.PREFIX : start + 4 + length])
                 continue
@@ -237,10 +240,6 @@ class Reader:
         slot.learn(1, took)
         return held, took
 
-    def _started(self, slot: Slot, number: int, rest: bytes) -> None:
-        if number in slot.held:
-            slot.held[number].since = frames.ONE.unpack_from(rest)[0]
-
     def _progress(self, slot: Slot, number: int, rest: bytes) -> None:
         held = slot.held.get(number)
         if held is not None:
@@ -259,7 +258,6 @@ class Reader:
 _HEARD: Final[dict[int, Callable[[Reader, Slot, int, bytes], None]]] = {
     frames.READY: Reader._ready,
     frames.BROKEN: Reader._cannot_start,
-    frames.STARTED: Reader._started,
     frames.RAISED: Reader._raised,
     frames.UNKNOWN: Reader._unknown,
     frames.INTERRUPTED: Reader._interrupted,

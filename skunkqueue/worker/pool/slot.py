@@ -59,6 +59,7 @@ class Slot:
         self.done = False  # it will not be replaced
         self.runs = 0
         self.held: dict[int, Held] = {}  # handed out, in order
+        self.started: dict[int, Held] = {}  # of those, what it says it runs, in order; where it runs several at a time
         self.recalled: list[Held] = []  # handed out, ticket taken back until the lease is sure again
         self.waiting: deque[Held] = deque()  # careful ones, each to run alone
         self.marking: Held | None = None  # the one of them being marked as started in the store
@@ -228,29 +229,41 @@ class Slot:
     def ended(self, number: int, at: float) -> Held | None:
         """It says that it has ended a run at that time (ticks); the next one has then started."""
         self.since = at
+        self.started.pop(number, None)
         return self.held.pop(number, None)
+
+    def begun(self, number: int, at: float) -> None:
+        """It says that it has started a run at that time (ticks)."""
+        held = self.held.get(number)
+        if held is not None:
+            held.since = at
+            self.started[number] = held
 
     # when it is due
 
     def executing(self) -> list[Held]:
-        """What it runs, as far as known without asking."""
+        """What it runs, as far as known without asking; the first to start comes first."""
         if self.concurrency == 1:
             if not self.held:
                 return []
             first = next(iter(self.held.values()))
             first.since = self.since
             return [first]
-        return [held for held in self.held.values() if held.since]
+        return list(self.started.values())
+
+    def pressed(self) -> list[Held]:
+        """Of what it runs, what has a timeout or is being interrupted."""
+        return [held for held in self.executing() if held.kill_at or held.seal.timeout is not None]
 
     def next_deadline(self) -> float:
         """Ticks when something of it is due: a timeout, a kill, a start, or runs stuck behind a long one."""
         due = [self.leave_by if self.leave_by and not self.killed else float("inf")]
         if self.body is None and not self.done:
             due.append(self.start_at)
-        for held in self.executing():
+        for held in self.pressed():
             if held.kill_at:
                 due.append(float("inf") if self.killed else held.kill_at)
-            elif held.seal.timeout is not None and held.since:
+            elif held.since and held.seal.timeout is not None:
                 due.append(held.since + held.seal.timeout)
         return min(self.is_stuck_from, *due)
 
@@ -259,10 +272,11 @@ class Slot:
         return ticks() >= self._slow_from()
 
     def _slow_from(self) -> float:
-        running = self.executing()
-        if len(running) < self.concurrency:
+        if self.concurrency == 1:
+            return self.since + 5 * SOON if self.held else float("inf")
+        if len(self.started) < self.concurrency:
             return float("inf")
-        return min(held.since for held in running) + 5 * SOON
+        return next(iter(self.started.values())).since + 5 * SOON
 
     @property
     def is_stuck_from(self) -> float:
@@ -304,7 +318,7 @@ class Slot:
         how = self.body.bury()
         self.body = None
         self.ready = self.leaving = self.killed = False
-        self.held, self.recalled = {}, []
+        self.held, self.started, self.recalled = {}, {}, []
         self.runs = 0
         self.leave_by = 0.0
         self._unsent, self._sent = b"", 0

@@ -153,7 +153,7 @@ class Supervisor:
         """Interrupt what is past its time, kill what does not come back from that."""
         now = ticks()
         for slot in self._slots:
-            for held in slot.executing():
+            for held in slot.executing() if self.level >= ROUGH else slot.pressed():
                 self._enforce_on(slot, held, now)
             if now >= slot.is_stuck_from and not slot.leaving:
                 self._completer.hand_back(slot, slot.recall())

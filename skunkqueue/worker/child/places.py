@@ -1,0 +1,171 @@
+"""Which runs a worker executes at once, who takes the next ticket, and which run is to be interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+from skunkqueue.errors import Interrupted
+from skunkqueue.worker.child.interrupt import is_importing, raise_in_thread
+
+Place: TypeAlias = "int | asyncio.Task[Any] | None"
+"""The thread or task of a run; None before it has either."""
+
+FREE: Final = 0
+"""Nobody leads, for all places are taken: whoever ends a run leads next."""
+TAKING: Final = -1
+"""A thread leads: it takes a ticket or waits for one."""
+LOOP: Final = -2
+"""The event loop leads."""
+
+
+class Places:
+    """Leader and followers: of all threads and the loop, one at a time takes tickets.
+
+    ``lead`` is FREE, TAKING, LOOP, or the number of a run whose thread keeps the lead while it executes it, to take the
+    next ticket itself. A lead that is kept too long can be taken away (``depose``).
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.lead = LOOP
+        self.running = 0
+        self.taken = 0
+        """How often tickets have been taken."""
+        self.over = False  # there are no more tickets
+        self.spoilt = False  # a module may be half imported
+        self._limit = limit
+        self._lock = threading.RLock()  # a signal may come while this very thread holds it
+        self._at: dict[int, Place] = {}
+        self._hit: set[int] = set()  # of those, the ones to be interrupted
+        self._early: set[int] = set()  # interrupts of runs that it has yet to come to
+        self._last = 0
+
+    # who leads
+
+    @property
+    def free(self) -> int:
+        """How many runs more can be executed at once."""
+        return self._limit - self.running
+
+    def begin(self, numbers: Sequence[int], lead: int) -> None:
+        """The leader has taken these tickets; who leads from now on, if there is a free place."""
+        with self._lock:
+            for number in numbers:
+                self._at[number] = None
+                if number in self._early:
+                    self._hit.add(number)
+            self._early.clear()  # numbers only grow: the others have ended before they were to be interrupted
+            self._last = numbers[-1]
+            self.running += len(numbers)
+            self.taken += 1
+            self.lead = lead if self.running < self._limit else FREE
+
+    def claim_loop(self) -> bool:
+        """Whether the loop leads, and may take tickets now; where there is no free place, the lead becomes free."""
+        with self._lock:
+            if self.lead != LOOP:
+                return False
+            self.lead = TAKING if self.running < self._limit else FREE
+            return self.lead == TAKING
+
+    def move(self, lead: int) -> None:
+        """The leader gives the lead away."""
+        with self._lock:
+            if not self.over:
+                self.lead = lead
+
+    def pass_on(self, number: int) -> bool:
+        """Whether this run's thread kept the lead, and gives it to another now."""
+        with self._lock:
+            if self.lead != number:
+                return False
+            self.lead = TAKING
+            return True
+
+    def depose(self, taken: int) -> bool:
+        """Take the lead from one who has kept it since ``taken``; True where another thread is to lead."""
+        with self._lock:
+            keeps = self.lead > 0 or self.lead == LOOP
+            if not keeps or self.taken != taken or self.running >= self._limit:
+                return False
+            self.lead = TAKING
+            return True
+
+    def resume(self, number: int) -> bool:
+        """A run on a thread has ended: whether that thread leads now. Its place is free then."""
+        with self._lock:
+            self.forget(number)
+            if self.lead not in (FREE, number) or self.over:
+                return False
+            self.lead = TAKING
+            self.running -= 1
+            return True
+
+    def vacate(self, heir: int) -> bool:
+        """A run has ended and its outcome is written: its place is free. Whether its executor leads now."""
+        with self._lock:
+            self.running -= 1
+            if self.lead != FREE or self.over:
+                return False
+            self.lead = heir
+            return True
+
+    def close(self) -> None:
+        """The leader has found that there are no more tickets."""
+        with self._lock:
+            self.over = True
+            self.lead = TAKING
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to do."""
+        with self._lock:
+            return self.over and not self.running
+
+    # interrupts
+
+    def enter(self, number: int, place: Place) -> None:
+        """The job begins here: from now on an interrupt hits it. Raises Interrupted where one came before."""
+        with self._lock:
+            self._at[number] = place
+            if number in self._hit:
+                raise Interrupted("interrupted by the pool")
+
+    def leave(self, number: int) -> None:
+        """From here on no interrupt hits it. (One may hit this very step.)"""
+        with self._lock:
+            place = self._at.pop(number, None)
+        if number in self._hit and isinstance(place, int):
+            raise_in_thread(place, None)  # takes back an interrupt that came too late
+
+    def forget(self, number: int) -> None:
+        """It has ended."""
+        with self._lock:
+            self._at.pop(number, None)
+            self._hit.discard(number)
+
+    def was_hit(self, number: int) -> bool:
+        """Whether it was to be interrupted."""
+        return number in self._hit
+
+    def interrupt(self, number: int) -> None:
+        """Stop this run, once, if it is running, or as soon as it is."""
+        with self._lock:
+            if number > self._last:
+                self._early.add(number)
+            elif number in self._at and number not in self._hit:
+                self._hit.add(number)
+                place = self._at[number]
+                if isinstance(place, int) and is_importing(sys._current_frames().get(place)):
+                    self.spoilt = True
+                _interrupt(place)
+
+
+def _interrupt(place: Place) -> None:
+    if isinstance(place, int):
+        raise_in_thread(place, Interrupted)
+    elif place is not None:
+        place.get_loop().call_soon_threadsafe(place.cancel)
