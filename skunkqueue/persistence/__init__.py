@@ -209,6 +209,10 @@ class Persister(Source):
     takes_via: str = ""
     """What ``via`` of ``put`` may be, for people: "a redis.Pipeline"; empty where there is no such thing."""
 
+    ids_per_queue: bool = False
+    """Whether an id is of its queue only, so that the same id on two queues is two runs; else it is of the store.
+    Senders make ids that collide with nobody, so nobody meets the difference who does not mean to."""
+
     # the path of a job
 
     def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:

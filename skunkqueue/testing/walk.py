@@ -153,6 +153,8 @@ class Walk(Pair):
         """An envelope of the same id that differs from it."""
         second = self.envelope()._asdict()
         changed = self.some_of(WRITTEN, (1, 1, 2, len(WRITTEN)))
+        if self.store.ids_per_queue:
+            second["queue"] = first.queue
         return first._replace(**{name: second[name] for name in changed})
 
     def claim(self) -> None:

@@ -88,6 +88,7 @@ class RedisPersister(Persister):
     limits = Limits(body=256 << 20, value=256 << 20, batch=512 << 20)
     """Redis takes strings of 512 MB, and drops who sends a command of 1 GB."""
     wakes_one = True
+    ids_per_queue = True  # each queue is in a hash slot of its own, which may be on another server
 
     def __init__(self, target: Target) -> None:
         self.url = target.url
