@@ -12,7 +12,7 @@ import pytest
 from pools import LIMIT, until
 
 from skunkqueue import SkunkQueue
-from skunkqueue.errors import StoreAway
+from skunkqueue.errors import StoreAway, StoreRefused
 from skunkqueue.spool import drop
 from skunkqueue.spool.feed import Feeder
 
@@ -176,3 +176,23 @@ def test_what_is_too_large_for_the_queue_goes_to_err(jobs):
         Feeder(jobs, queue).run(burst=True)
 
         assert runs(queue) == [] and names(jobs, "err") == ["one", "one.error"]
+
+
+def test_what_the_store_does_not_take_goes_to_err_and_holds_up_no_other(jobs, monkeypatch):
+    for number in range(5):
+        drop(jobs / "in" / f"mail-{number}", {"type": "mail", "n": number})
+    with SkunkQueue("demo") as queue:
+        put = queue.store.put
+
+        def picky(envelopes):
+            if any(b"\xa1n\x03" in envelope.body for envelope in envelopes):
+                raise StoreRefused("the document is too odd")
+            return put(envelopes)
+
+        monkeypatch.setattr(queue.store, "put", picky)
+        Feeder(jobs, queue).run(burst=True)
+
+        assert len(runs(queue)) == 4
+    assert names(jobs, "in") == names(jobs, "work") == []
+    assert names(jobs, "err") == ["mail-3", "mail-3.error"]
+    assert "too odd" in (jobs / "err" / "mail-3.error").read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, TextIO
@@ -13,16 +13,17 @@ from skunkqueue.clock import Clock
 from skunkqueue.codec import encode_call
 from skunkqueue.durations import seconds
 from skunkqueue.envelope import Claim, Envelope, Outcome, Want, check_name, new_token, pack_head
-from skunkqueue.errors import StoreError, TooLarge
+from skunkqueue.errors import StoreError, StoreRefused, TooLarge
 from skunkqueue.options import Options
 from skunkqueue.persistence import WorkKey
+from skunkqueue.persistence.put import put
 from skunkqueue.queue import SkunkQueue
 from skunkqueue.signals import catch, give_back
 from skunkqueue.signing import seal_body
 from skunkqueue.spool.contents import Content
 from skunkqueue.spool.inbox import MOST_SIZE
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.worker import WARNING, Log, LogEntry, pool_name
+from skunkqueue.worker import ERROR, WARNING, Log, LogEntry, pool_name
 
 BATCH: Final = 256
 """Files that are put on the queue in one call."""
@@ -101,31 +102,42 @@ class Feeder:
     def _put(self, claims: Sequence[Claim]) -> None:
         """On the queue with it, however often that takes; what cannot be put now goes back under its id."""
         pause = 0.1
-        while True:
-            try:
-                self._queue.store.put([self._envelope(claim) for claim in claims])
-                break
-            except StoreError as error:
-                sentence = f"the store is away, trying again until it is back: {error}"
-                self._log.say(sentence, what="store away", level=WARNING, error=str(error))
-                self._log.flush()
+        while (refused := self._refused(claims)) is None:
             if self._stopping.wait(pause):
                 # Not as untouched: the store may have accepted it all the same, and the id must stay.
-                self._commit(claims, Outcome.again())
+                self._commit([(claim, Outcome.again()) for claim in claims])
                 return
             pause = min(2 * pause, LONGEST_PAUSE)
             held = self._source.extend(claims, until=self._clock.now() + self._lease)
             claims = [claim for claim in claims if claim.id in held]
-        names = [self._source.names.pop(claim.id, "?") for claim in claims]
-        self._commit(claims, Outcome.complete(None))
-        self._log.say_all([self._fired(claim.id, name) for name, claim in zip(names, claims, strict=True)])
+        names = {claim.id: self._source.names.pop(claim.id, "?") for claim in claims}
+        self._commit([(claim, _outcome(refused.get(claim.id))) for claim in claims])
+        self._log.say_all([self._said(id, name, refused.get(id)) for id, name in names.items()])
+
+    def _refused(self, claims: Sequence[Claim]) -> Mapping[str, str] | None:
+        """Put these; gives what the store does not take, by id and with the reason; None where it takes nothing now."""
+        try:
+            put(self._queue.store, [self._envelope(claim) for claim in claims])
+            return {}
+        except StoreError as error:
+            if isinstance(error, StoreRefused) and error.refused:
+                return error.refused
+            sentence = f"the store is away, trying again until it is back: {error}"
+            self._log.say(sentence, what="store away", level=WARNING, error=str(error))
+            self._log.flush()
+            return None
+
+    def _said(self, id: str, name: str, reason: str | None) -> LogEntry:
+        if reason is not None:
+            return LogEntry("refused", run=id, text=f"in/{name} goes to err/: {reason}", error=reason, level=ERROR)
+        return self._fired(id, name)
 
     def _fired(self, id: str, name: str) -> LogEntry:
         return LogEntry("fired", run=id, text=f"fired in/{name} as {id} on {self._queue.name}/{self._route}")
 
-    def _commit(self, claims: Sequence[Claim], outcome: Outcome) -> None:
+    def _commit(self, outcomes: Sequence[tuple[Claim, Outcome]]) -> None:
         with suppress(StoreError):  # the files are taken up again when their leases end, with the same ids
-            self._source.commit([(claim, outcome) for claim in claims], now=self._clock.now())
+            self._source.commit(outcomes, now=self._clock.now())
 
     def _envelope(self, claim: Claim) -> Envelope:
         return claim.envelope._replace(queue=self._queue.name, route=self._route, due=self._queue.clock.now())
@@ -146,3 +158,7 @@ class Feeder:
         # Only a flag: the thread it interrupts may hold what closing the source would wait for.
         self._stopping.set()
         self._source.wake()
+
+
+def _outcome(reason: str | None) -> Outcome:
+    return Outcome.complete(None) if reason is None else Outcome.failed(reason)
