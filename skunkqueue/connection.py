@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import Record
 from skunkqueue.errors import WrongCall
-from skunkqueue.persistence import Persister
 from skunkqueue.persistence.url import Address, find_backend, get_backend
 
 if TYPE_CHECKING:
@@ -32,10 +29,6 @@ def take_pool_url() -> None:
     """In a worker: keep what the pool told of its store, out of reach of what jobs start."""
     global _pool_url
     _pool_url = os.environ.pop(POOL_URL, "")
-
-
-PAGE: Final = 1000
-"""Runs asked for, or waited for, in one call."""
 
 
 class _Connections:
@@ -111,11 +104,3 @@ def let_go(connection: Connection, user: Any) -> None:
         unused = not connection.users and _connections.by_address.pop(connection.address, None) is not None
     if unused:
         connection.store.close()
-
-
-def fetch(store: Persister, ids: Sequence[str]) -> dict[str, Record]:
-    """The records there are, asked for in pages, so that no single question is too large for a store."""
-    records: dict[str, Record] = {}
-    for start in range(0, len(ids), PAGE):
-        records.update(store.get(ids[start : start + PAGE]))
-    return records

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
 
 from skunkqueue.clock import ticks
 from skunkqueue.codec import decode_value
-from skunkqueue.connection import fetch
 from skunkqueue.durations import seconds
 from skunkqueue.envelope import Envelope, Record, State
 from skunkqueue.errors import JobCancelled, JobFailed, RunGone, SkunkError, StoreAway, WaitTimeout, WrongCall
+from skunkqueue.watcher import fetch
 
 if TYPE_CHECKING:
     from skunkqueue.queue import SkunkQueue

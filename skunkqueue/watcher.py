@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from skunkqueue.connection import PAGE, fetch
 from skunkqueue.envelope import Record
 from skunkqueue.errors import StoreAway
 from skunkqueue.persistence import Persister, RunKey
@@ -18,12 +17,23 @@ if TYPE_CHECKING:
 
 News = Record | BaseException | None
 
+PAGE: Final = 1000
+"""Runs asked for, or waited for, in one call."""
+
 SHORTEST: Final = 0.005
 LONGEST: Final = 1.0
 """Seconds of one wait: short while awaits come in, then ever longer; what comes during a long one gets a new thread."""
 
 LINGER: Final = 1.0
 """Seconds that the thread stays when nobody waits, so that one await after the other does not start one each."""
+
+
+def fetch(store: Persister, ids: Sequence[str]) -> dict[str, Record]:
+    """The records there are, asked for in pages, so that no single question is too large for a store."""
+    records: dict[str, Record] = {}
+    for start in range(0, len(ids), PAGE):
+        records.update(store.get(ids[start : start + PAGE]))
+    return records
 
 
 class Watcher:

@@ -266,3 +266,30 @@ def test_the_entry_point_is_there() -> None:
     assert callable(importlib.import_module("skunkqueue.cli").main)
     assert (ROOT / "py.typed").exists()
     assert os.access(ROOT.parent / ".ci" / "run", os.X_OK) or not (ROOT.parent / ".ci").exists()
+
+
+def test_no_imports_go_round_in_a_circle_but_for_types_between_jobs_and_queues() -> None:
+    """A module may say of which type what it holds is; ``queue`` makes jobs and runs, and they lead back to it."""
+    names = {module for module, _ in modules()}
+
+    def home(target: str) -> str:
+        while target not in names:
+            target = target.rpartition(".")[0]
+        return target
+
+    arrows: dict[str, set[str]] = {}
+    for found in imports():
+        if found.target.startswith("skunkqueue."):
+            arrows.setdefault(found.module, set()).add(home(found.target))
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        left = [start]
+        while left:
+            new = arrows.get(left.pop(), set()) - seen - {"skunkqueue"}
+            seen |= new
+            left += new
+        return seen
+
+    circles = {module for module in arrows if module != "skunkqueue" and module in reached(module)}
+    assert circles == {f"skunkqueue.{name}" for name in ("batcher", "job", "method", "plan", "queue", "run")}
