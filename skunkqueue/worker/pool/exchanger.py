@@ -267,7 +267,9 @@ class Exchanger:
     def hang_up(self) -> None:
         """The channel is of no use any more: the thread asks again what was asked on it."""
         with self._state:
-            self.channel = None
+            channel, self.channel = self.channel, None
+            if channel is not None:
+                channel.cut()
             if self._exchange is Exchanging.CHANNEL:
                 load, self._exchange = self._load, Exchanging.NOTHING
                 self._put_back(load)
