@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import io
 import linecache
 import threading
@@ -43,7 +44,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             name = names.setdefault(code.co_filename, "".join(code.co_filename))
             return make, (*args[:_FILENAME], name, *args[_FILENAME + 1 :])
 
-        self.dispatch_table = _plain_reducers.new_child({CodeType: reduce})
+        # One dict, since a chain of maps is searched for every object.
+        self.dispatch_table = {**copyreg.dispatch_table, **_plain_reducers.maps[0], CodeType: reduce}
         super().__init__(file)
 
 
