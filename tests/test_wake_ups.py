@@ -16,7 +16,14 @@ from pools import PoolProcess, until
 from troubled import Said
 
 from skunkqueue import SkunkQueue, WorkerPool
+from skunkqueue.clock import ticks
+from skunkqueue.envelope import Claim, Envelope, Seal, new_id
+from skunkqueue.policy import NONE
 from skunkqueue.worker.pool.engine import Engine
+from skunkqueue.worker.pool.exchanger import Exchanger
+from skunkqueue.worker.pool.fetcher import Fetcher
+from skunkqueue.worker.pool.settings import Settings, make_slots
+from skunkqueue.worker.pool.slot import Held
 
 NEVER = 120.0
 LIMIT = 20.0
@@ -206,6 +213,24 @@ def test_random_fires_at_random_pools_all_begin_when_they_may(queue, pools):
             time.sleep(order.random() * 0.1)
 
     until(lambda: len(started) == 40, LIMIT, f"{set(range(40)) - set(started)} did not begin")
+
+
+def test_a_watch_is_roused_for_who_idles_and_not_for_who_is_soon_through(shared_redis):
+    """One that runs quick jobs has room for more ahead, but a watch claims only for those who could begin at once."""
+    settings = Settings("pool", "demo", ("a", "b"))
+    slots = make_slots(settings)
+    for slot in slots:
+        slot.ready, slot.look_at, slot._ahead, slot.since = True, ticks() + NEVER, 8, ticks() + NEVER
+    with SkunkQueue("demo", shared_redis.url) as queue:
+        exchanger = Exchanger(queue.store, queue.clock, "demo", NEVER, lambda: None)
+        fetcher = Fetcher(queue.store, queue.clock, settings, slots, exchanger, lambda: None)
+        fetcher._served = {"a"}
+
+        assert fetcher._leaves_out_somebody()
+        envelope = Envelope(new_id(0.0), "demo", "b", 0.0, b"")
+        slots[1].held[1] = Held(Claim(envelope, "token", slots[1].name, 0.0), Seal(), NONE, "job", False)
+        assert not fetcher._leaves_out_somebody()
+        fetcher.close()
 
 
 def test_a_watch_whose_channel_was_given_up_claims_for_nobody(shared_redis, monkeypatch):

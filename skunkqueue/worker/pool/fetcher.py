@@ -196,7 +196,7 @@ class Fetcher:
         if not self._source.wakes_one:
             return False
         idle = (slot for slot in self._slots if slot.route not in self._served and slot.look_at > ticks())
-        return any(slot.room(self._most(slot)) > 0 for slot in idle)
+        return any(min(slot.room(self._most(slot)), slot.free) > 0 for slot in idle)
 
     def _is_served(self, route: str, wants: Sequence[Want]) -> bool:
         return any(route in want.routes for want in wants)
