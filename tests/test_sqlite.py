@@ -809,7 +809,7 @@ FULL = """
 def test_a_file_that_cannot_grow_refuses_and_goes_on_when_it_can(child) -> None:
     said = child("from skunkqueue.errors import *\n" + textwrap.dedent(FULL)).end()
 
-    assert said.startswith("StoreRefused")
+    assert said.startswith("StoreFull")
     assert "nothing was stored" in said
 
 
