@@ -335,18 +335,20 @@ def _named(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[s
 
 
 def pickle_function(function: Any) -> bytes:
-    """A function, with all it mentions, as bytes that another process can call. Raises PayloadError."""
-    return _pickle(function, "the function")
+    """A function, with all it mentions, as bytes that another process can call, with its source where that is short.
+
+    Raises PayloadError.
+    """
+    return _pickle(function, "the function", with_sources=True)
 
 
-def _pickle(value: Any, what: str) -> bytes:
-    import cloudpickle  # late: most runs never need it
+def _pickle(value: Any, what: str, *, with_sources: bool = False) -> bytes:
+    from skunkqueue import function_pickle  # late: most runs never need it
 
     try:
-        pickled: bytes = cloudpickle.dumps(value)
+        return function_pickle.dumps(value, with_sources=with_sources)
     except Exception as error:
         raise PayloadError(f"{what} cannot be sent: {type(error).__name__}: {error}"[:1000]) from error
-    return pickled
 
 
 def unpickle(data: bytes, python: str = PYTHON) -> Any:
@@ -355,12 +357,19 @@ def unpickle(data: bytes, python: str = PYTHON) -> Any:
     Raises UnknownJob where another worker may be able to read it: code of another Python version, a missing module or
     attribute. Raises Corrupt for the rest.
     """
+    return unpickle_function(data, python)[0]
+
+
+def unpickle_function(data: bytes, python: str = PYTHON) -> tuple[Any, bytes]:
+    """As ``unpickle``, and the packed sources that came with a function, for ``known_to_tracebacks``."""
+    import io
     import pickle
 
     if python != PYTHON:
         raise UnknownJob(f"code of Python {python} cannot run here on Python {PYTHON}")
+    file = io.BytesIO(data)
     try:
-        return pickle.loads(data)  # noqa: S301 - signed, and verified by whoever calls
+        return pickle.load(file), file.read()  # noqa: S301 - signed, and verified by whoever calls
     except (ImportError, AttributeError) as error:
         raise UnknownJob(f"a pickled value needs what is not here: {type(error).__name__}: {error}"[:300]) from error
     except Exception as error:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from skunkqueue.envelope import SIGNATURE
@@ -91,9 +94,10 @@ def default_keys() -> Keys:
     source: object = os.environ.get("SKUNKQUEUE_KEY")
     if not source:
         source = os.environ.get("XDG_DATA_HOME"), os.environ.get("HOME")
-    if _loaded is None or _loaded[0] != source:
-        _loaded = (source, Keys.load())
-    return _loaded[1]
+    loaded = _loaded  # another thread may replace it meanwhile
+    if loaded is None or loaded[0] != source:
+        _loaded = loaded = (source, Keys.load())
+    return loaded[1]
 
 
 def _split(text: str) -> list[bytes]:
@@ -112,21 +116,45 @@ def _read_key_file(path: str) -> list[bytes]:
         if not os.path.exists(path):
             _make_key_file(path)
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777
+            _check_private(path, os.fstat(file.fileno()))
             text = file.read()
     except OSError as error:
         raise WrongCall(f"the key file {path} cannot be read or made ({error}); set SKUNKQUEUE_KEY instead") from error
-    if os.name == "posix" and mode & 0o077:
-        raise WrongCall(f"the key file {path} is open to others (mode {mode:03o}): chmod 600 it, or set SKUNKQUEUE_KEY")
     if not _split(text):
         raise WrongCall(f"the key file {path} is empty: delete it to have a new one made, or set SKUNKQUEUE_KEY")
     return _split(text)
 
 
+def _check_private(path: str, file: os.stat_result) -> None:
+    """Refuse a key that another user may know, or can replace. Whoever knows the key can have workers execute code."""
+    if sys.platform == "win32":
+        return
+    mode, me = stat.S_IMODE(file.st_mode), os.geteuid()
+    if file.st_uid != me:
+        raise WrongCall(
+            f"the key file {path} belongs to another user (uid {file.st_uid}, this process has {me}): "
+            f"delete it to have a new one made, or set SKUNKQUEUE_KEY"
+        )
+    if mode & 0o077:
+        raise WrongCall(f"the key file {path} is open to others (mode {mode:03o}): chmod 600 it, or set SKUNKQUEUE_KEY")
+    folder = os.path.dirname(path)
+    if stat.S_IMODE(os.stat(folder).st_mode) & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+        raise WrongCall(
+            f"everybody can replace the key file {path}: chmod 700 the folder {folder}, or set SKUNKQUEUE_KEY"
+        )
+
+
 def _make_key_file(path: str) -> None:
-    """Make it whole or not at all; of two processes at once, one wins and both use its key."""
+    """Make it whole or not at all; of several processes or threads at once, one makes it and all use its key."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
+    with _locked(folder) as is_locked:
+        if not os.path.exists(path):
+            _write_key_file(path, may_rename=is_locked)
+    _sync_folder(folder)
+
+
+def _write_key_file(path: str, *, may_rename: bool) -> None:
     draft = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -134,20 +162,42 @@ def _make_key_file(path: str) -> None:
             file.write(os.urandom(32).hex().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        _publish(draft, path)
+        _publish(draft, path, may_rename=may_rename)
     finally:
         if os.path.exists(draft):
             os.unlink(draft)
-    _sync_folder(folder)
 
 
-def _publish(draft: str, path: str) -> None:
+def _publish(draft: str, path: str, *, may_rename: bool) -> None:
+    """Give the draft its name, unless the name is taken. A rename would replace a key, so it needs the lock."""
     try:
         os.link(draft, path)
     except FileExistsError:
         pass  # another process was first
-    except OSError:
-        os.rename(draft, path)  # a file system without hard links
+    except OSError:  # a file system without hard links
+        if not may_rename:
+            raise
+        os.rename(draft, path)
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[bool]:
+    """Hold the folder's lock, which ends with its holder. Gives False on a file system that has no such locks."""
+    if sys.platform == "win32":
+        yield True  # a rename replaces nothing there
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: str) -> None:

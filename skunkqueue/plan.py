@@ -22,6 +22,9 @@ class Carried:
     ``delay_of`` gives the seconds to wait after so many attempts; None leaves that to the pool.
     """
 
+    sources: bytes = b""
+    """The packed source lines that came with it, for its tracebacks; set by the worker that read it."""
+
     def __init__(
         self,
         function: Callable[..., Any],

@@ -15,6 +15,7 @@ from skunkqueue.errors import StoreAway, StoreFull, StoreRefused, WrongCall
 from skunkqueue.job import Job
 from skunkqueue.options import Given, Options, choice, did_you_mean
 from skunkqueue.persistence import Persister
+from skunkqueue.persistence.halves import by_halves
 from skunkqueue.persistence.put import put
 from skunkqueue.persistence.url import find_backend, locate, without_secrets
 from skunkqueue.run import Run, Runs
@@ -208,12 +209,15 @@ class SkunkQueue:
 
     def cancel_all(self, ids: Iterable[str]) -> int:
         """Cancel runs by id and have their workers told; gives how many that took."""
-        cancelled = self.store.cancel(ids, now=self.clock.now())
+        now = self.clock.now()
+        found, failed = by_halves(lambda some: self.store.cancel(some, now=now), list(ids))
+        cancelled = [record for records in found for record in records]
         for record in cancelled:
             if record.worker is not None:
                 # The lease is gone already: a worker that is not told learns it at its pool's next beat.
                 with suppress(StoreAway):
                     self.store.tell(record.worker, f"cancel {record.id}")
+        _refuse(failed, "cancelled")
         return len(cancelled)
 
     def promote(self, run: Run[Any] | Runs[Any] | str) -> bool:
@@ -228,7 +232,10 @@ class SkunkQueue:
 
     def promote_all(self, ids: Iterable[str]) -> int:
         """Promote runs by id; gives how many that took."""
-        return len(self.store.promote(ids, now=self.clock.now()))
+        now = self.clock.now()
+        found, failed = by_halves(lambda some: self.store.promote(some, now=now), list(ids))
+        _refuse(failed, "promoted")
+        return sum(map(len, found))
 
     def kill_all_by_route(self, route: str) -> int:
         """Cancel what waits on a route, whatever its priority, and interrupt what runs there; gives how many."""
@@ -286,6 +293,17 @@ def _state(state: str | None) -> State | None:
         return State(state)
     except ValueError:
         raise WrongCall(f"there is no state {state!r}{did_you_mean(state, State)}") from None
+
+
+def _refuse(failed: Sequence[tuple[str, Exception]], what: str) -> None:
+    """Raise StoreRefused for the runs that the store could not deal with; the others are done."""
+    if not failed:
+        return
+    id, why = failed[0]
+    others = f" (and {len(failed) - 1} others)" if len(failed) > 1 else ""
+    error = StoreRefused(f"run {id}{others} cannot be {what}: {why}")
+    error.refused = {id: str(why) for id, why in failed}
+    raise error from why
 
 
 def _serves(about: str, queue: str, routes: set[str]) -> bool:

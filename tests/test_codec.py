@@ -7,10 +7,7 @@ import enum
 import math
 import os
 import pickle
-import stat
 import struct
-import subprocess
-import sys
 import threading
 import uuid
 from collections import OrderedDict, namedtuple
@@ -25,7 +22,7 @@ from hypothesis import strategies as st
 
 from skunkqueue import codec
 from skunkqueue.codec import CALL, Keys, decode_call, decode_value, encode_call, encode_value, is_pickled
-from skunkqueue.errors import BadSignature, Corrupt, NotPlain, PayloadError, UnknownJob, WrongCall
+from skunkqueue.errors import BadSignature, Corrupt, NotPlain, PayloadError, UnknownJob
 
 KEYS = Keys(b"a test's key")
 PATIENT = settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
@@ -385,53 +382,6 @@ def test_a_key_shows_nowhere():
     assert "test's key" not in repr(KEYS) + str(KEYS)
     with pytest.raises(TypeError):
         pickle.dumps(KEYS)
-
-
-@pytest.fixture
-def key_path(tmp_path, monkeypatch):
-    monkeypatch.delenv("SKUNKQUEUE_KEY", raising=False)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    return tmp_path / "skunkqueue" / "key"
-
-
-def test_without_a_key_one_is_made_for_this_user_alone(key_path):
-    first, second = Keys.load(), Keys.load()
-
-    second.verify(CALL, b"x", first.sign(CALL, b"x"))
-    assert stat.S_IMODE(key_path.stat().st_mode) == 0o600
-    assert os.listdir(key_path.parent) == ["key"]
-
-
-def test_a_key_file_that_others_can_read_is_refused(key_path):
-    Keys.load()
-    key_path.chmod(0o640)
-
-    with pytest.raises(WrongCall, match=r"open to others \(mode 640\): chmod 600"):
-        Keys.load()
-
-
-def test_an_empty_key_file_is_refused(key_path):
-    Keys.load()
-    key_path.write_text("")
-
-    with pytest.raises(WrongCall, match="is empty"):
-        Keys.load()
-
-
-def test_a_key_file_that_cannot_be_made_is_a_sentence(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.delenv("SKUNKQUEUE_KEY", raising=False)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
-
-    with pytest.raises(WrongCall, match="set SKUNKQUEUE_KEY instead"):
-        Keys.load()
-
-
-def test_processes_that_make_the_key_at_once_agree(key_path):
-    script = "from skunkqueue.codec import Keys; print(Keys.load())"
-    makers = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-
-    assert len({maker.communicate(timeout=60)[0] for maker in makers}) == 1
 
 
 def test_the_default_keys_follow_the_environment(monkeypatch):

@@ -20,7 +20,7 @@ import skunkqueue
 ROOT = Path(skunkqueue.__file__).parent
 
 FLOORS = (
-    {"errors", "envelope", "clock", "durations", "keys", "codec", "signing", "signals", "printable"},
+    {"errors", "envelope", "clock", "durations", "keys", "codec", "function_pickle", "signing", "signals", "printable"},
     {"persistence", "policy"},
     {"queue", "job", "plan", "method", "lookup", "importing", "run", "options", "stub"}
     | {"watcher", "connection", "batcher"},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
+from pools import until
 from troubled import Said
 
 from skunkqueue import JobFailed, SkunkQueue, WorkerPool
@@ -202,5 +205,120 @@ def test_a_pool_carries_on_when_one_result_cannot_be_kept(url, monkeypatch):
             runs[2].wait(20.0)
         assert job.fire(1).wait(20.0) == "bad"
 
-    log.said(f"failed {runs[2].id}: its result cannot be kept")
+    log.said(f"failed {runs[2].id} ")
+    log.said(": its result cannot be kept: the document is too large")
     assert "away" not in log.getvalue()
+
+
+gate = threading.Event()
+
+
+def wait_at_gate(n):
+    while not gate.wait(0.01):
+        pass
+    return n
+
+
+BAD = "skunk-bad"  # part of a route, a run's id or a worker's name
+
+
+def stumbling(verb, items, error=ERRORS[1]):
+    """A verb that raises as a whole where one of its items has BAD in it."""
+
+    def call(self, *args, **named):
+        if BAD in repr(items(*args, **named)):
+            raise error
+        return verb(self, *args, **named)
+
+    return call
+
+
+def first(given, *_, **__):
+    return given
+
+
+def second(_, given, *__, **___):
+    return given
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["ours", "a driver's"])
+def test_a_want_that_cannot_be_met_costs_its_own_route_only(url, monkeypatch, error):
+    queue = SkunkQueue("demo", url)
+    kind = type(queue.store)
+    monkeypatch.setattr(kind, "exchange", stumbling(kind.exchange, second, error))
+    monkeypatch.setattr(RedisChannel, "ask", stumbling(RedisChannel.ask, second, error))
+    monkeypatch.setattr(RedisChannel, "watch", stumbling(RedisChannel.watch, lambda *args, **_: args, error))
+    job = queue.event(routes=["good"])(abs)
+    log = Said()
+
+    with WorkerPool(queue, ["good", BAD, "good"], in_process=True, log=log):
+        assert [job.fire(-n).wait(20.0) for n in range(5)] == list(range(5))
+        log.said(f"nothing can be claimed of @{queue.alive_on([BAD])[0]}, {BAD}^high, {BAD}, {BAD}^low: {error}")
+    assert "away" not in log.getvalue()
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["ours", "a driver's"])
+def test_a_lease_that_cannot_be_extended_costs_its_own_run_only(monkeypatch, error):
+    queue = SkunkQueue("demo", f"memory://extend-{error}".replace(" ", "-"))
+    bad = []
+    gate.clear()
+
+    def extend(claims, *, until, whole=queue.store.extend):
+        if any(claim.id in bad for claim in claims):
+            raise error
+        return whole(claims, until=until)
+
+    monkeypatch.setattr(queue.store, "extend", extend)
+
+    job = queue.event(wait_at_gate)
+    log = Said()
+    with WorkerPool(queue, ["default"] * 3, in_process=True, lease=0.6, log=log):
+        runs = [job.fire(n) for n in range(3)]
+        until(lambda: [run.state for run in runs] == ["running"] * 3)
+        bad.append(runs[1].id)
+        log.said(f"the lease of {runs[1].id} cannot be extended: {error}")
+        log.said(f"stopped {runs[1].id}")
+        bad.clear()
+        gate.set()
+
+        assert [run.wait(20.0) for run in runs] == [0, 1, 2]
+    assert runs[0].attempts == runs[2].attempts == 1
+
+
+@pytest.mark.parametrize("verb", ["purge", "beat"])
+def test_a_store_that_cannot_be_cleaned_or_beaten_in_serves_runs_all_the_same(monkeypatch, verb):
+    queue = SkunkQueue("demo", f"memory://no-{verb}")
+
+    def refuse(*_, **__):
+        raise ValueError("a fault of a driver")
+
+    monkeypatch.setattr(queue.store, verb, refuse)
+    log = Said()
+    with WorkerPool(queue, in_process=True, lease=0.5, log=log):
+        assert queue.event(abs).fire(-1).wait(20.0) == 1
+        log.said("a fault of a driver")
+        assert queue.event(abs).fire(-2).wait(20.0) == 2
+    assert "away" not in log.getvalue()
+
+
+@pytest.mark.parametrize("verb", ["cancel", "promote"])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_one_run_that_cannot_be_dealt_with_is_named_and_the_others_are_done(monkeypatch, verb, place):
+    queue = SkunkQueue("demo", f"memory://{verb}-{place}")
+    runs = [queue.event(abs).fire_at(60, n) for n in range(5)]
+    bad = runs[place].id
+
+    def stumble(ids, *, now, whole=getattr(queue.store, verb)):
+        ids = list(ids)
+        if bad in ids:
+            raise ValueError("a row that nobody can read")
+        return whole(ids, now=now)
+
+    monkeypatch.setattr(queue.store, verb, stumble)
+
+    with pytest.raises(StoreRefused, match=f"{bad} cannot be .*: a row that nobody can read") as caught:
+        getattr(queue, f"{verb}_all")([run.id for run in runs])
+
+    assert set(caught.value.refused) == {bad}
+    left = [run.id for run in runs if run.state == "scheduled"]
+    assert left == [bad]

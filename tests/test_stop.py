@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
+import sys
 import threading
 
 import pytest
@@ -163,3 +164,34 @@ def test_a_signal_before_the_engine_is_there_is_obeyed(monkeypatch):
     run = add.fire(1, 2)
     pool.run_until_idle()
     assert run.result == 3
+
+
+@pytest.mark.parametrize("start", [WorkerPool.listen, in_with], ids=["listen", "with"])
+def test_a_signal_at_any_line_of_the_start_is_obeyed(start):
+    """A signal is answered between any two steps of the very thread that starts, also while it holds the lock."""
+    at, lines, waits = 0, 0, False
+
+    def trace(frame, event, _):
+        nonlocal lines
+        if frame.f_code.co_filename not in (module.__file__, threading.__file__):
+            return None
+        lines += event == "line"
+        if event == "line" and lines == at:
+            sys.settrace(None)
+            pool.on_signal(signal.SIGTERM, None)
+        return trace
+
+    def join():
+        nonlocal waits
+        waits = waits or lines < at  # the start is over, and no signal has come yet
+        WorkerPool.join(pool)
+
+    def traced():
+        sys.settrace(trace)
+        start(pool)
+
+    while not waits:
+        at, lines, pool = at + 1, 0, make_pool()
+        pool.join = join
+        assert ends(in_background(traced)), f"the signal at line {at} of the start was lost"
+    assert at > 20

@@ -16,6 +16,7 @@ from pools import PoolProcess, until
 from troubled import Said
 
 from skunkqueue import SkunkQueue, WorkerPool
+from skunkqueue.worker.pool.engine import Engine
 
 NEVER = 120.0
 LIMIT = 20.0
@@ -205,6 +206,36 @@ def test_random_fires_at_random_pools_all_begin_when_they_may(queue, pools):
             time.sleep(order.random() * 0.1)
 
     until(lambda: len(started) == 40, LIMIT, f"{set(range(40)) - set(started)} did not begin")
+
+
+def test_a_watch_whose_channel_was_given_up_claims_for_nobody(shared_redis, monkeypatch):
+    """Only the connection that exchanges is cut. What the other one waits for is asked elsewhere, and not twice."""
+    given_up, fired = threading.Event(), threading.Event()
+    attend = Engine._attend
+
+    def slow_to_attend(engine):
+        if engine._channel is not None and engine._exchanger.channel is not engine._channel and not fired.is_set():
+            given_up.set()
+            fired.wait(LIMIT)
+        attend(engine)
+
+    with shared_redis.client() as client, SkunkQueue("demo", shared_redis.url) as queue:
+        client.flushall()
+        job = queue.event(begin)
+        with WorkerPool(queue, in_process=True, lease=2 * NEVER, log=Said()) as pool:
+            exchanger = until(lambda: getattr(pool._engine, "_exchanger", None))
+            channel = until(lambda: exchanger.watching and exchanger.channel)
+            monkeypatch.setattr(Engine, "_attend", slow_to_attend)
+            port = channel._talk._sock.getsockname()[1]
+            (cut,) = [each for each in client.client_list() if each["addr"].endswith(f":{port}")]
+            client.execute_command("CLIENT", "KILL", "ID", cut["id"])
+            assert given_up.wait(LIMIT)
+            until(lambda: exchanger._deliveries)  # the thread has asked, and got nothing
+
+            job.fire(0)
+            fired.set()
+
+            begins(0)
 
 
 def test_a_user_without_a_right_to_channels_fires_and_works_all_the_same(tmp_path):

@@ -294,10 +294,10 @@ def test_a_timeout_interrupts_a_sleep(jobs, pool):
 
 @pytest.mark.parametrize("job", ["stuck_in_c", "swallow"])
 def test_a_timeout_kills_a_worker_that_does_not_come_back_and_spares_its_neighbours(jobs, pool, job):
-    jobs.add.fire(0, 0)  # its worker imports the jobs with this one, so that the next is within its job when time is up
-    run = getattr(jobs, job).options(timeout=0.3).fire(job)
-    after = [jobs.add.fire(i, 1) for i in range(5)]
     with pool("foo", kill_after=0.3) as started:
+        jobs.add.fire(0, 1).wait(LIMIT)  # the import of the jobs counts against a first run's timeout
+        run = getattr(jobs, job).options(timeout=0.3).fire(job)
+        after = [jobs.add.fire(i, 1) for i in range(5)]
         with pytest.raises(JobFailed, match=r"did not end within 0\.3 s"):
             run.wait(LIMIT)
         assert [r.wait(LIMIT) for r in after] == [1, 2, 3, 4, 5]

@@ -102,6 +102,12 @@ class Channel:
         """Routes of the queue on which a run was put that is due later, and when, as far as it was told since."""
         return []
 
+    def cut(self) -> None:
+        """End it at the other side, before what was asked here is asked elsewhere, so that it is not done after that.
+
+        Its descriptors stay until it is closed. Does not raise.
+        """
+
     def close(self) -> None:
         """Hang up."""
 

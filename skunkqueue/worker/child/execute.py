@@ -6,6 +6,7 @@ import os
 import reprlib
 from collections.abc import Callable
 from time import perf_counter
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import msgpack
@@ -134,9 +135,8 @@ def describe(error: BaseException, call: Invocation | None, attempt: int) -> Rai
             after = _after(error, call.job, attempt)
         except Exception as second:  # retry_on, after or the backoff function is itself at fault
             error, final = second, True
-    return Raised(
-        type(error).__name__, _message(error), "" if isinstance(error, _OF_OURS) else _trace(error), final, asked, after
-    )
+    trace = "" if isinstance(error, _OF_OURS) else _trace(error, call)
+    return Raised(type(error).__name__, _message(error), trace, final, asked, after)
 
 
 def _worth_trying(error: BaseException, job: Callee) -> bool:
@@ -159,18 +159,27 @@ def _message(error: BaseException) -> str:
         return f"(its message cannot be had: {type(second).__name__})"
 
 
-def _trace(error: BaseException) -> str:
-    """The traceback as text, from the job's own frame on."""
-    import traceback  # late: jobs that go well need none
-
+def _trace(error: BaseException, call: Invocation | None) -> str:
+    """The traceback as text, from the job's own frame on, with the sources that came with the job."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
         trace = trace.tb_next
     try:
-        text = "".join(traceback.format_exception(type(error), error, trace))
+        text = _formatted(error, trace, getattr(call and call.job, "sources", b""))
     except BaseException as second:
         return f"(its traceback cannot be had: {type(second).__name__})"
     return text if len(text) <= MOST_TEXT else text[: MOST_TEXT // 2] + "\n...\n" + text[-MOST_TEXT // 2 :]
+
+
+def _formatted(error: BaseException, trace: TracebackType | None, sources: bytes) -> str:
+    import traceback  # late: jobs that go well need none
+
+    if not sources:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    from skunkqueue.function_pickle import known_to_tracebacks
+
+    with known_to_tracebacks(sources):
+        return "".join(traceback.format_exception(type(error), error, trace))
 
 
 _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "")

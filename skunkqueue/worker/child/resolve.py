@@ -71,8 +71,10 @@ class Resolver:
             raise UnknownJob(f"{head.name} came by value from Python {head.python}, this worker runs {PYTHON}")
         found = self._by_code.get(code)
         if found is None:
-            found = codec.unpickle(code)
-            if not is_a(found, Job) and not is_a(found, Carried):
+            found, sources = codec.unpickle_function(code)
+            if is_a(found, Carried):
+                found.sources = sources
+            elif not is_a(found, Job):
                 raise NotAJob(f"what came by value as {head.name} is a {type(found).__name__}, not a job")
             self._by_code[code] = found
             if len(self._by_code) > MOST_CODES:

@@ -224,11 +224,14 @@ class Engine:
 
     def _beaten(self, beaten: Beaten) -> None:
         for warning in beaten.warnings:
-            self._log.say(f"warning: {warning}", level=WARNING)
+            self._warn(warning)
         self._leases.beaten(beaten)
         for slot in self._slots:
             for order in beaten.orders.get(slot.name, ()):
                 self._follow(slot, order.text)
+
+    def _warn(self, text: str) -> None:
+        self._log.say(f"warning: {text}", what="warning", level=WARNING)
 
     def _follow(self, slot: Slot, order: str) -> None:
         """An order that somebody left for a worker."""
@@ -260,6 +263,8 @@ class Engine:
 
     def _collect(self) -> None:
         self._tell_of_trouble()
+        while self._exchanger.troubles:
+            self._warn(self._exchanger.troubles.pop(0))
         for delivery in self._exchanger.collect():
             self._deliver(delivery)
         for beaten in self._heartbeat.collect():

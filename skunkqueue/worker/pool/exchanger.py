@@ -97,6 +97,8 @@ class Exchanger:
         self.channel: Channel | None = None
         """What the engine listens to; where this changes, the old one is its to close."""
         self.away: Exception | None = None
+        self.troubles: list[str] = []
+        """What the source cannot do while it does the rest; each is told once, and taken out by the engine."""
         self._source = source
         self._clock = clock
         self._queue = queue
@@ -123,6 +125,7 @@ class Exchanger:
         self._busy = False  # with an exchange, or something else
         self._closing = False
         self._dropped = False  # something was never carried
+        self._last_trouble = ""
         self._may_have_channel = True
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="skunkqueue-exchanger", daemon=True)
@@ -264,7 +267,9 @@ class Exchanger:
     def hang_up(self) -> None:
         """The channel is of no use any more: the thread asks again what was asked on it."""
         with self._state:
-            self.channel = None
+            channel, self.channel = self.channel, None
+            if channel is not None:
+                channel.cut()
             if self._exchange is Exchanging.CHANNEL:
                 load, self._exchange = self._load, Exchanging.NOTHING
                 self._put_back(load)
@@ -434,7 +439,9 @@ class Exchanger:
             self._load = load
             try:
                 now = self._clock.now()
-                result = exchange(self._source, load.outcomes, load.wants, now=now, until=now + self._lease)
+                result = exchange(
+                    self._source, load.outcomes, load.wants, now=now, until=now + self._lease, trouble=self._trouble
+                )
                 break
             except Exception as error:  # a fault of a driver that nobody foresaw must not end the thread either
                 self._missed(error)
@@ -462,6 +469,11 @@ class Exchanger:
             while not self._closing and (left := end - monotonic()) > 0:
                 self._state.wait(left)
             return self._closing
+
+    def _trouble(self, text: str) -> None:
+        if text != self._last_trouble:
+            self._last_trouble = text
+            self.troubles.append(text)
 
     def _missed(self, error: Exception) -> None:
         if self.away is None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim, Order
-from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Source
+from skunkqueue.persistence.halves import WHOLE, by_halves
 
 CLEAN_AT_ONCE = 500
 """Things that one step of cleaning does at most; exchanges go in between."""
@@ -55,40 +56,59 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._beaten: list[Beaten] = []
         self._warned = False
+        self._troubles: list[str] = []  # to be told with the next beat
         self.under_way = False
 
     def beat(self, claims: Sequence[Claim]) -> None:
         """Do it. Raises StoreError where the source cannot be asked; what was done by then is told all the same."""
         held: set[str] = set()
         until = None
-        warnings: Sequence[str] = ()
         orders: dict[str, list[Order]] = {}
         try:
             began = ticks()
             self._clock.measure()
-            held = self._source.extend(claims, until=self._clock.now() + self._lease) if claims else set()
+            held = self._extend(claims) if claims else set()
             until = began + self._lease
             for worker, about in self._about.items():
                 orders[worker] = self._new_orders(worker, about())
             if not self._warned:
-                warnings = self._source.warnings()
+                self._troubles += self._source.warnings()
                 self._warned = True
             if began >= self._clean_at:
                 self._clean_at = began + CLEAN_EVERY
                 self._run(self._clean)
         finally:
             with self._lock:
-                self._beaten.append(Beaten(claims, held, until, orders, warnings))
+                self._beaten.append(Beaten(claims, held, until, orders, self._troubles))
+                self._troubles = []
                 self.under_way = False
+
+    def _extend(self, claims: Sequence[Claim]) -> set[str]:
+        """Extend; a lease that cannot be extended by itself is given up, and with it nobody else's."""
+        until = self._clock.now() + self._lease
+        held, failed = by_halves(lambda some: self._source.extend(some, until=until), claims)
+        self._troubles += [f"the lease of {claim.id} cannot be extended: {error}" for claim, error in failed]
+        return set().union(*held)
 
     def _clean(self) -> None:
         """One bounded step; where there is more to do, another one follows after the next exchange."""
-        if self._source.purge(now=self._clock.now(), limit=CLEAN_AT_ONCE) >= CLEAN_AT_ONCE:
-            self._run(self._clean)
+        try:
+            if self._source.purge(now=self._clock.now(), limit=CLEAN_AT_ONCE) >= CLEAN_AT_ONCE:
+                self._run(self._clean)
+        except WHOLE:
+            raise
+        except Exception as error:
+            self._troubles.append(f"the store cannot be cleaned: {error}")
 
     def _new_orders(self, worker: str, about: str) -> list[Order]:
         seen = self._seen[worker]
-        found = self._source.beat(worker, about, seen=seen, until=self._clock.now() + self._lease)
+        try:
+            found = self._source.beat(worker, about, seen=seen, until=self._clock.now() + self._lease)
+        except WHOLE:
+            raise
+        except Exception as error:
+            self._troubles.append(f"worker {worker} cannot say that it is there: {error}")
+            return []
         self._seen[worker] = [order.id for order in found]
         return [order for order in found if order.id not in seen]
 
@@ -99,8 +119,6 @@ class Heartbeat:
 
     def stop(self) -> None:
         """Say that the workers are gone; if that cannot be said, their beats run out by themselves."""
-        try:
+        with suppress(Exception):  # a fault of a driver must not spoil the end either
             for worker, about in self._about.items():
                 self._source.beat(worker, about(), seen=self._seen[worker], until=self._clock.now())
-        except StoreError:
-            pass

@@ -7,18 +7,15 @@ good.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from skunkqueue.envelope import Claim, Exchange, Outcome, Want
-from skunkqueue.errors import StoreAway, StoreFull, StoreVersion
 from skunkqueue.persistence import Limits, Source
+from skunkqueue.persistence.halves import WHOLE, by_halves
 
 Pair = tuple[Claim, Outcome]
-
-WHOLE: Final = (StoreAway, StoreFull, StoreVersion)
-"""What concerns the whole store, and no single run."""
 
 LONGEST_REASON: Final = 300
 
@@ -63,8 +60,19 @@ def parts(outcomes: Sequence[Pair], limits: Limits) -> Iterator[Sequence[Pair]]:
         yield outcomes[start:]
 
 
-def exchange(source: Source, outcomes: Sequence[Pair], wants: Sequence[Want], *, now: float, until: float) -> Exchange:
-    """As ``source.exchange``; what was refused is named, with the reason. Raises what concerns the whole source."""
+def exchange(
+    source: Source,
+    outcomes: Sequence[Pair],
+    wants: Sequence[Want],
+    *,
+    now: float,
+    until: float,
+    trouble: Callable[[str], None] = lambda text: None,
+) -> Exchange:
+    """As ``source.exchange``; what was refused is named, with the reason. Raises what concerns the whole source.
+
+    ``trouble`` is told of wants that the source cannot meet while it meets others.
+    """
     limits = source.limits
     if fits(outcomes, limits):
         try:
@@ -73,9 +81,21 @@ def exchange(source: Source, outcomes: Sequence[Pair], wants: Sequence[Want], *,
             raise
         except Exception as error:
             if not outcomes:
-                raise
-            return _Isolation(source, now).exchange(outcomes, wants, until, error)
-    return _Isolation(source, now).exchange(outcomes, wants, until, None)
+                return claim(source, wants, now=now, until=until, trouble=trouble)
+            return _Isolation(source, now, trouble).exchange(outcomes, wants, until, error)
+    return _Isolation(source, now, trouble).exchange(outcomes, wants, until, None)
+
+
+def claim(
+    source: Source, wants: Sequence[Want], *, now: float, until: float, trouble: Callable[[str], None]
+) -> Exchange:
+    """Claim for those wants that the source can meet. Raises where it meets none."""
+    results, failed = by_halves(lambda some: source.exchange((), some, now=now, until=until), wants)
+    for want, error in failed:
+        trouble(f"nothing can be claimed of {', '.join(want.routes)}: {error}")
+    claims = [claim for result in results for claim in result.claims]
+    ripe = [result.next_ripe for result in results if result.next_ripe is not None]
+    return Exchange(set(), claims, min(ripe, default=None))
 
 
 @dataclass
@@ -84,6 +104,7 @@ class _Isolation:
 
     source: Source
     now: float
+    trouble: Callable[[str], None]
     taken: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
     error: Exception | None = None
@@ -96,7 +117,7 @@ class _Isolation:
         self.error = error
         for part in parts([self._within(*pair) for pair in outcomes], self.source.limits):
             self._commit(part)
-        result = self.source.exchange((), wants, now=self.now, until=until)
+        result = claim(self.source, wants, now=self.now, until=until, trouble=self.trouble)
         if self.error is not None and not (self.has_taken or result.claims):
             raise self.error
         return result._replace(taken=result.taken | self.taken, refused={**self.refused, **result.refused})

@@ -47,6 +47,7 @@ class Pool:
         self._signals = 0
         self._wished = 0  # how to stop: what is running, or else what is started next
         self._entered = False
+        self._launching = False  # an engine is there whose thread is about to run; only a signal can see this
 
     # people's verbs
 
@@ -154,6 +155,13 @@ class Pool:
             self._engine.poke()
             return
         self._source, self._clock = self._opened()
+        self._launching = True
+        try:
+            self._start_engine(burst)
+        finally:
+            self._launching = False
+
+    def _start_engine(self, burst: bool) -> None:
         self._engine = engine = Engine(self._source, self._clock, self.settings, self._log)
         engine.burst = burst
         self._trouble = None
@@ -165,7 +173,7 @@ class Pool:
 
     def _forget_ended(self) -> None:
         """Forget an engine that has ended, and the stop that ended it."""
-        if self._engine is not None and not self.running:
+        if self._engine is not None and not self.running and not self._launching:
             self._engine, self._signals, self._wished = None, 0, 0
 
     def forget_stop(self) -> None:
