@@ -220,19 +220,40 @@ def client_of(url: str) -> redis.Redis:
     return FakeRedis(server=fake_servers[0])
 
 
+_CERTIFICATES = """\
+[req]
+distinguished_name = name
+[name]
+[authority]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[server]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature, keyEncipherment
+extendedKeyUsage = serverAuth
+subjectAltName = IP:127.0.0.1, DNS:localhost
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+"""
+"""All that a strict check asks of certificates, which is the default from Python 3.13."""
+
+
 class Certificates:
     """A certificate authority of our own, and a server's and a client's certificate by it."""
 
     def __init__(self, folder: str) -> None:
         self.ca, self.key, self.cert = (str(Path(folder) / name) for name in ("ca.crt", "server.key", "server.crt"))
-        ca_key = str(Path(folder) / "ca.key")
-        request, names = str(Path(folder) / "server.csr"), Path(folder) / "names"
-        names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+        ca_key, config = str(Path(folder) / "ca.key"), Path(folder) / "certificates.cnf"
+        request = str(Path(folder) / "server.csr")
+        config.write_text(_CERTIFICATES)
         _openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", ca_key, "-out", self.ca,
-                 "-days", "2", "-subj", "/CN=skunk test authority")  # fmt: skip
-        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", self.key, "-out", request, "-subj", "/CN=localhost")
+                 "-days", "2", "-config", str(config), "-extensions", "authority",
+                 "-subj", "/CN=skunk test authority")  # fmt: skip
+        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", self.key, "-out", request,
+                 "-config", str(config), "-subj", "/CN=localhost")  # fmt: skip
         _openssl("x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial",
-                 "-out", self.cert, "-days", "2", "-extfile", str(names))  # fmt: skip
+                 "-out", self.cert, "-days", "2", "-extfile", str(config), "-extensions", "server")  # fmt: skip
 
 
 def _openssl(*args: str) -> None:

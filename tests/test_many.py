@@ -40,6 +40,7 @@ def start_producers(folder, share):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_pools_and_four_producers_run_each_of_20_000_exactly_once(many, tmp_path):
     url = f"sqlite:///{tmp_path}/runs.db"

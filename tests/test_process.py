@@ -148,6 +148,7 @@ def test_a_worker_that_never_starts_is_tried_for_ever():
     assert worker.start_at <= ticks() + 5.0
 
 
+@pytest.mark.slow
 def test_no_descriptor_is_left_open_by_workers_that_are_renewed(store):
     runs = size_of.fire_many([(b"",)] * 8)
     pool = make_pool(store, max_runs=1)

@@ -397,6 +397,52 @@ def test_it_may_be_started_again(jobs):
     assert marks(jobs, "n")
 
 
+@pytest.fixture
+def slow_listing(monkeypatch):
+    """A folder whose listing takes long, and which therefore is listed seldom."""
+    scan = os.scandir
+
+    def scan_slowly(path):
+        if os.path.basename(os.path.normpath(path)) == "in":
+            time.sleep(0.05)
+        return scan(path)
+
+    monkeypatch.setattr("skunkqueue.spool.inbox.os.scandir", scan_slowly)
+
+
+@pytest.mark.usefixtures("slow_listing")
+def test_what_came_while_nobody_watched_is_found_at_once(jobs):
+    with working(jobs) as hermes:
+        drop(jobs, {"type": "note", "name": "watched"})
+        until(lambda: marks(jobs, "watched"))
+        drop(jobs, {"type": "note", "name": "just now"})
+        hermes.run_until_idle()
+        assert marks(jobs, "just now")
+
+    for number in range(3):
+        drop(jobs, {"type": "note", "name": f"unwatched-{number}"})
+        hermes.run_until_idle()
+        assert marks(jobs, f"unwatched-{number}")
+
+
+@pytest.mark.usefixtures("slow_listing")
+@pytest.mark.parametrize("events", [True, False])
+def test_a_burst_processes_what_its_own_jobs_drop(jobs, events):
+    done = []
+
+    def go_on(task):
+        done.append(task["left"])
+        if task["left"]:
+            drop(jobs, {"type": "go on", "left": task["left"] - 1})
+
+    hermes = Hermes(jobs, log=io.StringIO(), events=events)
+    hermes.register({"go on": go_on})
+    drop(jobs, {"type": "go on", "left": 5})
+    hermes.run_until_idle()
+
+    assert done == [5, 4, 3, 2, 1, 0]
+
+
 def test_files_in_every_format_are_processed(jobs):
     with working(jobs):
         (jobs / "in" / "a").write_text(json.dumps({"type": "note", "name": "json"}))

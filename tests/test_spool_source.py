@@ -644,6 +644,7 @@ def test_a_file_that_may_not_be_moved_holds_up_no_other(folder):
     assert folder.names("in") == ["stays"]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_files_at_once_are_claimed_in_pieces(folder, source):
     data = pickle.dumps({"type": "email"})
     path = folder.put("first", data)

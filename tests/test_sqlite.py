@@ -398,6 +398,7 @@ def test_a_process_killed_in_the_middle_of_a_transaction_leaves_nothing_of_it(st
     assert store.rows("PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_stuck_becomes_an_error_with_a_sentence(store: _Store, child, monkeypatch) -> None:
     monkeypatch.setattr(sqlite_file, "PATIENCE", 0.3)
     store.put([sealed(1)])

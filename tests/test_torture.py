@@ -178,6 +178,7 @@ def check(jobs, producer, started):
     return states
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 240)
 def test_nothing_accepted_is_lost_or_written_twice_whatever_is_killed(store_url, tmp_path, monkeypatch):  # noqa: F811
     print(f"seed {SEED}")  # so that it can be repeated

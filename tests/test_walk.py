@@ -45,6 +45,7 @@ def fresh_redis(request: pytest.FixtureRequest) -> Opener:
     return emptied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [fresh_memory, fresh_sqlite, fresh_redis])
 def test_the_shrinking_walk_finds_no_difference(
     fresh: Callable[[pytest.FixtureRequest], Opener], request: pytest.FixtureRequest
@@ -58,6 +59,7 @@ def calls_of(error: AssertionError) -> list[str]:
     return [call.partition("(")[0] for call in told.split(",\n      ")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "verbs"),
     [

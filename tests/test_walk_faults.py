@@ -469,6 +469,7 @@ def test_a_named_promise_catches_the_fault(fault: type[Fault]) -> None:
         getattr(StoreContract(), f"test_{fault.promise}")(fault())
 
 
+@pytest.mark.slow
 def test_the_random_walk_catches_the_fault(fault: type[Fault]) -> None:
     caught = walks_caught(fault)
 
@@ -486,6 +487,7 @@ def test_a_named_promise_catches_a_wait_that_nobody_wakes(monkeypatch: pytest.Mo
         StoreContract().test_a_change_between_the_look_and_the_wait_is_not_lost(NobodyIsWoken())
 
 
+@pytest.mark.slow
 def test_a_sound_store_is_caught_by_nothing() -> None:
     assert walks_caught(MemoryPersister) == []
 

@@ -127,6 +127,7 @@ class Hermes:
 
     def run_until_idle(self) -> None:
         """Process what is there, and what waits to be tried again while there is more; then return."""
+        self._source.look_anew()  # what is there now counts, though no event may have told of it yet
         try:
             self._pool.run_until_idle()
         finally:

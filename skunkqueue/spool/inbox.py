@@ -80,12 +80,15 @@ class Inbox:
         self._scan_at = 0.0
         self._began = 0.0
         self._may_scan = False
+        self._is_doubtful = False
+        self._is_withheld = False
         self.news = True
 
     def begin(self, *, anyway: bool = False) -> None:
         """A claim begins: the folder is listed anew at most once in it, if it is time, or there was news."""
         now = ticks()
         self._may_scan = self.news or anyway or now >= self._scan_at
+        self._is_withheld = False
         if self._later:
             due = [name for name, later in self._later.items() if later.at <= now]
             for name in due:
@@ -102,8 +105,9 @@ class Inbox:
 
     def _list(self) -> bool:
         if not self._may_scan:
+            self._is_withheld = self._is_doubtful
             return False
-        self._may_scan = self.news = False
+        self._may_scan = self.news = self._is_doubtful = False
         self._began = ticks()
         self._entries = os.scandir(self._folder)
         return True
@@ -169,8 +173,18 @@ class Inbox:
         old = self._later.get(name)
         return ticks() - old.since if old is not None and old.looks == looks else 0.0
 
+    def doubt(self) -> None:
+        """A job has ended, which may have dropped others: the folder is empty only if it is so in a new listing."""
+        self._is_doubtful = True
+
     def next_look(self) -> float:
-        """Seconds until there is something to look at, though nothing tells."""
+        """Seconds until there is something to look at, though nothing tells.
+
+        None where the last claim ran out of names in doubt, but it was too early to list the folder: a pool that stops
+        when nothing is left must not stop yet.
+        """
+        if self._is_withheld:
+            return 0.0
         at = min((later.at for later in self._later.values()), default=self._began + self._rescan)
         return max(0.0, min(at, max(self._scan_at, self._began + self._rescan)) - ticks())
 

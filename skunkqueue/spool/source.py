@@ -295,6 +295,7 @@ class SpoolSource(Source):
 
     def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
         with self._lock, on(self.url):
+            self._inbox.doubt()
             # What was taken before an error broke off is remembered for the repetition: its file is gone.
             taken = self._taken
             for claim, outcome in outcomes:
@@ -402,6 +403,10 @@ class SpoolSource(Source):
             return 0.0
         return there - (began + here) / 2
 
+    def look_anew(self) -> None:
+        """Have the next claim list the folder, however short a while ago that was done."""
+        self._inbox.news = True
+
     def wake(self) -> None:
         """End ``wait`` before its time, until ``close``. May be called by a signal's handler."""
         self._watcher.wake()
@@ -409,4 +414,5 @@ class SpoolSource(Source):
     def close(self) -> None:
         self._closed.set()
         self._watcher.close()
+        self.look_anew()  # what comes from now on makes no event
         self._closed.clear()
