@@ -165,7 +165,7 @@ class Run(Generic[R]):
 
 
 def inert(queue: SkunkQueue, envelope: Envelope, reason: str) -> Run[Any]:
-    """A run that was never put and never will be."""
+    """A run that is never put."""
     record = Record(envelope, State.CANCELLED, envelope.due, error=reason)
     run: Run[Any] = Run(queue, envelope.id, None, record)
     run._settled = True
@@ -273,7 +273,7 @@ def _rest(left: list[Run[Any]], limit: float, away: StoreAway | None = None) -> 
 
 
 async def _all_ended(runs: Sequence[Run[Any]]) -> None:
-    """Await the end of all, on the one thread that waits for a store."""
+    """Await the end of all, on the store's watcher thread."""
     for waiting in _by_store(run for run in runs if not run._settled):
         records = await waiting[0]._queue.watcher.ended([run.id for run in waiting])
         for run in waiting:
