@@ -1,4 +1,4 @@
-"""Puts what coroutines fire: one thread takes all that has gathered and gives it to the store in one call."""
+"""Puts what coroutines fire: one thread takes all waiting fires and puts them in one call to the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST: Final = 500
 """Fires that are given to the store in one call."""
 LINGER: Final = 0.1
-"""Seconds after which the thread ends that has nothing to do."""
+"""Seconds after which the idle thread ends."""
 
 
 class Fire(NamedTuple):

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree.
+"""All exceptions of SkunkQueue, as one tree.
 
 ::
 
@@ -76,7 +76,7 @@ class StoreVersion(StoreError):
 
 
 class PayloadError(SkunkError, ValueError):
-    """Arguments or a result that cannot travel."""
+    """Arguments or a result that cannot be encoded."""
 
 
 class TooLarge(PayloadError):

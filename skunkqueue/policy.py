@@ -1,6 +1,6 @@
-"""The judge: what becomes of a run, given what happened to it. All policy is here; a store only compares and sets.
+"""The judge: decides the outcome of a run from what happened to it. All policy is here; a store only compares and sets.
 
-What counts: ``retries`` is spent by failures and timeouts; poison by deaths; neither by being handed back.
+Failures and timeouts use up ``retries``; deaths count towards poison; a run that is handed back counts for neither.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from skunkqueue.durations import seconds
 from skunkqueue.envelope import Claim, Outcome, Seal
 
 POISON: Final = 3
-"""Deaths after which a run is failed: it takes its workers down."""
+"""So many deaths of its workers fail a run."""
 
 MOST_NOTES: Final = 4096
 
@@ -22,7 +22,7 @@ MOST_NOTES: Final = 4096
 class Backoff:
     """How long to wait before trying again: ``first``, then ``factor`` times as long each time, at most ``limit``.
 
-    With ``jitter`` a random time between nothing and that, so that what failed together does not come back together.
+    With ``jitter``, a random time between zero and that, so that runs that failed together are not retried at once.
     ``first`` and ``limit`` are seconds or timedeltas.
     """
 
@@ -83,7 +83,7 @@ NONE: Final = Notes()
 
 
 def decode_notes(notes: bytes) -> Notes:
-    """Read notes; those that cannot be read count as none, for a run must not be stuck on them."""
+    """Read notes. Unreadable notes count as none, so that they do not stop the run."""
     if not notes:
         return NONE
     try:
@@ -155,7 +155,7 @@ class Entry(NamedTuple):
 
 
 def admit(claim: Claim, seal: Seal) -> Entry:
-    """Look at a claim before it runs: what is known of its past decides whether and how it may run."""
+    """Judge a claim before it runs: its past decides whether and how it may run."""
     if not claim.lapses and not claim.notes and not seal.at_most_once:
         return _ORDINARY
     notes = decode_notes(claim.notes)

@@ -1,4 +1,4 @@
-"""SkunkQueue: a name that runs live under, on one store."""
+"""SkunkQueue: a named queue on one store."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PAGE: Final = 500
 
 
 class SkunkQueue:
-    """A queue: makes jobs of functions, and says and changes what is known of their runs.
+    """A queue: makes jobs of functions, and inspects and changes their runs.
 
     ``conn_url`` is a URL (``sqlite:///file``, ``memory://``, ``redis://host``), or give a ``default_cfg``; with nothing
     given it is SKUNKQUEUE_URL, else this user's embedded file. With ``queue_type="broadcast"`` every worker alive on
@@ -113,7 +113,7 @@ class SkunkQueue:
         return self.connection.clock
 
     def now(self) -> float:
-        """Store time for sealing a run; our own where the store is away, for the put then says so and holds the run."""
+        """Store time for a new run; this process's time if the store is away, as the put then raises."""
         try:
             return self.clock.now()
         except StoreAway:
@@ -134,7 +134,7 @@ class SkunkQueue:
         return found
 
     def close(self) -> None:
-        """Let go of the store. A closed queue may be used again: it opens anew."""
+        """Close the connection to the store. A closed queue may be used again: it opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             let_go(connection, self)
@@ -200,7 +200,7 @@ class SkunkQueue:
     # the desk
 
     def cancel(self, run: Run[Any] | Runs[Any] | str) -> bool:
-        """End a run, interrupting it where it runs. Says whether that took: False where it had ended before."""
+        """Cancel a run, interrupting it if it runs. Returns whether it did: False if the run had ended before."""
         if isinstance(run, Run | Runs):
             return run.cancel()
         if not isinstance(run, str):
@@ -208,7 +208,7 @@ class SkunkQueue:
         return self.cancel_all([run]) > 0
 
     def cancel_all(self, ids: Iterable[str]) -> int:
-        """Cancel runs by id and have their workers told; gives how many that took."""
+        """Cancel runs by id and send the orders to their workers; returns how many were cancelled."""
         now = self.clock.now()
         found, failed = by_halves(lambda some: self.store.cancel(some, now=now), list(ids))
         cancelled = [record for records in found for record in records]

@@ -1,4 +1,4 @@
-"""What people hold in their hands after a fire: a Run, or the Runs of several routes; and the run one is inside of."""
+"""Handles of runs: a Run, or the Runs of several routes; and the current run within a job."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ GLANCE: Final = 1.0
 class Run(Generic[R]):
     """One firing of a job on one route.
 
-    ``state``, ``result`` and the like ask the store, and where it is away tell what was known last: they never block
-    for long and never raise. ``wait`` and ``await run`` are for the value.
+    ``state``, ``result`` and the like ask the store; if it is away, they return what was known last. They never block
+    for long and never raise. ``wait`` and ``await run`` return the value.
     """
 
     __slots__ = ("__weakref__", "_absent", "_envelope", "_queue", "_record", "_settled", "_value", "id")
@@ -85,13 +85,13 @@ class Run(Generic[R]):
 
     @property
     def progress(self) -> float | None:
-        """How far the job says it is, from 0 to 1; None until it said so."""
+        """The progress that the job last reported, from 0 to 1; None before that."""
         _glance([self])
         return None if self._record is None else self._record.progress
 
     @property
     def note(self) -> str | None:
-        """What the job said with its progress."""
+        """The note that the job reported with its progress."""
         _glance([self])
         return None if self._record is None else self._record.note
 
@@ -107,15 +107,15 @@ class Run(Generic[R]):
         return self._outcome()
 
     def cancel(self) -> bool:
-        """End it, interrupting it where it runs. Says whether that took: False where it had ended before."""
+        """Cancel the run, interrupting it if it runs. Returns whether it did: False if the run had ended before."""
         return not self._settled and self._queue.cancel_all([self.id]) > 0
 
     def promote(self) -> bool:
-        """Have it start now, where it is scheduled or waits for its retry. Says whether that took."""
+        """Have it start now, if it is scheduled or waits for its retry. Returns whether it did."""
         return not self._settled and self._queue.promote_all([self.id]) > 0
 
     def fire(self) -> Run[R]:
-        """Put the very same run again, after an error that left its fate in doubt: putting twice is putting once."""
+        """Put the same run again, after an error that left unknown whether it is stored. It is never stored twice."""
         return _fire_again([self])[0]
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -165,7 +165,7 @@ class Run(Generic[R]):
 
 
 def inert(queue: SkunkQueue, envelope: Envelope, reason: str) -> Run[Any]:
-    """A run that was never put and never will be."""
+    """A run that is never put."""
     record = Record(envelope, State.CANCELLED, envelope.due, error=reason)
     run: Run[Any] = Run(queue, envelope.id, None, record)
     run._settled = True
@@ -273,7 +273,7 @@ def _rest(left: list[Run[Any]], limit: float, away: StoreAway | None = None) -> 
 
 
 async def _all_ended(runs: Sequence[Run[Any]]) -> None:
-    """Await the end of all, on the one thread that waits for a store."""
+    """Await the end of all, on the store's watcher thread."""
     for waiting in _by_store(run for run in runs if not run._settled):
         records = await waiting[0]._queue.watcher.ended([run.id for run in waiting])
         for run in waiting:
@@ -345,12 +345,12 @@ class Runs(Sequence[Run[R]], Generic[R]):
         return [run._outcome() for run in self.runs]
 
     def cancel(self) -> bool:
-        """Cancel all; says whether any took."""
+        """Cancel all; returns whether any was cancelled."""
         stores = _by_store(run for run in self.runs if not run._settled)
         return sum([some[0]._queue.cancel_all([run.id for run in some]) for some in stores]) > 0
 
     def promote(self) -> bool:
-        """Have those start now that are scheduled or wait for their retry; says whether any took."""
+        """Have those start now that are scheduled or wait for their retry; returns whether there were any."""
         waiting = [run for run in self.runs if not run._settled]
         return bool(waiting) and waiting[0]._queue.promote_all([run.id for run in waiting]) > 0
 

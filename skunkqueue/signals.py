@@ -1,4 +1,4 @@
-"""Which signals stop a pool, and how they are caught and given back."""
+"""The signals that stop a pool, and how their handlers are set and restored."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def catch(handler: Callable[..., Any]) -> dict[int, Any]:
 
 
 def give_back(caught: Mapping[int, Any]) -> None:
-    """Have signals answered as they were before."""
+    """Restore the previous signal handlers."""
     for number, handler in caught.items():
         signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""One thread per store that waits for every run somebody awaits."""
+"""One thread per store that waits for all awaited runs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PAGE: Final = 1000
 
 SHORTEST: Final = 0.005
 LONGEST: Final = 1.0
-"""Seconds of one wait: short while awaits come in, then ever longer; what comes during a long one gets a new thread."""
+"""Seconds of one wait: short while awaits come in, then longer. A run awaited during a long wait gets a new thread."""
 
 LINGER: Final = 1.0
-"""Seconds that the thread stays when nobody waits, so that one await after the other does not start one each."""
+"""Seconds that the thread stays when nothing is awaited, so that consecutive awaits do not start one each."""
 
 
 def fetch(store: Persister, ids: Sequence[str]) -> dict[str, Record]:
@@ -37,13 +37,13 @@ def fetch(store: Persister, ids: Sequence[str]) -> dict[str, Record]:
 
 
 class Watcher:
-    """Tells those who await runs when they end. Thread-safe."""
+    """Resolves awaits of runs when the runs end. Thread-safe."""
 
     def __init__(self, store: Persister) -> None:
         self._store = store
         self._changed = threading.Condition()
         self._waiting: dict[str, list[_Awaited]] = {}
-        self._thread: threading.Thread | None = None  # the one in charge; one before it may be on its way out
+        self._thread: threading.Thread | None = None  # the current one; an earlier one may still be ending
         self._alive = 0
         self._in_long_wait = False
         self._length = SHORTEST
@@ -93,7 +93,7 @@ class Watcher:
                     self._thread = None
 
     def _ids(self) -> list[str]:
-        """What there is to wait for; empty when this thread is to end."""
+        """The ids to wait for; empty if this thread should end."""
         with self._changed:
             if not self._waiting:
                 self._changed.wait(LINGER)
@@ -105,7 +105,7 @@ class Watcher:
             return list(self._waiting)
 
     def _turn(self, ids: list[str]) -> None:
-        """Look, tell, wait."""
+        """Fetch the runs, resolve those that have ended, else wait."""
         try:
             records = fetch(self._store, ids)
             ended = [id for id in ids if id not in records or not records[id].open]
@@ -114,7 +114,7 @@ class Watcher:
                 self._store.wait([RunKey(id) for id in ids[:PAGE]], self._next_length())
         except StoreAway:
             time.sleep(self._next_length())
-        except BaseException as error:  # whoever awaits must hear of it, and nobody else would
+        except BaseException as error:  # the awaiting coroutines must get it; no other code would
             self._tell(dict.fromkeys(ids, error))
 
     def _next_length(self) -> float:
@@ -132,7 +132,7 @@ class Watcher:
 
 
 class _Awaited:
-    """Some runs that somebody awaits, and the way into the loop of whoever that is."""
+    """Some awaited runs, and the event loop that awaits them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ids: Sequence[str]) -> None:
         self.records: dict[str, Record] = {}

@@ -50,5 +50,5 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _abandon_stdout() -> None:
-    """Nobody reads any more: what is still in the buffer must not raise again at exit."""
+    """The reader of stdout is gone: flushing the buffer at exit must not raise again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

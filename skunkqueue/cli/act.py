@@ -1,4 +1,4 @@
-"""skunq cancel, promote, retry and purge: what can be done about runs."""
+"""skunq cancel, promote, retry and purge: the commands that change runs."""
 
 from __future__ import annotations
 

@@ -70,13 +70,13 @@ def _cells(record: Record, now: float) -> Iterator[str]:
 
 
 def cut(text: str) -> str:
-    """A text in one line that is not too long."""
+    """A text in one line, shortened."""
     line = " ".join(text.split())
     return line if len(line) <= 100 else line[:99] + "…"
 
 
 def _no_runs(desk: Desk) -> str:
-    """Why there is nothing to see."""
+    """The message for an empty list."""
     if desk.counts():
         return f"no runs like that; {desk.summary()}"
     others = sorted({queue for queue, _, _ in desk.store.count()})
@@ -170,7 +170,7 @@ def workers(url: str | None, queue: str | None, as_json: bool) -> None:
 
 
 def _abouts(desk: Desk) -> Iterator[dict[str, Any]]:
-    """What each worker says of itself."""
+    """The description of each worker."""
     for worker, about in sorted(desk.store.workers(now=desk.now).items()):
         try:
             said = json.loads(about)

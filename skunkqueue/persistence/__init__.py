@@ -15,17 +15,17 @@ from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Exchange, Filter
 from skunkqueue.errors import WrongCall
 
 REMEMBERED = 60.0
-"""Seconds that an ended run's id is remembered at least, whatever its ``keep``."""
+"""Least seconds for which the id of an ended run is remembered, whatever its ``keep``."""
 
 EXPIRED = "expired"
 WORKER_GONE = "its worker is gone"
 
 
 class Limits(NamedTuple):
-    """What a store takes, as bytes and numbers; None is no limit that anybody would meet.
+    """The most that a store takes; None is no limit.
 
-    ``body`` is of one envelope's body, ``value`` of what one outcome carries, ``batch`` of all that goes in one call,
-    ``items`` how many that are.
+    ``body``: bytes of one envelope's body. ``value``: bytes of one outcome. ``batch``: bytes of all items of one call.
+    ``items``: how many items one call may have.
     """
 
     body: int | None = None
@@ -57,34 +57,34 @@ class WorkerKey(NamedTuple):
 
 
 Key = WorkKey | RunKey | WorkerKey
-"""What ``wait`` and ``rouse`` are given. ``kind`` is never given: by it a run's key and a worker's are never equal."""
+"""The argument of ``wait`` and ``rouse``. ``kind`` keeps its default, so that keys of two kinds are never equal."""
 
 
 class Channel:
-    """A way to speak to a source without waiting for it: what is asked goes out at once, its answer is heard later.
+    """Asynchronous calls to a source: a request is sent at once, and its answer is read later.
 
-    So a pool does without threads that wait for each other. One question of each kind at a time, all on one thread.
-    Whatever raises, but ``close``, ends the channel: close it, and ask elsewhere what was asked here, with the wants as
-    repeated.
+    So a pool needs no threads that wait for each other. One request of each kind at a time, all on one thread. An
+    exception from any method but ``close`` ends the channel: close it, and repeat the request without it, with the
+    wants marked as repeated.
     """
 
     answer_fd: int = -1
-    """A descriptor that can be read when the answer to ``ask`` comes, or the channel has ended."""
+    """A descriptor that becomes readable when the answer to ``ask`` comes, or the channel has ended."""
 
     caught_fd: int = -1
     """The same for ``watch``."""
 
     later_fd: int = -1
-    """A descriptor that can be read when ``later`` has something; -1 where nothing is ever told."""
+    """A descriptor that becomes readable when ``later`` has something; -1 if it never has."""
 
     def ask(
         self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
     ) -> bool:
-        """Begin an ``exchange``; False, and nothing was sent, where it is not one for a channel."""
+        """Begin an ``exchange``; False, with nothing sent, if the channel cannot do this one."""
         raise NotImplementedError
 
     def answer(self) -> Exchange | None:
-        """What came of ``ask``; None while the answer is not all there."""
+        """The result of ``ask``; None while the answer is incomplete."""
         raise NotImplementedError
 
     def watch(self, keys: Sequence[Key], timeout: float, asked: Asked) -> None:
@@ -95,11 +95,11 @@ class Channel:
         raise NotImplementedError
 
     def caught(self) -> Caught | None:
-        """What came of ``watch``; None while the answer is not all there."""
+        """The result of ``watch``; None while the answer is incomplete."""
         raise NotImplementedError
 
     def later(self) -> list[tuple[str, float]]:
-        """Routes of the queue on which a run was put that is due later, and when, as far as it was told since."""
+        """Routes of the queue on which later runs were put, and when they are due, as announced since the last call."""
         return []
 
     def cut(self) -> None:
@@ -109,24 +109,24 @@ class Channel:
         """
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the channel."""
 
 
 class Source:
-    """Anything that claims can be taken from and outcomes given to. All that a pool needs."""
+    """Anything that gives claims and takes outcomes. A pool needs nothing more."""
 
     url: str = ""
     """Where it is, for logs; never with a secret in it."""
 
     wakes_one: bool = False
-    """Whether something that happens to a key wakes only one of those who wait for it, whoever that is: then nobody may
-    wait for work that he could not claim."""
+    """Whether an event on a key wakes only one of its waiters, which may be any. Then a waiter must be able to
+    claim the work that it waits for."""
 
     limits: Limits = Limits()
-    """What it takes; whoever calls it splits by them before."""
+    """What it takes in one call; callers split their calls accordingly."""
 
     is_far: bool = False
-    """Whether whoever calls it mostly waits for somebody else, so that a pool had better do something meanwhile."""
+    """Whether calls mostly wait for another process, so that a pool should do something else meanwhile."""
 
     # the path of a job
 
@@ -141,13 +141,13 @@ class Source:
         raise NotImplementedError
 
     def extend(self, claims: Sequence[Claim], *, until: float) -> set[str]:
-        """Lease claims until then, never shorter than they are. Gives the ids still held, lapsed or not."""
+        """Extend leases ``until`` then; never shortens one. Returns the ids still held, lapsed or not."""
         raise NotImplementedError
 
     def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
-        """Write what became of claims. Gives the ids taken: those whose row still bears the claim's token.
+        """Write the outcomes of claims. Returns the ids taken: those whose row still has the claim's token.
 
-        A repeated commit is told "taken" and changes nothing. Raises StoreAway or StoreFull for what concerns the whole
+        A repeated commit counts as taken and changes nothing. Raises StoreAway or StoreFull for errors of the whole
         store; any other error makes a pool look for the outcome that is at fault, and send the others without it.
         """
         raise NotImplementedError
@@ -161,7 +161,7 @@ class Source:
         return Exchange(taken, claims, now if claims else None)
 
     def wait(self, keys: Sequence[Key], timeout: float) -> None:
-        """Sleep until something may have happened to one of the keys. A hint: may return early, may miss one.
+        """Sleep until something may have happened to one of the keys. A hint: may return early, may miss an event.
 
         Never outlasts ``timeout`` seconds; the caller always looks again. Keys of several
         kinds may come together.
@@ -169,16 +169,16 @@ class Source:
         time.sleep(min(timeout, 0.05))
 
     def rouse(self, keys: Sequence[Key]) -> bool:
-        """Have the waits on one of these keys that are under way here, on this handle, return at once; the others stay.
+        """End the waits on one of these keys that are under way on this object; other waits go on.
 
-        Says whether that can be done: False where waits are so short that nobody would mind.
+        Returns whether that is possible: False if waits are too short for it to matter.
         """
         return False
 
     def channel(self, queue: str) -> Channel | None:
-        """A channel for the pool of a queue; None where every call has to be waited for, now and always.
+        """A channel for the pool of a queue; None if this source never has one.
 
-        Raises StoreError where there is none now.
+        Raises StoreError if there is none at the moment.
         """
         return None
 
@@ -189,7 +189,7 @@ class Source:
     # the workers
 
     def beat(self, worker: str, about: str, *, seen: Sequence[str] = (), until: float) -> list[Order]:
-        """Say that a worker is there until then; get its orders. An order stays until its id is named in ``seen``.
+        """Register a worker ``until`` then; returns its orders. An order stays until its id is named in ``seen``.
 
         ``until`` of now (or before) unregisters it.
         """
@@ -198,26 +198,26 @@ class Source:
     # housekeeping
 
     def purge(self, *, now: float, limit: int = 1000) -> int:
-        """Clean up to ``limit`` things; gives how many it did."""
+        """Purge up to ``limit`` things; returns how many it did."""
         return 0
 
     def warnings(self) -> Sequence[str]:
-        """What an operator should know of how the source is set up, with the consequences; said once, in the log."""
+        """What an operator should know about the setup of the source, with the consequences; logged once."""
         return ()
 
     def close(self) -> None:
-        """Let go of connections. A closed source may be used again: it opens anew."""
+        """Close connections. A closed source may be used again: it opens new ones."""
 
 
 class Persister(Source):
     """A store: keeps runs from the moment they are fired until nobody needs their result."""
 
     takes_via: str = ""
-    """What ``via`` of ``put`` may be, for people: "a redis.Pipeline"; empty where there is no such thing."""
+    """What ``via`` of ``put`` may be, for messages: "a redis.Pipeline"; empty if the store takes none."""
 
     ids_per_queue: bool = False
-    """Whether an id is of its queue only, so that the same id on two queues is two runs; else it is of the store.
-    Senders make ids that collide with nobody, so nobody meets the difference who does not mean to."""
+    """Whether ids are unique per queue, so that the same id on two queues is two runs; else they are unique in the
+    store. Senders make ids that never collide, so the difference only shows if ids are reused on purpose."""
 
     # the path of a job
 
@@ -240,41 +240,41 @@ class Persister(Source):
         raise NotImplementedError
 
     def refuse_via(self, via: Any) -> None:
-        """For a store that takes none: raise WrongCall where it is given one."""
+        """For a store that takes no ``via``: raise WrongCall if one is given."""
         if via is not None:
             raise WrongCall(f"via= is for stores with transactions of your own; {self.url} has none")
 
     # the desk
 
     def cancel(self, ids: Iterable[str], *, now: float) -> list[Record]:
-        """End open runs as cancelled and take their leases away. Gives the records of those it took, by id.
+        """End open runs as cancelled and take their leases away. Returns the records of those it cancelled, by id.
 
         A record still names the worker that held it.
         """
         raise NotImplementedError
 
     def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
-        """Queue failed or cancelled runs again, ripe now, as if never run. Gives the ids it took.
+        """Queue failed or cancelled runs again, ripe now, as if never run. Returns the ids it reopened.
 
         Not where the unique key is taken by another open run, and not past ``expires``.
         """
         raise NotImplementedError
 
     def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
-        """Make runs ripe now that are queued for later, scheduled or to be tried again. Gives the ids it took.
+        """Make runs ripe now that are queued for later, scheduled or to be tried again. Returns the ids it promoted.
 
         Their ``due`` stays. What is ripe, running, ended or unknown is left as it is.
         """
         raise NotImplementedError
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
-        """The records there are."""
+        """The records of those runs that exist."""
         raise NotImplementedError
 
     def await_end(self, id: str, timeout: float) -> Record | None:
-        """The record of a run once it has ended, or as it is after so many seconds or sooner; None if it is not there.
+        """The record of a run once it has ended, else as it is after ``timeout`` seconds or sooner. None: no such run.
 
-        ``get`` and ``wait``, which a store may do in one trip.
+        By default ``get`` and ``wait``; a store may do both in one round trip.
         """
         record = self.get([id]).get(id)
         if record is None or not record.open or timeout <= 0:
@@ -293,9 +293,9 @@ class Persister(Source):
     # the workers
 
     def tell(self, worker: str, order: str) -> None:
-        """Leave an order for a worker; it gets it with its next beat, and ``wait`` on its key returns."""
+        """Store an order for a worker: it gets it with its next beat, and ``wait`` on its key returns."""
         raise NotImplementedError
 
     def workers(self, *, now: float) -> dict[str, str]:
-        """What each worker whose beat has not ended said about itself."""
+        """The ``about`` of each worker whose beat has not expired, by name."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Memory: the contract in dictionaries, written to be read; every other store must agree with it."""
+"""Memory: the contract implemented with dictionaries, written to be read. Every other store must behave like it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class MemoryPersister(Persister):
         left = want.limit
         for record in self._held_by(want)[:left]:
             left -= 1
-            # Leased anew, so that a run whose lease ended meanwhile is not given a second time further down.
+            # Leased again, so that a run whose lease ended meanwhile is not claimed a second time below.
             yield self._hold(record._replace(ripe=max(record.ripe, until)))
         for route in want.routes:
             for record in self._ripe(want.queue, route, now):
@@ -133,7 +133,7 @@ class MemoryPersister(Persister):
         record = self._records.get(claim.id)
         if record is None or record.token != claim.token:
             return False
-        if record.state == State.RUNNING:  # else it is a repetition: told "taken", changes nothing
+        if record.state == State.RUNNING:  # else a repeated commit: counts as taken, changes nothing
             if outcome.notes is not None:
                 record = record._replace(notes=outcome.notes)
             _WRITE[outcome.kind](self, record, outcome, now)
@@ -159,7 +159,7 @@ class MemoryPersister(Persister):
         self._records[record.id] = record._replace(progress=outcome.progress, note=outcome.note)
 
     def _queue(self, record: Record, ripe: float) -> None:
-        """Back into the queue. The token stays, so that a repeated commit is known; the worker does not."""
+        """Back into the queue. The token stays, so that a repeated commit is recognized; the worker is cleared."""
         self._records[record.id] = record._replace(state=State.QUEUED, ripe=ripe, worker=None)
         self._happened([WorkKey(record.envelope.queue, base_route(record.envelope.route))])
 
@@ -276,7 +276,7 @@ class MemoryPersister(Persister):
         for worker in gone:
             del self._beats[worker]
             self._orders.pop(worker, None)
-        # Orders for a worker that never beat would stay for ever.
+        # Orders for a worker that never sent a heartbeat would stay for ever.
         for worker in [w for w in self._orders if w not in self._beats]:
             del self._orders[worker]
         return len(gone)
@@ -309,7 +309,7 @@ class MemoryPersister(Persister):
         return True
 
     def _news(self, keys: Sequence[Key]) -> bool:
-        """Whether anything happened to a key since this thread last waited for it, so that nothing falls in between."""
+        """Whether anything happened to a key since this thread last waited for it, so that no event is missed."""
         seen: dict[Key, int] = self._seen.__dict__.setdefault("changes", {})
         ended = any(isinstance(key, RunKey) and not self._is_open(key.id) for key in keys)
         news = ended or any(self._changes[key] != seen.get(key, 0) for key in keys)

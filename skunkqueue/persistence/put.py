@@ -1,4 +1,4 @@
-"""Puts envelopes so that one that a store does not take never stops the others."""
+"""Puts envelopes so that one that the store refuses never stops the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from skunkqueue.persistence import Limits, Persister
 
 
 def put(store: Persister, envelopes: Sequence[Envelope]) -> list[str]:
-    """As ``store.put``, in as many calls as the store's limits ask for.
+    """Like ``store.put``, in as many calls as the store's limits require.
 
     Raises StoreRefused, which names those that were not stored; the others were.
     """
@@ -39,7 +39,7 @@ def _too_large(store: Persister, envelopes: Sequence[Envelope]) -> dict[str, str
 
 
 def _parts(envelopes: Sequence[Envelope], limits: Limits) -> Iterator[Sequence[Envelope]]:
-    """The envelopes, in order, so many at a time as one call may carry."""
+    """The envelopes, in order, split into what one call may carry."""
     if limits.items is None and limits.batch is None:
         yield envelopes
         return
@@ -54,7 +54,7 @@ def _parts(envelopes: Sequence[Envelope], limits: Limits) -> Iterator[Sequence[E
 
 
 def _put(store: Persister, part: Sequence[Envelope], ids: dict[str, str], refused: dict[str, str]) -> None:
-    """Put, by halves where that is refused."""
+    """Put; if that is refused, put each half by itself."""
     try:
         ids.update(zip([envelope.id for envelope in part], store.put(part), strict=True))
     except StoreFull:

@@ -1,4 +1,4 @@
-"""Where stores are found: what people write, turned into one URL, and the store at it opened."""
+"""Finds stores: turns a URL or a ``default_cfg`` into one URL, and opens the store there."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _from_url(url: str, backend: str | None) -> Address:
     scheme = url.partition("://")[0].lower()
     row = _find(scheme)
     if row is None or scheme not in row.schemes:
-        wrong = f"{scheme}://" if _SCHEME.fullmatch(scheme) else "what stands before ://"
+        wrong = f"{scheme}://" if _SCHEME.fullmatch(scheme) else "the part before ://"
         known = [*_SCHEMES, *_registered()]
         raise WrongCall(f"there is no store for {wrong} ; there are {', '.join(s + '://' for s in known)}")
     if backend is not None and backend != row.name:
@@ -184,7 +184,7 @@ HIDDEN: Final = "***"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}")
 _HOST = re.compile(r"(?:[\w.-]+|\[[\w.:%]*\])?(?::\d+)?")
 _SECRET = re.compile(r"(?i)pass|pwd|secret|token|key$|cred|auth|user|login|sign")
-"""What the name of a parameter holds whose value is nobody's business."""
+"""Matches the names of parameters whose values are secret."""
 
 
 def without_secrets(url: str) -> str:
@@ -232,12 +232,12 @@ def _public_parameter(text: str) -> str:
 
 
 def without_secrets_in(text: str) -> str:
-    """A sentence of others, each URL in it without secrets."""
+    """A foreign message, with each URL in it without secrets."""
     return re.sub(r"[A-Za-z][\w+.-]*://\S+", lambda found: without_secrets(found[0]), text)
 
 
 def url_path(url: str) -> str:
-    """What stands between ``scheme://`` and ``?``, unquoted."""
+    """The part between ``scheme://`` and ``?``, unquoted."""
     from urllib.parse import unquote
 
     return unquote(url.partition("://")[2].partition("?")[0])

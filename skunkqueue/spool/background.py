@@ -1,4 +1,4 @@
-"""Working on after the script's last line: a thread that is waited for, and signals that are answered meanwhile."""
+"""Keeps working after the script's last line: a non-daemon thread, and signal handlers meanwhile."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from skunkqueue.signals import catch
 from skunkqueue.worker import Pool
 
 OVERDUE: Final = 0.3
-"""Seconds after which a signal that Python has not answered is sent once more."""
+"""Seconds after which a signal that Python has not handled is sent once more."""
 
 
 class Background:
-    """Keeps the process alive while ``pool`` works, and has signals stop it; ``ended`` is called when it has stopped.
+    """Keeps the process alive while ``pool`` works, and stops it on signals; ``ended`` is called when it has stopped.
 
-    On the main thread only can signals be caught; started from another, it leaves them alone.
+    Signals can be caught on the main thread only; started from another thread, it leaves them alone.
     """
 
     def __init__(self, pool: Pool, ended: Callable[[], None]) -> None:
@@ -33,7 +33,7 @@ class Background:
         self._woken = -1
 
     def start(self) -> None:
-        """Keep it, unless it is kept already."""
+        """Start the keeper thread, unless it runs."""
         if self._keeper is not None and self._keeper.is_alive():
             return
         if threading.current_thread() is threading.main_thread():
@@ -49,8 +49,8 @@ class Background:
             self._restore()
 
     def _keep(self) -> None:
-        # Python answers a signal on the main thread, and not while that waits in a system call which it had just
-        # entered when the signal came: so whatever comes is told to this thread too, which sends it once more.
+        # Python handles signals on the main thread, but not while that is in a system call that it entered just when
+        # the signal came. So this thread reads all signals too (set_wakeup_fd), and sends an unhandled one once more.
         seen = self._answered
         while self._pool.running:
             if self._woken < 0:
@@ -58,7 +58,7 @@ class Background:
             elif select.select([self._woken], [], [], OVERDUE)[0]:
                 numbers = os.read(self._woken, 512)
                 if not numbers:
-                    break  # given back
+                    break  # the signals were restored
                 seen += sum(number in self._previous for number in numbers)
                 self._insist(seen, numbers[-1])
         self._ended()
@@ -66,7 +66,7 @@ class Background:
     def _insist(self, seen: int, number: int) -> None:
         pause = threading.Event()
         while self._answered < seen and self._pool.running and not pause.wait(OVERDUE):
-            if self._answered < seen:  # of two that nobody has answered Python makes one
+            if self._answered < seen:  # Python merges two pending signals into one
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     def _catch(self) -> None:
@@ -75,14 +75,14 @@ class Background:
         os.set_blocking(self._woken, False)
         os.set_blocking(end, False)
         other = signal.set_wakeup_fd(end, warn_on_full_buffer=False)
-        if other >= 0:  # an event loop runs here, and hears of signals by itself
+        if other >= 0:  # an event loop runs here, and gets signals by itself
             signal.set_wakeup_fd(other)
             os.close(end)
             os.close(self._woken)
             self._woken = -1
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Stop as any pool does; then what the signal would have done without us, if the script is still at it."""
+        """Stop the pool; then, if the main thread still runs, do what the signal would have done without us."""
         self._answered += 1
         self._pool.on_signal(number, frame)
         if not threading.main_thread().is_alive():

@@ -1,4 +1,4 @@
-"""What is in a job file: a dictionary with a ``type``, as pickle, JSON or MessagePack; told by content, not by name."""
+"""Reads job files: a dictionary with a ``type``, as pickle, JSON or MessagePack, recognized by content, not by name."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MOST_TYPE: Final = 200
 
 
 class Content(NamedTuple):
-    """A job as its file says it: its type, and the whole dictionary."""
+    """The job in a file: its type, and the whole dictionary."""
 
     type: str
     data: dict[Any, Any]
 
 
 def parse(data: bytes) -> Content:
-    """Read a job file. Raises Unfinished where it breaks off, Unreadable where it is no job."""
+    """Read a job file. Raises Unfinished if it is incomplete, Unreadable if it is no job."""
     if not data:
         raise Unfinished("the file is empty")
     read = _READERS.get(data[0])
@@ -52,7 +52,7 @@ def _json(data: bytes) -> Any:
     except RecursionError:
         raise Unreadable("the JSON cannot be read: it is nested too deep") from None
     except ValueError as error:
-        # What breaks off cannot be told from what is wrong.
+        # Incomplete JSON cannot be distinguished from invalid JSON.
         raise Unfinished(f"the JSON cannot be read: {error}"[:500]) from error
 
 

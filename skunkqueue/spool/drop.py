@@ -1,4 +1,4 @@
-"""Dropping a job into a spool folder, so that nobody ever reads half of it."""
+"""Drops a job file into a spool folder, so that an incomplete file is never read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from skunkqueue.spool.kept import move, numbered
 
 
 def drop(path: str | os.PathLike[str], job: Mapping[str, Any]) -> str:
-    """Write a job file safely into the spool folder at ``path``; gives its own path.
+    """Write a job file safely into the spool folder at ``path``; returns the path of the file.
 
-    It is written under another name, synced to the disk and renamed, so that nobody reads half of it, and what ``drop``
-    returned for survives a power cut. ``path`` may also name the file itself, ``/tmp/jobs/in/email``: where a job of
-    that name waits already, the new one is called ``email.1``, and so on. Raises WrongCall for what could not be read
-    again: no ``type``, or more than plain data, datetime, Decimal and UUID.
+    It is written under another name, synced to the disk and renamed, so that it is never read incomplete, and survives
+    a power cut once ``drop`` has returned. ``path`` may also name the file itself, ``/tmp/jobs/in/email``: if a job of
+    that name waits already, the new one is called ``email.1``, and so on. Raises WrongCall for a job that could not be
+    read again: no ``type``, or more than plain data, datetime, Decimal and UUID.
     """
     data = _written(job)
     folder, name = _place(os.fspath(path), job)

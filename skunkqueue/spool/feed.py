@@ -1,4 +1,4 @@
-"""Feeding a queue from a spool folder: each file is fired as a job, whose name is its type."""
+"""Feeds a queue from a spool folder: each file is fired as a job that is named by its type."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ LONGEST_PAUSE: Final = 5.0
 class Feeder:
     """Fires the jobs that are dropped into ``path``/in on a route of ``queue``; workers there find them by name.
 
-    The run's id is the one that stands in the claimed file's name: a crash between firing and removing the file, or a
-    reply of the store that was lost, repeats the id, and putting twice is putting once.
+    The run's id is the one in the claimed file's name. After a crash between firing and removing the file, or a lost
+    reply of the store, the same id is put again, which has no further effect.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Feeder:
             self._log.close()
 
     def stop(self) -> None:
-        """Stop after the files in hand."""
+        """Stop after the files that are held."""
         self._stopping.set()
         self._source.wake()
 
     def _feed(self) -> bool:
-        """One turn: take what is there, put it on the queue, remove it. Says whether there was anything."""
+        """Take the files that are there, put them on the queue, remove them. Returns whether there were any."""
         now = self._clock.now()
         want = Want(self._queue.name, (self._route,), self._name, new_token(), BATCH)
         try:
@@ -100,11 +100,11 @@ class Feeder:
         return bool(result.claims)
 
     def _put(self, claims: Sequence[Claim]) -> None:
-        """On the queue with it, however often that takes; what cannot be put now goes back under its id."""
+        """Put the files on the queue, with retries; when stopped, those not put go back under their ids."""
         pause = 0.1
         while (refused := self._refused(claims)) is None:
             if self._stopping.wait(pause):
-                # Not as untouched: the store may have accepted it all the same, and the id must stay.
+                # Not as untouched: the store may have accepted them all the same, and the ids must stay.
                 self._commit([(claim, Outcome.again()) for claim in claims])
                 return
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -155,7 +155,7 @@ class Feeder:
         return catch(self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # Only a flag: the thread it interrupts may hold what closing the source would wait for.
+        # Only set a flag: the interrupted thread may hold the lock that closing the source needs.
         self._stopping.set()
         self._source.wake()
 

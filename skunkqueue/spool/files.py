@@ -1,4 +1,4 @@
-"""The folders of a spool, and looking at a file in one without disturbing its writer."""
+"""The folders of a spool, and how to inspect a file in one without disturbing its writer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORK: Final = "work"
 IGNORED: Final = (".tmp", ".part")
 
 PROBES: Final = 50
-"""How often a probe for leases is tried that is refused."""
+"""How often a refused probe for leases is repeated."""
 PROBE_PAUSE: Final = 0.01
 """Seconds between them."""
 
@@ -30,15 +30,15 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES,
 
 
 class Unreadable(SkunkError):
-    """The file is no job and never will be."""
+    """The file can never be read as a job."""
 
 
 class Unfinished(Unreadable):
-    """The file breaks off: its writer may still be at it."""
+    """The file is incomplete: its writer may not have finished."""
 
 
 def is_ignored(name: str) -> bool:
-    """Whether its writer says by its name that it is not done."""
+    """Whether the name marks a file as incomplete."""
     return name.startswith(".") or name.endswith(IGNORED)
 
 
@@ -53,7 +53,7 @@ def on(folder: str) -> Iterator[None]:
 
 
 def make_folders(path: str) -> list[str]:
-    """Make what is missing of a spool folder; gives what was made. Raises WrongCall where it cannot be one."""
+    """Make the missing folders of a spool; returns those made. Raises WrongCall if that is impossible."""
     made = []
     try:
         for folder in (path, *(os.path.join(path, name) for name in (IN, ERR, WORK))):
@@ -68,7 +68,7 @@ def make_folders(path: str) -> list[str]:
     return made
 
 
-# -- looking at a file -------------------------------------------------------------------------------------------------
+# -- inspecting a file -------------------------------------------------------------------------------------------------
 
 OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -79,12 +79,12 @@ CAN_LEASE: Final = None not in (_SETSIG, _SETLEASE, _GETLEASE)
 
 
 def lease(fd: int) -> bool | None:
-    """Take a read lease: whoever opens the file for writing now has to wait until ``fd`` is closed.
+    """Take a read lease: a process that opens the file for writing has to wait until ``fd`` is closed.
 
-    True if it was given, False if somebody has the file open for writing, None if the system cannot tell.
+    True if it was granted, False if the file is open for writing, None if the system has no leases.
     """
     try:
-        # What the kernel sends when a writer comes would otherwise be SIGIO, which kills; this one is ignored.
+        # The kernel's signal when a writer comes is SIGIO by default, which kills; SIGURG is ignored.
         fcntl.fcntl(fd, _SETSIG, signal.SIGURG)  # type: ignore[arg-type]
         fcntl.fcntl(fd, _SETLEASE, fcntl.F_RDLCK)  # type: ignore[arg-type]
     except OSError as error:
@@ -100,7 +100,7 @@ def is_awaited(fd: int) -> bool:
 
 
 def can_lease(folder: str) -> bool:
-    """Whether leases say the truth on this file system: some network ones refuse them all."""
+    """Whether leases work on this file system: some network file systems refuse them all."""
     path = os.path.join(folder, f".probe.{new_id(time.time())}")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -113,7 +113,7 @@ def can_lease(folder: str) -> bool:
 
 
 def _can_be_leased(fd: int) -> bool:
-    """A process that forked a moment ago, until it becomes another program, has the file open for writing as well."""
+    """Try several times: a process that was just forked also has the file open for writing, until it calls exec."""
     for _ in range(PROBES):
         free = lease(fd)
         if free is not False:
@@ -123,11 +123,11 @@ def _can_be_leased(fd: int) -> bool:
 
 
 def file_time(folder: str) -> float:
-    """The time as the file system has it, which all hosts that share it agree on."""
+    """The file system's time, which is the same for all hosts that share it."""
     path = os.path.join(folder, f".clock.{new_id(time.time())}")
     try:
         with open(path, "xb") as file:
-            file.write(b"\n")  # a network file system says its own time once the file is closed
+            file.write(b"\n")  # a network file system sets its own time when the file is closed
         return os.stat(path).st_mtime
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -135,17 +135,17 @@ def file_time(folder: str) -> float:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether it is the trouble of the file system, not of the file."""
+    """Whether the error is one of the file system, not of the file."""
     return isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
 
 
 def no_file(mode: int) -> Unreadable:
-    """What is said of what is no plain file."""
+    """The error for something that is not a plain file."""
     return Unreadable(f"it is a {kind_of(mode)}; a job is a plain file")
 
 
 def kind_of(mode: int) -> str:
-    """What a thing that is no plain file is called."""
+    """The name of a kind of file that is not plain."""
     for test, name in _KINDS:
         if test(mode):
             return name

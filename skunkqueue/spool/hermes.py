@@ -1,4 +1,4 @@
-"""Hermes: what people hold to have the jobs of a spool folder processed."""
+"""Hermes, the public class that processes the jobs of a spool folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from skunkqueue.worker import Hook, Log, LogEntry, Pool, Settings, pool_name
 ROUTE: Final = "spool"
 HOOK: Final = "skunkqueue.spool.reading:jobs"
 _LAST: Final = frozenset({"finished", "failed", "retries", "handed back"})
-"""What is said of a run last, until it is claimed anew."""
+"""The last log entries of a run, until it is claimed again."""
 
 
 class Hermes:
@@ -36,7 +36,7 @@ class Hermes:
 
     ``threads`` of this process work, or with ``workers`` so many processes, which a job can neither crash nor block for
     others. ``timeout`` (seconds or a timedelta) and ``retries`` hold for every job; a file above ``max_size`` bytes is
-    not read. ``lease`` is how long a file stays with a process that vanished. ``log`` is a text stream; by default
+    not read. ``lease`` is how long a file stays claimed by a dead process. ``log`` is a text stream; by default
     stderr, or the logger ``skunkqueue.worker`` where logging has been set up; with ``log_format="json"`` it is a JSON
     document a line. ``options`` are those of SpoolSource.
 
@@ -126,7 +126,7 @@ class Hermes:
             self._source.close()
 
     def run_until_idle(self) -> None:
-        """Process what is there, and what waits to be tried again while there is more; then return."""
+        """Process the files that are there, and retries that become due while there is work; then return."""
         self._source.look_anew()  # what is there now counts, though no event may have told of it yet
         try:
             self._pool.run_until_idle()
@@ -158,10 +158,10 @@ class Hermes:
             self._background.wait()
         self._pool.forget_stop()
 
-    # what is said
+    # the log
 
     def _by_file(self, entry: LogEntry) -> LogEntry | None:
-        """A run is called by its file, ``in/NAME``; that it was taken need not be said, nor what was not processed."""
+        """Name runs by their file, ``in/NAME``; leave out that a file was taken, and files that were not processed."""
         what, worker, run, job, took, text, subject, error, traceback, level = entry
         if not subject:
             return entry
@@ -175,25 +175,25 @@ class Hermes:
         subject = f"in/{name} ({run})" if self._log.verbose else f"in/{name}"
         return LogEntry(what, worker, run, type or job, took, text, subject, error, traceback, level)
 
-    # what a worker is given
+    # bodies for workers
 
     def _pack(self, content: Content, id: str) -> bytes:
-        """The body of a run. Raises Unreadable for a type that nobody processes."""
-        if self._keys is None:  # a worker in this process finds the data by itself
+        """The body of a run. Raises Unreadable for a type without a processor."""
+        if self._keys is None:  # a worker in this process looks the data up
             return self._bodies.get(content.type) or self._remember(content.type)
         head, code = self._heads.get(content.type) or self._head(content.type)
         call = encode_call((content.data,), {})
         return seal_body(head, code, call, id=id, queue=ROUTE, keys=self._keys)
 
     def _pack_unread(self, file: str, size: int, quiet: bool) -> bytes:
-        """The body of a run whose worker reads the file and finds the processor by itself."""
+        """The body of a run whose worker reads the file and looks up the processor."""
         if self._written != self._version:
             self._write_roster()
         name = file if file.isascii() else os.fsencode(file)
         return self._unread + encode_call((name, size, quiet, self._written), {})
 
     def _write_roster(self) -> None:
-        version = self._version  # another thread may register meanwhile: then it is written once more
+        version = self._version  # if another thread registers meanwhile, it is written once more
         assert self._board is not None
         work = os.fsencode(self._source.work)
         self._board.write(Roster(version, work, self._source.can_lease, self.processors.codes()))

@@ -1,4 +1,4 @@
-"""in/: when there is news, which file to look at next, and whether it is done; its writer never notices."""
+"""in/: when files have come, which to look at next, and whether it is complete, without disturbing its writer."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from skunkqueue.spool.files import (
 )
 
 CHUNK: Final = 2000
-"""Names that are held at a time, so that a folder of any size costs little memory and no long listing."""
+"""Most names that are read at a time, so that a folder of any size needs little memory and no long listing."""
 FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 0.5
 ASIDE: Final = 15.0
-"""Seconds after which one is tried again that could not be taken."""
+"""Seconds after which a file is tried again that could not be taken."""
 MOMENT: Final = 1.0
-"""Seconds that a file must stay as it is where it breaks off, or where nobody can tell whether it is being written."""
+"""Seconds that a file must stay unchanged if it is incomplete, or if writers cannot be detected."""
 AGED: Final = 0.25
-"""Seconds after its last change from which a file is taken first and looked at then, which is quicker."""
+"""A file whose last change is this many seconds ago is taken first and read then, which is quicker."""
 MOST_SIZE: Final = 16 << 20
 STEP: Final = 3
-"""Milliseconds between two looks at what has happened; an event is told after one and a half of them. At its default of
-50 a job would wait longer for that than for anything else; at 1 looking costs 3 % of a core."""
+"""Milliseconds between two polls of watchfiles; an event is reported after one and a half of them. With its default
+of 50 this would be the longest delay of a job; with 1, polling takes 3 % of a core."""
 DELETED: Final = 3
 POLL: Final = 0.05
-"""Seconds between two looks at the folder where there are no events."""
+"""Seconds between two listings of the folder if there are no events."""
 
 
 # -- which one is next -------------------------------------------------------------------------------------------------
 
 
 class Candidate(NamedTuple):
-    """A name in the folder, and how it looked in the listing; a size of -1: look for yourself."""
+    """A name in the folder, and its status in the listing. A size of -1: not known from a listing."""
 
     changed: float
     name: str
@@ -58,7 +58,7 @@ class Candidate(NamedTuple):
 
 
 class Later(NamedTuple):
-    """A file to be looked at again: when (ticks), and since when it is as it was."""
+    """A file to be looked at again: when (ticks), and since when it is unchanged."""
 
     at: float
     pause: float
@@ -67,7 +67,7 @@ class Later(NamedTuple):
 
 
 class Inbox:
-    """The names to look at. Folders in it are left alone, and told of once."""
+    """The names to look at. Folders are left alone, and logged once."""
 
     def __init__(self, folder: str, *, rescan: float, say: Callable[[str], None]) -> None:
         self._folder = folder
@@ -85,7 +85,7 @@ class Inbox:
         self.news = True
 
     def begin(self, *, anyway: bool = False) -> None:
-        """A claim begins: the folder is listed anew at most once in it, if it is time, or there was news."""
+        """Begin a claim. In it the folder is listed at most once: if it is time, or if there was an event."""
         now = ticks()
         self._may_scan = self.news or anyway or now >= self._scan_at
         self._is_withheld = False
@@ -96,7 +96,7 @@ class Inbox:
             self._names.extendleft(Candidate(0.0, name) for name in reversed(due))
 
     def next(self) -> Candidate | None:
-        """The next one to look at; None when there is none at the moment."""
+        """The next file to look at; None if there is none at the moment."""
         while not self._names:
             if self._entries is None and not self._list():
                 return None
@@ -118,7 +118,7 @@ class Inbox:
         if len(chunk) < CHUNK:
             self._entries = None
             now = ticks()
-            # Listing never takes more than a tenth of the time, unless there is news.
+            # Listing takes at most a tenth of the time, unless there are events.
             self._scan_at = now + min(self._rescan, 10 * (now - self._began))
         self._names.extend(sorted(self._seen(chunk)))
 
@@ -137,7 +137,7 @@ class Inbox:
                 yield Candidate(status.st_mtime, name, status.st_mode, status.st_size)
 
     def leave(self, name: str) -> None:
-        """It is a folder."""
+        """Leave a folder alone, and log it once."""
         if name not in self._folders:
             if len(self._folders) >= CHUNK:
                 self._folders.clear()
@@ -145,15 +145,15 @@ class Inbox:
             self._say(f"in/{name} is a folder: left alone")
 
     def back(self, name: str) -> None:
-        """It is there again."""
+        """Note that a file was put back into the folder."""
         self._names.append(Candidate(0.0, name))
 
     def forget(self, name: str) -> None:
-        """It is gone, or taken."""
+        """Forget a file that is gone or taken."""
         self._later.pop(name, None)
 
     def postpone(self, name: str, looks: tuple[int, ...]) -> None:
-        """Have it looked at again, later each time while it stays as it looks."""
+        """Have it looked at again, with growing pauses while it does not change."""
         now = ticks()
         old = self._later.get(name)
         if old is not None and old.looks == looks:
@@ -163,13 +163,13 @@ class Inbox:
             self._later[name] = Later(now + FIRST_PAUSE, FIRST_PAUSE, now, looks)
 
     def set_aside(self, name: str) -> bool:
-        """Try it again after a while; says whether that is new."""
+        """Try it again after ``ASIDE`` seconds; returns whether it was not postponed before."""
         new = name not in self._later
         self._later[name] = Later(ticks() + ASIDE, ASIDE, 0.0, ())
         return new
 
     def unchanged_for(self, name: str, looks: tuple[int, ...]) -> float:
-        """Seconds that it is known to look so."""
+        """For how many seconds it is known to be unchanged."""
         old = self._later.get(name)
         return ticks() - old.since if old is not None and old.looks == looks else 0.0
 
@@ -202,7 +202,7 @@ class Seen(NamedTuple):
 
 
 class Looker:
-    """Looks at open files; what is not done is postponed in the inbox."""
+    """Reads open files; those that are incomplete are postponed in the inbox."""
 
     def __init__(self, inbox: Inbox, work: str, *, max_size: int, moment: float) -> None:
         self._inbox = inbox
@@ -212,7 +212,7 @@ class Looker:
         self.can_lease = CAN_LEASE and can_lease(work)
 
     def look(self, fd: int, name: str, now: float) -> Seen | None:
-        """What is in it; None where it is to be looked at again. Raises Unreadable where it never will be a job."""
+        """The content of a file; None if it was postponed. Raises Unreadable if it can never be a job."""
         free = lease(fd) if self.can_lease else None
         status = os.fstat(fd)
         data = None
@@ -230,20 +230,20 @@ class Looker:
         return None
 
     def is_aged(self, candidate: Candidate, now: float) -> bool:
-        """Whether it may be taken before it is looked at: it was done long ago, as far as the listing tells."""
+        """Whether it may be taken before it is read: by the listing, it was complete long ago."""
         age = now - candidate.changed
         return 0 <= candidate.size <= self._max_size and age >= (self._aged if self.can_lease else self._moment)
 
     def look_at_taken(self, path: str, candidate: Candidate, now: float) -> Content | None:
-        """What is in a file that has been taken; None where it is not done after all, and must go back."""
+        """The content of a file that has been taken; None if it is incomplete after all, and must go back."""
         return read_taken(path, candidate.size, quiet=self.was_quiet(candidate, now), leases=self.can_lease)
 
     def was_quiet(self, candidate: Candidate, now: float) -> bool:
-        """Whether it had stayed as it was for a moment when it was listed."""
+        """Whether it had been unchanged for a ``moment`` when it was listed."""
         return now - candidate.changed >= self._moment
 
     def read(self, fd: int, status: os.stat_result) -> bytes | None:
-        """All of a file; None where it changes at this moment."""
+        """All of a file; None if it is changing right now."""
         if not stat.S_ISREG(status.st_mode):
             raise no_file(status.st_mode)
         size = status.st_size
@@ -253,13 +253,13 @@ class Looker:
         return data if len(data) == size else None
 
     def is_quiet(self, name: str, status: os.stat_result, now: float) -> bool:
-        """Whether it has stayed as it is for a moment."""
+        """Whether it has been unchanged for a ``moment``."""
         if now - status.st_mtime >= self._moment:
             return True
         return self._inbox.unchanged_for(name, looks_of(status)) >= self._moment
 
     def was_replaced(self, fd: int, seen: Seen, path: str) -> bool:
-        """After a rename to ``path``: whether that is another file than the one looked at, or one being written."""
+        """After a rename to ``path``: whether that is another file than the one that was read, or is being written."""
         status = os.fstat(fd)
         if status.st_nlink == 0 or (status.st_nlink > 1 and os.stat(path).st_ino != status.st_ino):
             return True
@@ -267,9 +267,9 @@ class Looker:
 
 
 def read_taken(path: str, size: int, *, quiet: bool, leases: bool) -> Content | None:
-    """What is in a file of that size that has been taken; None where it is not done after all, and must go back.
+    """The content of a file of that size that has been taken; None if it is incomplete after all, and must go back.
 
-    Nobody finds it by its old name any more, so there is nothing to be found out afterwards.
+    No writer can open it by its old name any more, so no check is needed afterwards.
     """
     fd = os.open(path, OPEN)
     try:
@@ -290,7 +290,7 @@ def read_taken(path: str, size: int, *, quiet: bool, leases: bool) -> Content | 
 
 
 def looks_of(status: os.stat_result) -> tuple[int, ...]:
-    """By what one sees that a file has changed."""
+    """The values that differ if a file has changed."""
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode
 
 
@@ -298,7 +298,7 @@ def looks_of(status: os.stat_result) -> tuple[int, ...]:
 
 
 class FolderEvents:
-    """Tells when something has happened in a folder. Concurrent threads may wait, though one is enough."""
+    """Waits for events in a folder. Several threads may wait at a time."""
 
     def __init__(self, folder: str, *, events: bool = True, say: Callable[[str], None] = lambda line: None) -> None:
         self._folder = folder
@@ -315,7 +315,7 @@ class FolderEvents:
         return self._events
 
     def wait(self, timeout: float) -> bool:
-        """Wait for an event, at most so many seconds; says whether there may have been one."""
+        """Wait for an event, at most ``timeout`` seconds; returns whether there may have been one."""
         end = time.monotonic() + timeout
         with self._turn:
             was = self._notify
@@ -323,12 +323,12 @@ class FolderEvents:
                 self._stop.wait(max(0.0, min(end - time.monotonic(), POLL)))
                 return False
             if self._notify is not was:
-                return True  # what came before it watched must be looked for
+                return True  # files that came before the watch began must be looked for
             while (left := end - time.monotonic()) > 0:
                 changes = self._notify.watch(1, STEP, max(1, int(left * 1000)), self._stop)
                 if isinstance(changes, str):
                     return False
-                if any(change != DELETED for change, _ in changes):  # what is taken from it is no news
+                if any(change != DELETED for change, _ in changes):  # deletions are no news
                     return True
             return False
 
@@ -345,7 +345,7 @@ class FolderEvents:
         except ImportError:
             self._events = False
             self._say("watchfiles is not installed: new files are found by looking, not at once")
-        except Exception as error:  # whatever the system lacks: inotify instances, watches, the folder
+        except Exception as error:  # no inotify instances or watches left, or no folder
             self._release()
             if os.path.isdir(self._folder):
                 self._events = False
@@ -359,11 +359,11 @@ class FolderEvents:
                 notify.close()
 
     def wake(self) -> None:
-        """End what waits, and what would wait until it is closed. May be called by a signal's handler."""
+        """End the waits, and all later ones until ``close``. May be called by a signal handler."""
         self._stop.set()
 
     def close(self) -> None:
-        """End what waits, and let go of the folder. A closed watcher may be used again."""
+        """End the waits, and stop watching the folder. A closed watcher may be used again."""
         self._stop.set()
         with self._turn:
             self._release()

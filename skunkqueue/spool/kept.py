@@ -1,4 +1,4 @@
-"""What is kept in err/: the file as it came, beside it a report; and how it is put back."""
+"""err/: failed files, each with a report beside it, and how they are put back."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from skunkqueue.spool.files import ERR, IN
 
 REPORT: Final = ".error"
 LONGEST: Final = 255
-"""Bytes of a name that a file system takes."""
+"""Most bytes of a file name."""
 
 
 class Report(NamedTuple):
-    """What stands beside a file in err/."""
+    """The report beside a file in err/."""
 
     name: str
     why: str
@@ -33,7 +33,7 @@ class Report(NamedTuple):
 
     @classmethod
     def of(cls, error: Exception, name: str, type: str, id: str, attempts: int) -> Report:
-        """Of what could not be done with it; one of our errors says all by its sentence."""
+        """The report of an error. Our own errors need no traceback: their message says all."""
         if isinstance(error, SkunkError):
             return cls(name, str(error), type, id, attempts)
         why = f"{error.__class__.__name__}: {error}"
@@ -51,9 +51,9 @@ class Report(NamedTuple):
 
 
 def keep_in_err(source: str, err: str, report: Report) -> str | None:
-    """Move a file to err/ with a report beside it, overwriting nothing; gives its name there.
+    """Move a file to err/ with a report beside it, overwriting nothing; returns its name there.
 
-    None where it is no longer at ``source``.
+    Returns None if it is no longer at ``source``.
     """
     for name in numbered(report.name):
         kept, told = os.path.join(err, name), os.path.join(err, report_of(name))
@@ -63,7 +63,7 @@ def keep_in_err(source: str, err: str, report: Report) -> str | None:
             break
         os.unlink(told)
     with contextlib.suppress(OSError), open(told, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(report.text())  # on a full disk the file is kept without
+        file.write(report.text())  # on a full disk the report stays empty
     try:
         os.rename(source, kept)
     except BaseException as error:
@@ -76,10 +76,10 @@ def keep_in_err(source: str, err: str, report: Report) -> str | None:
 
 
 def numbered(name: str) -> Iterator[str]:
-    """The name, then ``name.1`` and so on: what to try where a name is taken."""
+    """The name, then ``name.1`` and so on: names to try until one is free."""
     yield name
     for number in count(1):
-        # After a few a random end, so that the thousandth of the same name does not try a thousand names.
+        # After 9 the end is random, so that the thousandth file of a name does not try a thousand names.
         end = str(number) if number < 10 else os.urandom(6).hex()
         yield f"{cut(name, LONGEST - 1 - len(end))}.{end}"
 
@@ -90,7 +90,7 @@ def report_of(name: str) -> str:
 
 
 def _reserve(path: str) -> bool:
-    """Take a free name, so that nobody else takes it; a rename then overwrites only this."""
+    """Create an empty file to reserve a name; a rename then overwrites only that."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     except FileExistsError:
@@ -122,7 +122,7 @@ def retry(file: str | os.PathLike[str]) -> str:
 
 
 def _beside(path: str) -> str:
-    """Where the report of a kept file stands."""
+    """The path of the report of a kept file."""
     folder, name = os.path.split(path)
     return os.path.join(folder, report_of(name))
 
@@ -138,7 +138,7 @@ def _came_as(report: str) -> str | None:
 
 
 def move(source: str, target: str) -> bool:
-    """Rename, unless there is something of that name. Raises OSError, FileNotFoundError where it is not there."""
+    """Rename, unless the target exists. Raises OSError; FileNotFoundError if the source is gone."""
     try:
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:
@@ -152,7 +152,7 @@ def move(source: str, target: str) -> bool:
 
 
 def _move_without_links(source: str, target: str) -> bool:
-    """On a file system that has none, or where the file is somebody else's."""
+    """For file systems without hard links, and files of other users."""
     if not _reserve(target):
         return False
     try:
@@ -172,7 +172,7 @@ def size_of(name: str) -> int:
 
 
 def cut(name: str, most: int) -> str:
-    """The beginning of a name, so many bytes at most, never half a character."""
+    """The beginning of a name, at most ``most`` bytes, cut between characters."""
     if size_of(name) <= most:
         return name
     kept = name[:most]

@@ -1,4 +1,4 @@
-"""What processes the jobs of a spool folder: functions and classes by type, and how a worker comes to them."""
+"""The processors of a spool folder's jobs: functions and classes by type, and how workers get them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Processor:
 
 
 def _shown(value: Any) -> Any:
-    """Nobody waits for the result: what is not for the log stays here, so that it need not travel."""
+    """Drop results that the log cannot show: nobody waits for them, so they need not be sent."""
     if value is None or type(value) in (bool, float):
         return value
     if type(value) is int and -(2**63) <= value < 2**63:
@@ -45,7 +45,7 @@ def _shown(value: Any) -> Any:
 class Processors(Mapping[str, Carried]):
     """The processors by type, as workers in this process look for them. May change at any time.
 
-    ``data_of`` gives the dictionary of a run by its id, so that within a process it need not be written and read.
+    ``data_of`` returns the dictionary of a run by its id, so that it need not be encoded within a process.
     """
 
     def __init__(self, data_of: Callable[[str], Any]) -> None:
@@ -53,7 +53,7 @@ class Processors(Mapping[str, Carried]):
         self._by_type: dict[str, Processor] = {}
 
     def register(self, type: str, target: Callable[..., Any]) -> Callable[..., Any] | None:
-        """Gives what was registered before. Raises WrongCall."""
+        """Register a processor; returns the one that was registered before. Raises WrongCall."""
         if not isinstance(type, str) or not 0 < len(type) <= MOST_TYPE:
             raise WrongCall(f"a type is a text of 1 to {MOST_TYPE} characters, got {type!r}")
         _check(type, target)
@@ -74,7 +74,7 @@ class Processors(Mapping[str, Carried]):
         return found
 
     def __getitem__(self, type: str) -> Carried:
-        # The worker remembers what it is given here, so which processor it is is found out at each job.
+        # The worker caches what is returned here, so the processor is looked up at each job.
         return Carried(partial(self._process, type), type)
 
     def __iter__(self) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""In a worker process: reading a claimed file, and having it processed; whatever is odd about it is left to the pool.
+"""In a worker process: reads a claimed file and has it processed. Every problem with the file is left to the pool.
 
-The pool hands out such a file without looking into it, so that reading and processing go on beside its renames. What
-worker processes must know for that is the roster, in memory that they share with the pool.
+The pool hands out such files without reading them, so that reading and processing run in parallel with its renames. The
+roster tells worker processes what they need for that; it is in memory that they share with the pool.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from skunkqueue.spool.work import parse_name
 from skunkqueue.worker import ShownResult, shared_bytes, shown
 
 UNREAD: Final = "file"
-"""What a run is called whose file nobody has looked into; its type becomes known with its outcome."""
+"""The job name of a run whose file was not read; its type becomes known with its outcome."""
 NOT_READ: Final = encode_value([])
-"""The result that says: not processed, look for yourself. The result of one that was processed is its type."""
+"""The result for a file that was not processed: the pool must read it. The result of a processed file is its type."""
 LISTINGS: Final = 3
-"""How often the folder is listed for a file before it is gone: a listing may miss what is renamed meanwhile."""
+"""How often the folder is listed for a file before it counts as gone: a listing may miss files renamed meanwhile."""
 ROSTER: Final = b"roster"
-"""What its signature is for: there are pickled processors in it."""
+"""The purpose in the roster's signature. It is signed because it holds pickled processors."""
 TRIES: Final = 50
 PAUSE: Final = 0.002
 """Seconds between two tries to read it while it is being written."""
 
 
 class Roster(NamedTuple):
-    """``work``: the folder of claimed files; ``leases``: whether leases tell there who writes; ``codes``: the pickled
-    processors by type. A ``version`` of 0 says nothing yet."""
+    """``work``: the folder of claimed files; ``leases``: whether leases there show that a file is being written;
+    ``codes``: the pickled processors by type. ``version`` 0: not written yet."""
 
     version: int
     work: bytes
@@ -51,7 +51,7 @@ NOTHING: Final = Roster(0, b"", False, {})
 
 
 class Board:
-    """Where the pool writes its roster, for the processes that inherit ``fd``."""
+    """Shared memory for the pool's roster; worker processes inherit ``fd``."""
 
     def __init__(self, keys: Keys) -> None:
         self.fd = shared_bytes(0)
@@ -66,7 +66,7 @@ class Board:
 
 
 def read_roster(fd: int, version: int) -> Roster:
-    """The roster, of this version or a newer one. Raises BadSignature for one that nobody trusted signed."""
+    """The roster, of this version or a newer one. Raises BadSignature if it is not signed with a trusted key."""
     for left in reversed(range(TRIES)):
         data = os.pread(fd, os.fstat(fd).st_size, 0)
         try:
@@ -82,12 +82,12 @@ def read_roster(fd: int, version: int) -> Roster:
 
 
 def jobs(data: bytes, fds: Sequence[int]) -> Mapping[str, Carried]:
-    """What a worker process knows by name; the pool's roster is behind the first descriptor."""
+    """The jobs of a worker process, by name; the first descriptor is that of the pool's roster."""
     return {UNREAD: Carried(Reading(fds[0]), UNREAD)}
 
 
 class Reading:
-    """Called with a file of work/, has it processed by what the roster has for its type."""
+    """A job that reads a file of work/ and calls the roster's processor for its type."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -105,7 +105,7 @@ class Reading:
         return ShownResult(content.type, shown(processor(content.data)))
 
     def _find(self, file: str, size: int, quiet: bool, version: int) -> tuple[Callable[[Any], Any], Content] | None:
-        """The processor of a file, and what is in it; None for all that does not go well."""
+        """The processor and the content of a file; None if anything goes wrong."""
         try:
             if self._roster.version < version:
                 self._roster = read_roster(self._fd, version)
@@ -116,7 +116,7 @@ class Reading:
             code = self._roster.codes[content.type]
             return self._processors.get(code) or self._unpickle(code), content
         except Exception:
-            return None  # the pool meets the same trouble, and knows what to do about it
+            return None  # the pool meets the same error, and handles it
 
     def _unpickle(self, code: bytes) -> Callable[[Any], Any]:
         processor: Callable[[Any], Any] = unpickle(code).function
@@ -131,7 +131,7 @@ class Reading:
             return read_taken(self._folder + self._find_again(file), size, quiet=quiet, leases=leases)
 
     def _find_again(self, file: str) -> str:
-        """The name it has by now, if our claim still holds: a lease that is extended stands in it."""
+        """The name that the file has now, if the claim still holds: extending a lease renames it."""
         key = _key(file)
         for _ in range(LISTINGS):
             found = self._moved.get(key)
@@ -142,6 +142,6 @@ class Reading:
 
 
 def _key(file: str) -> tuple[str, str]:
-    """What stays in its name while it is ours: its id, and the token of the claim."""
+    """The parts of its name that do not change during a claim: its id, and the token."""
     id, _, token, _ = file.split(".", 3)
     return id, token

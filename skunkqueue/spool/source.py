@@ -36,14 +36,14 @@ from skunkqueue.spool.work import HeldFile, Workroom
 from skunkqueue.worker import ERROR
 
 RESCAN: Final = 1.0
-"""Seconds after which the folder is listed although no event came: on some mounts none ever comes."""
+"""Seconds after which the folder is listed without an event: on some mounts there are none."""
 MOST_HELD: Final = 64 << 20
-"""Bytes of files that are held at a time; a claim takes no more beyond that."""
+"""Bytes of held files from which on a claim takes no more."""
 
 Make = Callable[[Content, str], bytes]
-"""Makes an envelope's body of the content of a file and the id of its run. Raises SkunkError where nobody wants it."""
+"""Makes an envelope's body of a file's content and the run's id. Raises SkunkError if no processor takes it."""
 MakeUnread = Callable[[str, int, bool], bytes]
-"""What makes one of a file of work/ that the worker is to read: its name there, its size, whether it was quiet."""
+"""Makes a body for a file that the worker is to read, of its name in work/, its size, and whether it was quiet."""
 
 
 class SpoolSource(Source):
@@ -87,17 +87,17 @@ class SpoolSource(Source):
         self.types: dict[str, str] = {}  # of files that were handed out unread; empty where they were not processed
 
     def data_of(self, id: str) -> dict[Any, Any]:
-        """The dictionary of a file in our hands. Raises KeyError."""
+        """The dictionary of a file that is held here. Raises KeyError."""
         return self._room.held[id].data
 
     @property
     def work(self) -> str:
-        """The folder of the files in hand, with a separator behind it."""
+        """The folder of the held files, with a separator at its end."""
         return self._room.folder
 
     @property
     def can_lease(self) -> bool:
-        """Whether the file system tells who has a file open for writing."""
+        """Whether the file system can tell that a file is open for writing."""
         return self._looker.can_lease
 
     # claim
@@ -138,7 +138,7 @@ class SpoolSource(Source):
         return None
 
     def _take_first(self, candidate: Candidate, token: str, now: float, until: float) -> HeldFile | None:
-        """Take a file that has lain there for a while, and look at it then: it goes back if it is not done."""
+        """Take a file that is old enough, and read it then; it is put back if it is incomplete."""
         held = self._seize(new_id(now), candidate.name, token, until)
         if held is None:
             return None
@@ -167,7 +167,7 @@ class SpoolSource(Source):
         return held
 
     def _look_first(self, candidate: Candidate, token: str, now: float, until: float) -> HeldFile | None:
-        """Look at a file where it is: its writer may come back to it by its name."""
+        """Read a file where it is, before it is taken: its writer may still need it under its name."""
         name = candidate.name
         try:
             fd = os.open(self._in + name, OPEN)
@@ -180,10 +180,10 @@ class SpoolSource(Source):
             os.close(fd)
 
     def _take(self, fd: int, name: str, token: str, now: float, until: float) -> HeldFile | None:
-        """What is open is ours if it is done, and still what lies there."""
+        """Take an open file, if it is complete and still the one at its name."""
         try:
             seen = self._looker.look(fd, name, now)
-        except Exception as error:  # whatever a stranger has thought of
+        except Exception as error:  # a foreign file may cause any error
             if is_passing(error):
                 raise
             self._refuse(name, error, now)
@@ -202,12 +202,12 @@ class SpoolSource(Source):
         return held
 
     def _fill(self, held: HeldFile, content: Content, size: int) -> None:
-        """Say what is in it; raises where nobody wants that."""
+        """Set the content of a held file. Raises if no processor takes it."""
         self._room.fill(held, self._make(content, held.work_name.id), content, size)
         self.names[held.work_name.id] = held.name
 
     def _seize(self, id: str, name: str, token: str, until: float) -> HeldFile | None:
-        """Take a file by its name, whatever it is; None where that cannot be."""
+        """Take a file by its name, whatever it is; None if it is gone or may not be moved."""
         try:
             held = self._room.seize(self._in + name, id, name, token, until)
         except FileNotFoundError:
@@ -242,7 +242,7 @@ class SpoolSource(Source):
             self._inbox.postpone(name, looks_of(status))
 
     def _refuse(self, name: str, error: Exception, now: float) -> None:
-        """What is no job goes to err/."""
+        """Move a file that is no job to err/."""
         held = self._seize(new_id(now), name, "refused", now + 60)
         if held is not None:
             self._refuse_held(held, error)
@@ -258,7 +258,7 @@ class SpoolSource(Source):
         return kept is not None
 
     def _again(self, token: str, now: float, until: float) -> HeldFile | None:
-        """Take a file of work/ that waited, or whose holder vanished."""
+        """Take a file of work/ that waited, or whose lease has ended."""
         while (held := self._room.retake(token, now, until)) is not None:
             kind = ""
             try:
@@ -343,7 +343,7 @@ class SpoolSource(Source):
         return self._keep(held, report)
 
     def _learn_type(self, held: HeldFile, outcome: Outcome) -> None:
-        """The type of a file that was handed out unread is the result of a job that went well; else the file tells."""
+        """Learn the type of a file that was handed out unread: from the result if it succeeded, else from the file."""
         if outcome.kind == "complete":
             type = msgpack.unpackb((outcome.value or NOT_READ)[1:])
         else:
@@ -353,7 +353,7 @@ class SpoolSource(Source):
         self.types[held.work_name.id] = str(type)
 
     def _look_after_all(self, held: HeldFile, now: float) -> bool:
-        """A worker has not come to process it: it goes where it would have gone if we had looked first."""
+        """Handle a file that a worker could not process: as if it had been read here first."""
         self.types[held.work_name.id] = ""
         try:
             status = os.lstat(self._room.path(held))
@@ -366,7 +366,7 @@ class SpoolSource(Source):
         return looked is None or self._room.release(held, now, held.notes)
 
     def _put_back(self, held: HeldFile, now: float) -> bool:
-        """To in/, as it came; where another of its name has come meanwhile it waits in work/."""
+        """Move it back to in/, under its own name; if that name is taken by now, it waits in work/."""
         took = self._room.put_back(held, self._in + held.name)
         if took is None:
             return self._room.release(held, now, held.notes)
@@ -393,12 +393,12 @@ class SpoolSource(Source):
             self._inbox.news = True
 
     def offset(self) -> float | None:
-        """How far the clock of the file system is ahead of ours; all that share the folder go by it."""
+        """How far the clock of the file system is ahead of ours. All processes that share the folder use that clock."""
         with on(self.url):
             began = time.time()
             there = file_time(self._room.folder)
             here = time.time()
-        # The file system's time is coarse, and asking takes a moment: a difference within that is none.
+        # The file system's time is coarse, and asking takes time: a difference within that is ignored.
         if began - 0.02 <= there <= here + 0.02:
             return 0.0
         return there - (began + here) / 2

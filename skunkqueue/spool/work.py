@@ -1,12 +1,12 @@
 """The files in work/: claimed, waiting to be tried again, or left behind by a process that died.
 
-All that is known of a run stands in its file's name::
+The state of a run is in the name of its file::
 
-    work/ID.RIPE.TOKEN.LAPSES.SLIP.NAME     a file, claimed by TOKEN until RIPE, or with no token waiting until then
+    work/ID.RIPE.TOKEN.LAPSES.SLIP.NAME     a file, claimed by TOKEN until RIPE; without a token, waiting until RIPE
     work/.ID.SLIP                           what does not fit into its name: its notes, and a long NAME
 
-A rename of exactly that name is how a claim is taken, kept or given up: of several who try, one succeeds. RIPE is in
-microseconds, on the clock of the file system.
+A claim is taken, extended or given up by a rename of exactly that name: of several processes that try, one succeeds.
+RIPE is in microseconds, on the clock of the file system.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from skunkqueue.spool.contents import Content
 from skunkqueue.spool.kept import cut, move, size_of
 
 MOST_NAME: Final = 150
-"""Bytes of a file's own name that stand in its name in work/; longer ones go into its slip."""
+"""Most bytes of a file's own name that its name in work/ holds; a longer name goes into its slip."""
 ID_DIGITS: Final = 28
 LEFT_FOR: Final = 60.0
-"""Seconds after which what belongs to no file is of no use: a slip is written a moment before its file is renamed."""
+"""Age in seconds from which a slip without a file is removed: a slip is written just before its file is renamed."""
 LISTINGS: Final = 3
-"""How often the folder is listed for the file of a slip: a listing may miss what is renamed meanwhile."""
+"""How often the folder is listed for the file of a slip: a listing may miss files that are renamed meanwhile."""
 _LEFT_BEHIND: Final = re.compile(rf"\.([0-9a-f]{{{ID_DIGITS}}}\.[0-9a-f]{{8}}|(clock|probe)\.[0-9a-f]{{{ID_DIGITS}}})")
 
 
@@ -55,12 +55,12 @@ class WorkName(NamedTuple):
 
 
 def between(ripe: float, token: str, lapses: int = 0, slip: str = "") -> str:
-    """What stands between the id and the name."""
+    """The part between the id and the name."""
     return f".{int(ripe * 1000000):x}.{token}.{lapses:x}.{slip}."
 
 
 def parse_name(file: str) -> WorkName | None:
-    """The name taken apart; None where it is none of these."""
+    """Parse the name of a file in work/; None if it has another form."""
     fields = file.split(".", 5)
     if len(fields) != 6 or len(fields[0]) != ID_DIGITS:
         return None
@@ -72,7 +72,7 @@ def parse_name(file: str) -> WorkName | None:
 
 
 class Slip(NamedTuple):
-    """What does not fit into a name."""
+    """The notes and long name that do not fit into a file's name."""
 
     name: str
     notes: bytes
@@ -83,7 +83,7 @@ class Slip(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> Slip:
-        """Raises ValueError for what is no slip."""
+        """Raises ValueError if it is not a slip."""
         try:
             name, notes = msgpack.unpackb(data, use_list=False)
             return cls(os.fsdecode(name), bytes(notes))
@@ -92,7 +92,7 @@ class Slip(NamedTuple):
 
 
 def new_slip() -> str:
-    """What tells one slip of a run from another."""
+    """A random part for the name of a slip."""
     return new_token()[:8]
 
 
@@ -100,7 +100,7 @@ _NOTHING: Final[dict[Any, Any]] = {}
 
 
 class HeldFile:
-    """A file in our hands, or one that was."""
+    """A file that this process holds, or held."""
 
     __slots__ = ("body", "data", "file", "name", "notes", "size", "unread", "work_name")
 
@@ -112,13 +112,13 @@ class HeldFile:
         self.body = b""
         self.data = _NOTHING
         self.size = 0
-        self.unread = False  # nobody has looked into it yet
+        self.unread = False  # it was handed out without being read
 
 
 class Workroom:
-    """Takes, keeps and gives up files, each by one rename that succeeds for one only.
+    """Takes, extends and gives up files, each by one rename that succeeds for one process only.
 
-    Where a method says whether it took, False means that the file's name no longer bears our token.
+    Methods that return bool return False if the file's name no longer has our token.
     """
 
     def __init__(self, folder: str, *, rescan: float) -> None:
@@ -126,7 +126,7 @@ class Workroom:
         self.held: dict[str, HeldFile] = {}
         self.size = 0
         self._rescan = rescan
-        self._waiting: list[tuple[float, str]] = []  # all files as of the last listing, and ours that wait, by ripe
+        self._waiting: list[tuple[float, str]] = []  # files of the last listing, and those put back here, by ripe
         self._list_at = 0.0
         self._last_between: tuple[tuple[float, str, str], str] = ((0.0, "", ""), "")
 
@@ -136,7 +136,7 @@ class Workroom:
     # taking
 
     def seize(self, path: str, id: str, name: str, token: str, until: float) -> HeldFile:
-        """Take a file from outside. Raises OSError, FileNotFoundError where somebody else was faster."""
+        """Take a file from outside. Raises OSError; FileNotFoundError if another process was faster."""
         work_name = WorkName(id, until, token, 0, "", name)
         if size_of(name) > MOST_NAME:
             work_name = work_name._replace(slip=new_slip(), name=cut(name, MOST_NAME))
@@ -151,24 +151,24 @@ class Workroom:
         return held
 
     def _between(self, until: float, token: str, slip: str) -> str:
-        """What most files of a claim have in their name, made once."""
+        """``between``, cached: most files of a claim have the same."""
         key = (until, token, slip)
         if self._last_between[0] != key:
             self._last_between = key, between(until, token, 0, slip)
         return self._last_between[1]
 
     def fill(self, held: HeldFile, body: bytes, content: Content, size: int) -> None:
-        """Say what is in it."""
+        """Set the content of a file."""
         held.body, held.data, held.size = body, content.data, size
         self.size += size
 
     def fill_unread(self, held: HeldFile, body: bytes) -> None:
-        """It is handed out without a look into it."""
+        """Set the body of a file that is handed out without being read."""
         held.body, held.size, held.unread = body, len(body), True
         self.size += held.size
 
     def begin(self, now: float) -> None:
-        """A claim begins: list what lies here, when it is time."""
+        """Begin a claim: list the folder, if it is time."""
         began = ticks()
         if began >= self._list_at:
             files = os.listdir(self.folder)
@@ -180,7 +180,7 @@ class Workroom:
             self._list_at = done + max(self._rescan, 20 * (done - began))
 
     def _sweep(self, files: Iterable[str], now: float) -> None:
-        """Remove what a process that was killed has left behind: slips whose file is gone, and probes."""
+        """Remove what killed processes have left: slips whose file is gone, and probes."""
         old = [file for file in files if _LEFT_BEHIND.fullmatch(file) and self._age(file, now) >= LEFT_FOR]
         for _ in range(LISTINGS if old else 0):
             there = {name.slip_file for file in os.listdir(self.folder) if (name := parse_name(file))}
@@ -196,7 +196,7 @@ class Workroom:
             return 0.0
 
     def retake(self, token: str, now: float, until: float) -> HeldFile | None:
-        """Take the first file that is ripe; None where none is."""
+        """Take the first ripe file; None if there is none."""
         while self._waiting and self._waiting[0][0] <= now:
             _, file = heapq.heappop(self._waiting)
             old = parse_name(file)
@@ -217,7 +217,7 @@ class Workroom:
         return [held for held in self.held.values() if held.work_name.token == token]
 
     def find(self, claim: Claim) -> HeldFile | None:
-        """The file of a claim; None where it is no longer, or was never, held under its token."""
+        """The file of a claim; None if it is not held under the claim's token."""
         id, token = claim.envelope.id, claim.token
         held = self.held.get(id)
         if held is not None and held.work_name.token == token:
@@ -238,7 +238,7 @@ class Workroom:
         return self._turn_into(held, work_name._replace(ripe=until))
 
     def note(self, held: HeldFile, notes: bytes) -> bool:
-        """Keep notes with it."""
+        """Store notes with a file."""
         return self._noted(held, held.work_name, notes)
 
     def is_there(self, held: HeldFile) -> bool:
@@ -247,7 +247,7 @@ class Workroom:
     # giving up
 
     def remove(self, held: HeldFile) -> bool:
-        """It is done."""
+        """Delete a file whose run has ended."""
         try:
             os.unlink(self.folder + held.file)
         except FileNotFoundError:
@@ -259,7 +259,7 @@ class Workroom:
         return True
 
     def release(self, held: HeldFile, due: float, notes: bytes) -> bool:
-        """It waits until then, for whoever comes."""
+        """Give up the claim: any process may take the file from ``due`` on."""
         if not self._noted(held, held.work_name._replace(ripe=max(0.0, due), token=""), notes):
             return False
         self._forget(held.work_name.id)
@@ -267,7 +267,7 @@ class Workroom:
         return True
 
     def put_back(self, held: HeldFile, path: str) -> bool | None:
-        """Move it out again, as it came; None where another of its name is there."""
+        """Move it out again, under its own name; None if another file has that name."""
         try:
             moved = move(self.path(held), path)
         except FileNotFoundError:
@@ -278,19 +278,19 @@ class Workroom:
         return True
 
     def done(self, held: HeldFile) -> None:
-        """It is no longer here."""
+        """Forget a file that has left work/."""
         self._drop_slip(held.work_name)
         self._forget(held.work_name.id)
 
     def next_look(self, now: float) -> float:
-        """Seconds until a file that is known of is ripe, or the next listing is due."""
+        """Seconds until a known file is ripe, or the next listing is due."""
         ripe = self._waiting[0][0] - now if self._waiting else self._rescan
         return max(0.0, min(ripe, self._list_at - ticks()))
 
     # behind them
 
     def _noted(self, held: HeldFile, work_name: WorkName, notes: bytes) -> bool:
-        """Give it another name and these notes; the slip is written first, and known by what it belongs to."""
+        """Rename it and store these notes. The new slip is written first; only the new file name refers to it."""
         old = held.work_name
         if notes != held.notes:
             work_name = work_name._replace(slip=new_slip() if notes or size_of(held.name) > MOST_NAME else "")
@@ -315,7 +315,7 @@ class Workroom:
         return True
 
     def lose(self, held: HeldFile) -> bool:
-        """Somebody else has it, or had."""
+        """Forget a file that is gone, or that another process has claimed. Returns False."""
         if self.held.get(held.work_name.id) is held:
             self._forget(held.work_name.id)
         return False
@@ -332,7 +332,7 @@ class Workroom:
     def _read_slip(self, held: HeldFile) -> None:
         if not held.work_name.slip:
             return
-        # A slip that is gone or torn costs the notes, and the end of a long name; the job is run all the same.
+        # Without a readable slip, the notes and the end of a long name are lost; the job is run all the same.
         with suppress(OSError, ValueError), open(self.folder + held.work_name.slip_file, "rb") as file:
             slip = Slip.unpack(file.read())
             held.name, held.notes = slip.name, slip.notes

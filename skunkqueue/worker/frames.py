@@ -16,7 +16,7 @@
       PROGRESS        fraction f64 | note
 
 ``ticks`` is clock.ticks() when it happened, ``took`` seconds. Beside the frames go tickets, the bare number of a run as
-u32: a worker takes a ticket before it starts a run, and the pool takes back what it wants back by taking the tickets.
+u32: a worker takes a ticket before it starts a run, and the pool recalls runs by taking their tickets itself.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ TICKET: Final = Struct("=I")
 LENGTH: Final = Struct("<I")
 
 PREFIX: Final = HEAD.size
-"""Bytes before what a frame carries."""
+"""Bytes of a frame before its payload."""
 
 
 def plain(kind: int, number: int, rest: bytes = b"") -> bytes:
-    """A frame with nothing special about it."""
+    """A frame of kind, number and payload."""
     return HEAD.pack(5 + len(rest), kind, number) + rest
 
 
@@ -80,17 +80,17 @@ def one(kind: int, number: int, value: float, rest: bytes = b"") -> bytes:
 
 
 MOST: Final = 1 << 30
-"""Bytes of a frame; what claims to be longer is none."""
+"""Most bytes of a frame; a longer length is an error."""
 
 
 class Splitter:
-    """Gives whole frames out of what a pipe delivers in pieces."""
+    """Assembles frames from the pieces that a pipe delivers."""
 
     def __init__(self) -> None:
         self._kept = b""
 
     def join(self, data: bytes) -> tuple[bytes, list[int]]:
-        """What has come, with where in it each whole frame starts; a torn one is kept for the next time."""
+        """Add data; returns it, and where whole frames in it start. An incomplete frame is kept for the next call."""
         if self._kept:
             data = self._kept + data
         position, size = 0, len(data)
@@ -107,7 +107,7 @@ class Splitter:
         return data, starts
 
     def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """The (kind, number, rest) of each frame that is whole by now."""
+        """Add data; yields the (kind, number, rest) of each whole frame."""
         data, starts = self.join(data)
         for start in starts:
             length, kind, number = HEAD.unpack_from(data, start)

@@ -1,4 +1,4 @@
-"""What a source has its worker processes know, and what they share with their pool."""
+"""How a source gives jobs to its worker processes, and memory that they share with their pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Hook:
 
     ``function`` is ``module:function``. A worker process imports it when it starts and calls it with ``data`` and
     ``fds``; it gives the jobs by name. ``fds`` are descriptors that worker processes inherit, by the same numbers.
-    What it raises ends the pool with a sentence, as a failing import does. Raises WrongCall for more data than 64 KiB:
+    An error in it ends the pool with a message, as a failing import does. Raises WrongCall for more data than 64 KiB:
     it travels in the environment, so more belongs behind a descriptor (``shared_bytes``).
     """
 
@@ -36,7 +36,7 @@ class Hook:
             raise WrongCall(f"a hook's data is at most {MOST_DATA:,} bytes, got {len(self.data):,}; share a descriptor")
 
     def packed(self) -> tuple[str, str, tuple[int, ...]]:
-        """As JSON can hold it."""
+        """The hook as values that JSON can hold."""
         return self.function, base64.b64encode(self.data).decode(), self.fds
 
     @classmethod
@@ -59,7 +59,7 @@ class ShownResult(NamedTuple):
 
 
 def shared_bytes(size: int) -> int:
-    """A descriptor of memory to be shared. A file gets its bytes: a mapped hole kills where the disk is full."""
+    """A descriptor of shared memory. A file is written in full: touching a mapped hole kills on a full disk."""
     with contextlib.suppress(AttributeError, OSError):
         fd = os.memfd_create("skunkqueue")
         os.truncate(fd, size)

@@ -1,6 +1,6 @@
-"""Redis: the fast store. One script per call, all keys of a queue in one hash slot, nothing scanned, nothing left.
+"""Redis: the fast store. One script per call; all keys of a queue are in one hash slot; no SCAN; no keys left behind.
 
-The scripts and the layout of keys are in ``scripts.lua``. This side packs arguments and reads replies.
+The scripts and the layout of keys are in ``scripts.lua``. This package packs their arguments and reads their replies.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from skunkqueue.persistence.redis.via import check_pipeline
 from skunkqueue.persistence.redis.wire import (
     BUNCH,
     CHUNK,
-    HOUSE,
     LETTERS,
     SOON,
+    STORE_KEY,
     Damaged,
     OutcomeBatch,
     base_key,
@@ -57,16 +57,16 @@ from skunkqueue.persistence.redis.wire import (
 default_cfg = {"backend": "redis", "conn_url": "localhost:6379", "dbname": 0}
 
 SCHEMA = 1
-"""The major version of the layout; written beside each queue's name."""
+"""The major version of the layout; stored with each queue's name."""
 
 PUT_RETRY = 2.5
-"""Seconds for which ``put`` tries again when the server is away: putting twice is putting once."""
+"""Seconds for which ``put`` is retried while the server is away. A repeated put has no further effect."""
 
 _HARMLESS = frozenset({"get", "sources", "page", "among", "extend", "workers", "beat", "listen", "knock"})
-"""Scripts that are tried once more when a connection was cut: nobody can tell, and no answer is lost."""
+"""Scripts that are repeated once after a connection was cut: a second execution changes nothing."""
 
 _FEW = 200_000
-"""So many ids are fetched and sorted here; of more, pages of all ids are looked through for those that fit."""
+"""Up to so many ids are fetched and sorted here. If there are more, all ids are read page by page and filtered."""
 
 _SLICE = 5000
 _REMEMBERED_IDS = 50_000
@@ -74,19 +74,19 @@ _LETTER_OF = {**{state: letter for letter, state in LETTERS.items()}, State.SCHE
 
 
 QUICK: Final = 0.05
-"""Seconds within which the server answers when asked for its time, or the answer says little."""
+"""An answer to the question for the server's time that took longer than so many seconds is not used."""
 
 
 class RedisPersister(Persister):
     """Runs on a Redis, a Valkey, behind sentinels or on a cluster. Thread-safe; survives fork.
 
-    Raises StoreAway, StoreRefused, StoreVersion or StoreError, and never says a user's name or password.
+    Raises StoreAway, StoreRefused, StoreVersion or StoreError; no message contains a user's name or password.
     """
 
     is_far = True
     takes_via = "a redis.Pipeline"
     limits = Limits(body=256 << 20, value=256 << 20, batch=512 << 20)
-    """Redis takes strings of 512 MB, and drops who sends a command of 1 GB."""
+    """Redis takes strings of 512 MB, and closes a connection that sends a command of 1 GB."""
     wakes_one = True
     ids_per_queue = True  # each queue is in a hash slot of its own, which may be on another server
 
@@ -140,7 +140,7 @@ class RedisPersister(Persister):
             was_empty += was
             for i, id in zip(each, found, strict=True):
                 ids[i] = id.decode()
-        if was_empty:  # whoever cleaned the queue may have forgotten its name
+        if was_empty:  # a purge of the empty queue may have deleted its name
             self._know(queue, anew=True)
         self._remember(queue, [ids[i] for i in places])
 
@@ -152,7 +152,7 @@ class RedisPersister(Persister):
             self._know(queue, anew=True)
             self._remember(queue, [envelopes[i].id for i in places])
             puts = put_arguments(envelopes, places)
-            # The whole text: EVALSHA in a transaction fails alone where the script is not known, and the rest is done.
+            # The whole text: in a transaction, an EVALSHA of an unknown script fails, and the other commands are done.
             for args, _ in puts.alike:
                 via.execute_command(*in_full("put", base_key(queue), *args))
             if puts.each[1]:
@@ -181,7 +181,7 @@ class RedisPersister(Persister):
         self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float
     ) -> Exchange:
         given = OutcomeBatch(outcomes, now)
-        if given.later:  # two outcomes of one run: the second sees what the first did
+        if given.later:  # two outcomes of one run: the second is applied after the first
             taken = self.commit(given.first, now=now)
             rest = self.exchange(given.later, wants, now=now, until=until)
             return rest._replace(taken=taken | rest.taken)
@@ -206,9 +206,9 @@ class RedisPersister(Persister):
     def _exchange(
         self, key: str, args: Sequence[Any], wants: Sequence[Want], until: float
     ) -> tuple[set[str], list[Claim], float | None, float]:
-        """Where a connection was cut, once more, and then said to be repeated: so nothing is claimed in vain.
+        """Exchange; if the connection was cut, once more with wants marked as repeated, which return what they claimed.
 
-        The same where a run cannot be read: a repeated want goes the careful way, which mends it.
+        The same if a run cannot be read: the script handles repeated wants run by run, and repairs it.
         """
         try:
             return read_exchange(wants, self._run("exchange", key, [*args, *want_arguments(wants)]), until)
@@ -246,7 +246,7 @@ class RedisPersister(Persister):
         return {id: found[id] for id in wanted if id in found}
 
     def _places(self, ids: Sequence[str]) -> dict[str, list[str]] | None:
-        """The queues that open runs are in; None where one is not there, or has ended."""
+        """The open runs by queue; None if one does not exist, or has ended."""
         if any(id not in self._queue_of for id in ids):
             self.get(ids)
         places: dict[str, list[str]] = {}
@@ -258,7 +258,7 @@ class RedisPersister(Persister):
         return places
 
     def await_end(self, id: str, timeout: float) -> Record | None:
-        """The question is sent right behind the call that blocks, so that it is answered as soon as that returns."""
+        """The query is sent right behind the block, so that the server answers as soon as the block ends."""
 
         queue = ""
 
@@ -273,7 +273,7 @@ class RedisPersister(Persister):
         return read_records(queue, reply)[0]
 
     def _by_queue(self, name: str, ids: Sequence[str], args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        """Run a script on the queues that the ids are in; where that is not known, on all there are."""
+        """Run a script on the queues that the ids are in; for ids of unknown queues, on all queues."""
         by_queue: dict[str, list[str]] = {}
         unknown: list[str] = []
         for id in ids:
@@ -305,7 +305,7 @@ class RedisPersister(Persister):
         return found
 
     def _candidates(self, queue: str, route: str, letter: str, after: str | None) -> Iterator[list[bytes]]:
-        """Ids that may fit, newest first by pages: of all runs, or, where they are few, of those in such a state."""
+        """Pages of ids that may match: of all runs, newest first, or only of those in that state, if they are few."""
         if not route and not letter:
             return self._pages(queue, after)
         reply = self._run("sources", base_key(queue), [route, letter.replace("l", "q")])
@@ -315,7 +315,7 @@ class RedisPersister(Persister):
         return iter([[id for key, size in sources for id in self._members(key, size)]])
 
     def _members(self, key: str, size: int) -> Iterator[bytes]:
-        """What is in a key of ids, so many at a time that nobody else waits for it."""
+        """The ids in a key, in slices so small that other clients do not wait for them."""
         if key.endswith(":claims"):
             yield from self._ask(key, ("HKEYS", key))
             return
@@ -341,15 +341,15 @@ class RedisPersister(Persister):
     # the workers
 
     def beat(self, worker: str, about: str, *, seen: Sequence[str] = (), until: float) -> list[Order]:
-        left = self._run("beat", HOUSE, [worker, repr(until), about, self._notifier.home(worker), *seen])
+        left = self._run("beat", STORE_KEY, [worker, repr(until), about, self._notifier.home(worker), *seen])
         return [Order(*order.decode().split(" ", 1)) for order in left]
 
     def tell(self, worker: str, order: str) -> None:
-        queue = self._run("tell", HOUSE, [worker, f"{new_id(time.time())} {order}"]).decode()
-        self._run("knock", base_key(queue) if queue else HOUSE, [worker])
+        queue = self._run("tell", STORE_KEY, [worker, f"{new_id(time.time())} {order}"]).decode()
+        self._run("knock", base_key(queue) if queue else STORE_KEY, [worker])
 
     def workers(self, *, now: float) -> dict[str, str]:
-        reply = self._run("workers", HOUSE, [repr(now)])
+        reply = self._run("workers", STORE_KEY, [repr(now)])
         return {worker.decode(): about.decode() for worker, about in zip(reply[::2], reply[1::2], strict=True)}
 
     # housekeeping
@@ -363,16 +363,16 @@ class RedisPersister(Persister):
             done += did
             if is_empty:
                 self._forget(queue)
-            elif queue not in named:  # its name was cleaned away while its next run came
+            elif queue not in named:  # its name was deleted while a new run came
                 self._know(queue, anew=True)
-        done += int(self._run("dismiss", HOUSE, [repr(now), limit - done])[0])
+        done += int(self._run("dismiss", STORE_KEY, [repr(now), limit - done])[0])
         for queue, workers in addressees.items():
             if workers:
                 done += self._purge_addressed(queue, workers, now, limit - done)
         return done
 
     def _purge_queue(self, queue: str, now: float, limit: int) -> tuple[int, bool, list[str]]:
-        """How many things it did, whether the queue is empty, and the workers that open runs are addressed to."""
+        """Purge one queue; returns how much was done, if it is now empty, and the workers that open runs name."""
         done = 0
         while True:
             step = min(limit - done, BUNCH)
@@ -382,13 +382,13 @@ class RedisPersister(Persister):
                 return done, bool(is_empty), [worker.decode() for worker in workers]
 
     def _purge_addressed(self, queue: str, workers: Sequence[str], now: float, limit: int) -> int:
-        """End what is addressed to workers that are gone."""
+        """End open runs that are addressed to workers that are gone."""
         done = 0
         gone = set(workers).difference(self.workers(now=now))
         while gone and done < limit:
             step = min(limit - done, BUNCH)
             found = pairs(self._run("addressed", base_key(queue), [repr(now), step, *gone]))
-            gone.difference_update(self.workers(now=now))  # once more: who came by now has none of those ids
+            gone.difference_update(self.workers(now=now))  # again: a worker that appeared meanwhile keeps its runs
             ids = [id for worker, id in found if worker in gone]
             did = len(self._run("cancel", base_key(queue), [repr(now), WORKER_GONE, repr(now), *ids])) // 5
             done += did
@@ -409,9 +409,9 @@ class RedisPersister(Persister):
         return open_channel(self._link, self._notifier, queue)
 
     def offset(self) -> float | None:
-        """The shorter the way, the better the guess of its middle: at first the best of three.
+        """The server's clock minus ours, most exact after a short round trip: the first call takes the best of three.
 
-        Later, for pools ask often, one that was quick enough to add to what is known; None where it was not.
+        Later calls measure once, and return None if the answer took longer than ``QUICK``.
         """
         if not self._measured:
             self._measured = True
@@ -422,12 +422,12 @@ class RedisPersister(Persister):
     def _measure(self) -> tuple[float, float]:
         start = time.time()
         began = time.monotonic()
-        seconds, micros = self._ask(HOUSE, ("TIME",))
+        seconds, micros = self._ask(STORE_KEY, ("TIME",))
         took = time.monotonic() - began
         return took, int(seconds) + int(micros) / 1e6 - (start + took / 2)
 
     def warnings(self) -> list[str]:
-        """What the operator should know about this server, as sentences; nothing where it may not be asked."""
+        """What the operator should know about this server, as sentences; empty if its configuration may not be read."""
         try:
             policy, aof, save = (self._config(name) for name in ("maxmemory-policy", "appendonly", "save"))
         except StoreAway:
@@ -437,7 +437,7 @@ class RedisPersister(Persister):
         return [text for text in (_about_policy(policy), _about_durability(aof, save)) if text]
 
     def _config(self, name: str) -> str:
-        reply = self._ask(HOUSE, ("CONFIG", "GET", name))
+        reply = self._ask(STORE_KEY, ("CONFIG", "GET", name))
         return str(reply[1].decode()) if reply else ""
 
     def close(self) -> None:
@@ -469,7 +469,7 @@ class RedisPersister(Persister):
         return self._link.ask(key, command)
 
     def _check(self) -> None:
-        """Raise StoreVersion, before anything else is done with the store."""
+        """Check the version before the first command. Raises StoreVersion."""
         self._checked = True
         try:
             self._queues()
@@ -478,8 +478,8 @@ class RedisPersister(Persister):
             raise
 
     def _queues(self) -> list[str]:
-        """The queues there are. Raises StoreVersion where a newer major version has written."""
-        reply = self._ask(HOUSE, ("HGETALL", HOUSE + ":queues"))
+        """The names of all queues. Raises StoreVersion if a newer major version has written one."""
+        reply = self._ask(STORE_KEY, ("HGETALL", STORE_KEY + ":queues"))
         for queue, version in pairs(reply):
             if int(version) > SCHEMA:
                 raise StoreVersion(
@@ -489,14 +489,14 @@ class RedisPersister(Persister):
         return [queue for queue, _ in pairs(reply)]
 
     def _know(self, queue: str, *, anew: bool = False) -> None:
-        """Write down the queue's name, so that those who have only an id, or clean up, find it."""
+        """Store the queue's name, so that look-ups by id, and purges, find the queue."""
         if anew or queue not in self._known:
-            self._ask(HOUSE, ("HSETNX", HOUSE + ":queues", queue, SCHEMA))
+            self._ask(STORE_KEY, ("HSETNX", STORE_KEY + ":queues", queue, SCHEMA))
             self._known.add(queue)
 
     def _forget(self, queue: str) -> None:
-        """Clean away the name of an empty queue, and write it down again if a run came meanwhile."""
-        self._ask(HOUSE, ("HDEL", HOUSE + ":queues", queue))
+        """Delete the name of an empty queue; store it again if a run came meanwhile."""
+        self._ask(STORE_KEY, ("HDEL", STORE_KEY + ":queues", queue))
         if self._ask(base_key(queue), ("EXISTS", base_key(queue) + ":run")):
             self._know(queue, anew=True)
 
@@ -510,7 +510,7 @@ class RedisPersister(Persister):
 
 
 def _patiently(put: Callable[[], None]) -> None:
-    """Put, again for a moment where the server is away."""
+    """Put; retry for up to ``PUT_RETRY`` seconds while the server is away."""
     end = time.monotonic() + PUT_RETRY
     delay = 0.02
     while True:
@@ -524,12 +524,12 @@ def _patiently(put: Callable[[], None]) -> None:
 
 
 def _was_cut(error: StoreAway) -> bool:
-    """Whether a connection broke; a server that hangs is not asked twice."""
+    """Whether the connection broke. A timeout does not count: a server that hangs is not asked twice."""
     return isinstance(error.__cause__, redis.ConnectionError) and not isinstance(error.__cause__, redis.TimeoutError)
 
 
 def _by_queue(envelopes: Sequence[Envelope]) -> dict[str, Sequence[int]]:
-    """The places of the runs of each queue."""
+    """The positions of the runs of each queue."""
     first = envelopes[0].queue if envelopes else ""
     if all(envelope.queue == first for envelope in envelopes):
         return {first: range(len(envelopes))} if envelopes else {}
@@ -542,7 +542,7 @@ def _by_queue(envelopes: Sequence[Envelope]) -> dict[str, Sequence[int]]:
 def open_url(url: str) -> RedisPersister:
     """The store at a redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster:// URL.
 
-    Nothing is opened yet. Raises WrongCall for a URL or parameter that cannot be right.
+    Nothing is opened yet. Raises WrongCall for an invalid URL or parameter.
     """
     return RedisPersister(parse_url(url))
 
@@ -551,7 +551,7 @@ def _about_policy(policy: str) -> str:
     if policy in ("", "noeviction"):
         return ""
     return (
-        f"Redis may throw runs away when it is full (maxmemory-policy {policy}): set it to noeviction, "
+        f"Redis may delete runs when it is full (maxmemory-policy {policy}): set it to noeviction, "
         "so that firing is refused instead"
     )
 

@@ -1,4 +1,4 @@
-"""A pool's channel to a Redis: nothing on it is waited for, so that the pool's own thread can speak and hear."""
+"""A pool's channel to a Redis: its calls never wait for a reply, so that the pool's own thread can use it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 try:
     from hiredis import Reader
-except ImportError:  # then there are no channels
+except ImportError:  # without it there are no channels
     Reader = None  # type: ignore[assignment, misc]
 
 from redis.exceptions import ResponseError
@@ -25,10 +25,10 @@ from skunkqueue.persistence.redis.scripts import Command, call, in_full
 from skunkqueue.persistence.redis.wire import SOON, OutcomeBatch, base_key, read_exchange, want_arguments
 
 PATIENCE = 0.25
-"""Seconds that are waited for a server that does not take what it is sent; then it is left to who may wait longer."""
+"""Seconds to wait for a server that does not accept what is sent; then the pool asks in a thread, which may wait."""
 
 LATE = 0.5
-"""Seconds that a wait may outlast its time, should nobody end it: to be ended is quicker, for Redis is late with it."""
+"""Seconds by which a block outlasts its time. The pool ends it before: Redis itself ends blocks late."""
 
 CHUNK = 1 << 16
 
@@ -36,42 +36,42 @@ _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Stream:
-    """A connection of redis-py's that has been opened, spoken over without waiting."""
+    """An open connection of redis-py, used without waiting."""
 
     def __init__(self, connection: Any, url: str) -> None:
         self.connection = connection
         self._url = url
         self._sock: socket.socket = connection._sock
-        self._has_records = isinstance(self._sock, ssl.SSLSocket)  # of which more may have come than is given at once
+        self._has_records = isinstance(self._sock, ssl.SSLSocket)  # which may hold more data than one recv returns
         self._sock.setblocking(False)
         self._reader = Reader()
         self.fd = self._sock.fileno()
 
     def send(self, parts: Sequence[bytes]) -> None:
-        """Raises OSError; TimeoutError where there is no room for it all."""
+        """Send all parts. Raises OSError; TimeoutError if the socket's buffer stays full for ``PATIENCE`` seconds."""
         data = memoryview(b"".join(parts))
         while data:
             try:
                 data = data[self._sock.send(data) :]
             except _NOT_NOW:
-                self._await_room()
+                self._await_writable()
 
-    def _await_room(self) -> None:
+    def _await_writable(self) -> None:
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         if not poll.poll(PATIENCE * 1000):
-            raise TimeoutError("it takes nothing")
+            raise TimeoutError("it accepts no data")
 
     def replies(self) -> list[Any]:
-        """What has come whole since the last time. Raises StoreAway where the connection has ended."""
+        """The complete replies since the last call. Raises StoreAway if the connection has ended."""
         try:
             while data := self._sock.recv(CHUNK):
                 self._reader.feed(data)
                 if len(data) < CHUNK and not self._has_records:
                     break
             else:
-                raise ConnectionResetError("it has ended")
-        except _NOT_NOW:  # not suppressed by a context manager, which costs as much as all the rest
+                raise ConnectionResetError("the connection has ended")
+        except _NOT_NOW:  # no context manager: one costs as much as all the rest
             pass
         except OSError as error:
             raise translated(self._url, error) from error
@@ -89,7 +89,9 @@ class Stream:
 
 
 def open_channel(link: Link, notifier: RedisNotifier, queue: str) -> RedisChannel | None:
-    """The one thing here that waits. None without the parser in C, which can be fed bit by bit, or a real socket.
+    """Open a channel; this is the only call here that waits for replies.
+
+    None without hiredis, whose parser takes data in pieces, or without a real socket.
 
     Raises StoreAway or StoreError.
     """
@@ -97,20 +99,20 @@ def open_channel(link: Link, notifier: RedisNotifier, queue: str) -> RedisChanne
         return None
     key = base_key(queue)
     with contextlib.ExitStack() as undo, speaking(link.target.url):
-        talk, ear = link.ear(key), link.ear(key)
+        talk, wait = link.dedicated(key), link.dedicated(key)
         undo.callback(talk.disconnect)
-        undo.callback(ear.disconnect)
+        undo.callback(wait.disconnect)
         if not isinstance(talk._sock, socket.socket):
             return None
-        say(talk, in_full("exchange", key, "0", "0", "0", "0"))  # of nothing, to have it known
-        channel = RedisChannel(link, notifier, queue, talk, ear, _subscribed(link, key))
+        say(talk, in_full("exchange", key, "0", "0", "0", "0"))  # empty, to load the script
+        channel = RedisChannel(link, notifier, queue, talk, wait, _subscribed(link, key))
         undo.pop_all()
     return channel
 
 
 def _subscribed(link: Link, key: str) -> Any:
-    """A connection that is told of runs for later; None for a user who may not subscribe."""
-    connection = link.ear(key)
+    """A connection subscribed to announcements of later runs; None if the user may not subscribe."""
+    connection = link.dedicated(key)
     try:
         say(connection, ("SUBSCRIBE", f"{key}:later"))
     except ResponseError:
@@ -123,9 +125,9 @@ def _subscribed(link: Link, key: str) -> Any:
 
 
 class RedisChannel(Channel):
-    """Three connections: one that exchanges, one that blocks and then claims, one that is told of runs for later."""
+    """Three connections: one exchanges, one blocks and then claims, one is subscribed to later runs."""
 
-    def __init__(self, link: Link, notifier: RedisNotifier, queue: str, talk: Any, ear: Any, subscribed: Any) -> None:
+    def __init__(self, link: Link, notifier: RedisNotifier, queue: str, talk: Any, wait: Any, subscribed: Any) -> None:
         self._key = base_key(queue)
         self._queue = queue
         self._url = link.target.url
@@ -134,9 +136,9 @@ class RedisChannel(Channel):
         self._wants: Sequence[Want] = ()
         self._until = 0.0
         self._watched: Asked | None = None
-        self._heard: list[Any] = []
-        self._ear = BlockingConnection(ear)
-        self._talk, self._news = Stream(talk, self._url), Stream(ear, self._url)
+        self._replies: list[Any] = []
+        self._blocking = BlockingConnection(wait)
+        self._talk, self._news = Stream(talk, self._url), Stream(wait, self._url)
         self._later = None if subscribed is None else Stream(subscribed, self._url)
         self.answer_fd, self.caught_fd = self._talk.fd, self._news.fd
         self.later_fd = -1 if self._later is None else self._later.fd
@@ -158,30 +160,30 @@ class RedisChannel(Channel):
         replies = self._talk.replies()
         if not replies:
             return None
-        refused, claims, ripe, _ = read_exchange(self._wants, self._sound(*replies), self._until)
+        refused, claims, ripe, _ = read_exchange(self._wants, self._checked(*replies), self._until)
         return Exchange(self._given - refused, claims, ripe)
 
     def watch(self, keys: Sequence[Key], timeout: float, asked: Asked) -> None:
-        """The claim is sent right behind the call that blocks, so that it is done as soon as that returns."""
+        """The claim is sent right behind the block, so that the server executes it as soon as the block ends."""
         marks = self._notifier.marks(keys)
         blocked = Blocked(marks[0], marks, keys, claims=True)
         lease = repr(asked.until - asked.now)
         behind = self._exchange("", lease, repr(SOON), 0, *want_arguments(asked.wants))
-        self._watched, self._heard = asked, []
-        self._notifier.blocks(self._ear, blocked)
+        self._watched, self._replies = asked, []
+        self._notifier.blocks(self._blocking, blocked)
         with speaking(self._url):
             seconds = max(SHORTEST, timeout) + LATE
-            self._news.send(packed(self._news.connection, self._ear.block(blocked, seconds), behind))
+            self._news.send(packed(self._news.connection, self._blocking.block(blocked, seconds), behind))
 
     def caught(self) -> Caught | None:
-        self._heard += self._news.replies()
-        if len(self._heard) < 2:
+        self._replies += self._news.replies()
+        if len(self._replies) < 2:
             return None
-        self._notifier.no_longer_blocks(self._ear)
+        self._notifier.no_longer_blocks(self._blocking)
         asked, self._watched = self._watched, None
         if asked is None:
-            raise StoreAway(f"Redis at {self._url} answers what it was not asked")
-        popped, reply = self._sound(self._heard)
+            raise StoreAway(f"Redis at {self._url} sent a reply without a question")
+        popped, reply = self._checked(self._replies)
         now = float(reply[-1])
         _, claims, ripe, _ = read_exchange(asked.wants, reply, now + asked.until - asked.now)
         return Caught(asked.wants, Exchange(set(), claims, ripe), now, self._route_of(popped))
@@ -201,12 +203,13 @@ class RedisChannel(Channel):
     def _exchange(self, *args: Any) -> Command:
         return call("exchange", self._key, *args)
 
-    def _sound(self, *replies: Any) -> Any:
-        """The one reply, or replies, that are no errors. Whoever asks elsewhere then learns what was wrong."""
+    def _checked(self, *replies: Any) -> Any:
+        """The reply, or replies, if none is an error. Else raises StoreAway: the pool then asks without the channel,
+        where the exact error is raised."""
         (reply,) = replies
         for each in (reply, *(reply if isinstance(reply, list) else ())):
             if isinstance(each, Exception):
-                raise StoreAway(f"Redis at {self._url} did not do as it was asked: {each}")
+                raise StoreAway(f"Redis at {self._url} refused a command: {each}")
         return reply
 
     def cut(self) -> None:
@@ -215,7 +218,7 @@ class RedisChannel(Channel):
         self._talk.cut()
 
     def close(self) -> None:
-        self._notifier.no_longer_blocks(self._ear)
+        self._notifier.no_longer_blocks(self._blocking)
         with contextlib.suppress(Exception):
             self._talk.close()
         with contextlib.suppress(Exception):

@@ -39,13 +39,13 @@ try:
     from hiredis import pack_command as _hiredis_pack
 
     _pack = _hiredis_pack
-except ImportError:  # the parser in C is an extra; all works without
+except ImportError:  # hiredis, the parser in C, is optional
     _pack = None
 
 CONNECT_TIMEOUT = 5.0
 TIMEOUT = 5.0
 IDLE = 1.0
-"""Seconds after which a connection is looked at before it is used again: a server may have closed it."""
+"""A connection that was idle for so many seconds is checked before it is used: the server may have closed it."""
 
 
 _AWAY = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
@@ -107,7 +107,7 @@ class Node:
         except ResponseError as error:
             self._give(connection)
             if isinstance(error, ReadOnlyError):
-                self.close()  # this is the master no more; its name may lead to another server by now
+                self.close()  # no longer the master; its name may lead to another server by now
             raise
         except BaseException as error:
             connection.disconnect()  # whatever it would say next is not the answer to our next question
@@ -152,7 +152,7 @@ _inherited: list[deque[tuple[Any, float]]] = []
 
 
 def is_quiet(connection: Any) -> bool:
-    """Whether nothing came on a connection while it was idle: neither its end nor an answer nobody reads."""
+    """Whether an idle connection is still open and has no unread data."""
     try:
         return not connection.can_read(timeout=0)
     except (RedisError, OSError):
@@ -160,7 +160,7 @@ def is_quiet(connection: Any) -> bool:
 
 
 def pack_command(connection: Any, command: tuple[Any, ...]) -> list[bytes]:
-    """A command's bytes as they go over the wire."""
+    """A command in the bytes of the protocol."""
     if _pack is not None:
         return [_pack(command)]
     packed: list[bytes] = connection.pack_command(*command)
@@ -183,14 +183,14 @@ class Server:
         self._node = Node(lambda: connection_to(target, *(target.hosts[0] if target.hosts else ("", 0))))
 
     def ask(self, key: str, command: tuple[Any, ...], patience: float | None = None) -> Any:
-        """Send one command to where the key is, get its reply."""
+        """Send one command to the server that has the key; returns its reply."""
         try:
             return self._node.ask(command, patience)
-        except (RedisError, OSError) as error:  # without a context manager, which would cost as much as all the rest
+        except (RedisError, OSError) as error:  # no context manager: one would cost as much as all the rest
             raise translated(self.target.url, error) from error
 
-    def ear(self, key: str) -> Any:
-        """A connection of the caller's own to where the key is."""
+    def dedicated(self, key: str) -> Any:
+        """A new connection, for the caller alone, to the server that has the key."""
         with speaking(self.target.url):
             return self._node.make()
 
@@ -206,7 +206,7 @@ class Server:
 
 
 class Sentinels:
-    """The master that the sentinels name; asked again whenever it fails or is a master no more."""
+    """The master that the sentinels name. They are asked again when it fails or is no longer the master."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -239,7 +239,7 @@ class Sentinels:
         with speaking(self.target.url), self._watched():
             return self._master().ask(command, patience)
 
-    def ear(self, key: str) -> Any:
+    def dedicated(self, key: str) -> Any:
         with speaking(self.target.url), self._watched():
             return self._master().make()
 
@@ -307,7 +307,7 @@ class Cluster:
             raise TryAgainError("the slot moves too often")
 
     def _ask_once(self, host: str, port: int, command: tuple[Any, ...]) -> Any:
-        """A slot on its way to another server: that one answers if asked politely."""
+        """A slot that is being moved to another server: that one answers after ASKING."""
         connection = self._node(host, port).make()
         try:
             say(connection, ("ASKING",))
@@ -315,7 +315,7 @@ class Cluster:
         finally:
             connection.disconnect()
 
-    def ear(self, key: str) -> Any:
+    def dedicated(self, key: str) -> Any:
         with speaking(self.target.url), self._watched():
             return self._node_of(key).make()
 
@@ -362,7 +362,7 @@ class Cluster:
             node.close()
 
     def renew(self) -> None:
-        """Ask anew who has what."""
+        """Ask the cluster again which server has which slots."""
         self._slots = []
 
 
@@ -376,7 +376,7 @@ def connect(target: Target) -> Link:
 
 
 def connection_to(target: Target, host: str, port: int) -> Any:
-    """A connection of redis-py, not yet open, with every timeout and retry said."""
+    """A connection of redis-py, not yet open, with every timeout and retry set explicitly."""
     options: dict[str, Any] = {
         "socket_timeout": TIMEOUT,
         "socket_connect_timeout": CONNECT_TIMEOUT,

@@ -1,9 +1,10 @@
-"""Waiting at a Redis: connections that block on markers, so that an idle pool asks nothing.
+"""Waiting at a Redis: connections that block on keys (BZPOPMIN), so that an idle pool sends no queries.
 
-One who puts a run marks its route, and Redis wakes one of those who block on that mark. Who comes short takes the mark
-away, for it knows all there is; who is filled and leaves something behind renews it, and so wakes the next, and no
-longer blocks, so that marks go to those who have time. Who waits for runs has a bell of its own, which is rung by
-whoever ends one of them.
+A put sets the mark of its route, and Redis wakes one of the connections that block on that mark. A claimer that gets
+fewer runs than it asked for clears the mark: the route is empty. A claimer that gets all it asked for, and leaves runs
+behind, sets the mark again, which wakes the next connection. Its own process then stops blocking, so that the mark
+goes to a process with free workers. A waiter for the end of runs blocks on a key of its own, its wake key (``:bell:``
+in the layout); whoever ends one of the runs adds to that key.
 """
 
 from __future__ import annotations
@@ -22,35 +23,38 @@ from skunkqueue.errors import StoreAway, StoreError
 from skunkqueue.persistence import Key, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.redis.connect import Link, is_quiet, pack_command, say, speaking
 from skunkqueue.persistence.redis.scripts import Command, call, in_full
-from skunkqueue.persistence.redis.wire import HOUSE, base_key
+from skunkqueue.persistence.redis.wire import STORE_KEY, base_key
 
 SHORTEST = 0.002
-"""Redis counts milliseconds, and takes zero for ever."""
+"""Seconds of the shortest block: Redis counts milliseconds, and 0 would mean for ever."""
 
-ELSEWHERE = 0.25
-"""Seconds after which a wait on several slots of a cluster returns: a connection blocks on one only."""
+OTHER_SLOTS = 0.25
+"""Seconds after which a wait on several slots of a cluster returns: a connection can block in one slot only."""
 
 PATIENCE = 0.25
-"""Seconds that a wait which is over gives a server that hangs, before it leaves the connection."""
+"""Seconds to wait for a server to end a block, before the connection is given up."""
 
-RING = "redis.call('DEL', KEYS[1]) redis.call('ZADD', KEYS[1], 0, '') redis.call('PEXPIRE', KEYS[1], 30000)"
-"""Ends a block on a bell, for a user who may not do so by CLIENT, which is among the dangerous commands.
+WAKE = "redis.call('DEL', KEYS[1]) redis.call('ZADD', KEYS[1], 0, '') redis.call('PEXPIRE', KEYS[1], 30000)"
+"""Ends a block by adding to its wake key, for users without the right to CLIENT UNBLOCK.
 
-On a full server as well: a first write that no maxmemory refuses lets the others pass."""
+It works on a full server too: it begins with DEL, which maxmemory never refuses, and Redis then allows the writes that
+follow in the script."""
 
 AWAY = 0.25
-"""Seconds that a wait takes at least while the server is away, so that nobody spins."""
+"""Seconds that a wait takes at least while the server is away, so that callers do not loop without a pause."""
 
 
 class Watch(NamedTuple):
-    """What to block on in one slot: keys, and runs by their queue."""
+    """What to wait for in one slot: keys, and runs by their queue."""
 
     keys: list[str]
     runs: dict[str, list[str]]
 
 
 class Blocked(NamedTuple):
-    """What an ear blocks on: a key of the slot, all keys, as what they were asked for; and whether it then claims."""
+    """What a connection blocks on: one key of the slot, all keys, and the keys of the contract that they stand for.
+
+    ``claims`` says that a claim is sent behind the block."""
 
     key: str
     keys: Sequence[str]
@@ -59,42 +63,42 @@ class Blocked(NamedTuple):
 
 
 Then = Callable[[], Command]
-"""What makes a command, at the last moment; empty for none."""
+"""Makes the command to send behind a block, just before it is sent; empty for none."""
 
 
 class BlockingConnection:
-    """A connection that blocks, and the name of the bell that is rung for it; its number where that ends a block."""
+    """A connection that blocks, and the name of its wake key. ``number`` is its client id, for CLIENT UNBLOCK."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.bell = os.urandom(8).hex()
+        self.wake_name = os.urandom(8).hex()
         self.is_taught = False
         self.number: int | None = None
-        with contextlib.suppress(ResponseError):  # there CLIENT, or some of it, is not for us
+        with contextlib.suppress(ResponseError):  # this user may not use CLIENT ID or CLIENT UNBLOCK
             number = int(say(connection, ("CLIENT", "ID")))
             say(connection, ("CLIENT", "UNBLOCK", number))
             self.number = number
 
     def block(self, blocked: Blocked, timeout: float) -> Command:
-        """The command that blocks. Where a bell is to end it, it outlasts its time, or the bell would stay rung."""
+        """The command that blocks. If a wake key ends it, it blocks a little longer, to take what was added there."""
         if self.number:
             return ("BZPOPMIN", *blocked.keys, f"{timeout:.3f}")
-        return ("BZPOPMIN", *blocked.keys, self._own_bell(blocked.key), f"{timeout + 0.1:.3f}")
+        return ("BZPOPMIN", *blocked.keys, self._wake_key(blocked.key), f"{timeout + 0.1:.3f}")
 
     def unblock(self, key: str) -> Command:
-        """The command that ends what it blocks on; in a key's slot."""
+        """The command that ends its block; ``key`` is in the slot it blocks in."""
         if self.number:
             return ("CLIENT", "UNBLOCK", self.number)
-        return ("EVAL", RING, "1", self._own_bell(key))
+        return ("EVAL", WAKE, "1", self._wake_key(key))
 
-    def _own_bell(self, key: str) -> str:
-        return f"{key[: key.index('}') + 1]}:bell:{self.bell}"
+    def _wake_key(self, key: str) -> str:
+        return f"{key[: key.index('}') + 1]}:bell:{self.wake_name}"
 
 
 class RedisNotifier:
     """The blocking connections of one store.
 
-    ``places`` gives the queues of runs, or None where one of them is not open.
+    ``places`` returns runs by their queues, or None if one of them is not open.
     """
 
     def __init__(self, link: Link, places: Callable[[Sequence[str]], dict[str, list[str]] | None]) -> None:
@@ -107,14 +111,14 @@ class RedisNotifier:
         self._pid = os.getpid()
 
     def home(self, worker: str) -> str:
-        """The queue in whose slot a worker's orders are announced, or ""."""
+        """The queue in whose slot a worker's orders are announced; "" if none is known."""
         return self._homes.get(worker, "")
 
     def wait(self, keys: Sequence[Key], timeout: float, then: Then | None = None) -> Any:
         """Sleep until something may have happened to a key, at most ``timeout``; never raises StoreAway.
 
-        Where that means to block, the command that ``then`` makes is sent right behind, so that it is done as soon as
-        that returns, and its reply given; else, and where its script is not known, None.
+        If it blocks, the command that ``then`` makes is sent right behind the block, so that the server executes it as
+        soon as the block ends; its reply is returned. Returns None if there was no block, or its script was not known.
         """
         end = time.monotonic() + timeout
         try:
@@ -132,13 +136,13 @@ class RedisNotifier:
             return None
         slot, watch = max(watches.items(), key=lambda item: len(item[1].keys) + len(item[1].runs))
         if len(watches) > 1:
-            end = min(end, time.monotonic() + ELSEWHERE)
+            end = min(end, time.monotonic() + OTHER_SLOTS)
         return self._listen(slot, watch, keys, end, then)
 
     # what to wait for
 
     def _watches(self, keys: Sequence[Key]) -> dict[int, Watch] | None:
-        """By slot; None where a run has ended already."""
+        """What to wait for, by slot; None if a run has ended already."""
         watches: dict[int, Watch] = {}
         routes = [key for key in keys if isinstance(key, WorkKey)]
         runs = self._places([key.id for key in keys if isinstance(key, RunKey)])
@@ -150,96 +154,98 @@ class RedisNotifier:
         for worker in [key.worker for key in keys if isinstance(key, WorkerKey)]:
             home = routes[0].queue if routes else self.home(worker)
             self._settle(worker, home)
-            self._watch(watches, home).keys.append(f"{_house_of(home)}:call:{worker}")
+            self._watch(watches, home).keys.append(f"{_base_of(home)}:call:{worker}")
         for queue, ids in runs.items():
             self._watch(watches, queue).runs[queue] = ids
         return watches
 
     def _watch(self, watches: dict[int, Watch], queue: str) -> Watch:
-        return watches.setdefault(self._link.slot(_house_of(queue)), Watch([], {}))
+        return watches.setdefault(self._link.slot(_base_of(queue)), Watch([], {}))
 
     def _settle(self, worker: str, home: str) -> None:
-        """Say where a worker listens: a connection blocks in one slot of a cluster, and its routes are there."""
+        """Store in which slot a worker waits for orders: in that of its routes, as a connection blocks in one only."""
         if home and self._homes.get(worker) != home:
-            self._link.ask(HOUSE, ("HSET", HOUSE + ":ears", worker, home))
+            self._link.ask(STORE_KEY, ("HSET", STORE_KEY + ":ears", worker, home))
             self._homes[worker] = home
 
     # listening
 
     def _listen(self, slot: int, watch: Watch, hints: Sequence[Key], end: float, then: Then | None) -> Any:
         key = watch.keys[0] if watch.keys else base_key(next(iter(watch.runs)))
-        ear = self._take(slot, key)
-        bells = [f"{base_key(queue)}:bell:{ear.bell}" for queue in watch.runs]
-        listen = [call("listen", base_key(queue), ear.bell, *ids) for queue, ids in watch.runs.items()]
-        blocked = Blocked(key, [*watch.keys, *bells], hints)
+        waiter = self._take(slot, key)
+        wake_keys = [f"{base_key(queue)}:bell:{waiter.wake_name}" for queue in watch.runs]
+        listen = [call("listen", base_key(queue), waiter.wake_name, *ids) for queue, ids in watch.runs.items()]
+        blocked = Blocked(key, [*watch.keys, *wake_keys], hints)
         try:
-            reply = self._listen_on(ear, blocked, end, listen, then)
+            reply = self._listen_on(waiter, blocked, end, listen, then)
         except BaseException:
-            ear.connection.disconnect()
+            waiter.connection.disconnect()
             raise
         with self._lock:
-            self._free.setdefault(slot, []).append(ear)
+            self._free.setdefault(slot, []).append(waiter)
         return reply
 
     def _listen_on(
-        self, ear: BlockingConnection, blocked: Blocked, end: float, listen: list[Command], then: Then | None
+        self, waiter: BlockingConnection, blocked: Blocked, end: float, listen: list[Command], then: Then | None
     ) -> Any:
         while True:
             if listen:
-                self._teach(ear, blocked.key)
+                self._teach(waiter, blocked.key)
             try:
-                return self._block(ear, blocked, end, listen, then)
-            except NoScriptError:  # they were flushed meanwhile
-                ear.is_taught = False
+                return self._block(waiter, blocked, end, listen, then)
+            except NoScriptError:  # the scripts were flushed meanwhile
+                waiter.is_taught = False
 
-    def _teach(self, ear: BlockingConnection, key: str) -> None:
-        """Have its server know the scripts that stand beside a command that blocks, where no error is met in time."""
-        if not ear.is_taught:
+    def _teach(self, waiter: BlockingConnection, key: str) -> None:
+        """Load the scripts that are sent together with a block: there, NOSCRIPT would be noticed too late."""
+        if not waiter.is_taught:
             with speaking(self._link.target.url):
-                say(ear.connection, in_full("listen", key, ear.bell))
-                say(ear.connection, in_full("get", key))
-            ear.is_taught = True
+                say(waiter.connection, in_full("listen", key, waiter.wake_name))
+                say(waiter.connection, in_full("get", key))
+            waiter.is_taught = True
 
     def _block(
-        self, ear: BlockingConnection, blocked: Blocked, end: float, before: list[Command], then: Then | None
+        self, waiter: BlockingConnection, blocked: Blocked, end: float, before: list[Command], then: Then | None
     ) -> Any:
-        """Send the commands before, the one that blocks and the one behind it together: one trip for all.
+        """Send the commands before the block, the block, and the command behind it in one round trip.
 
-        Raises NoScriptError where one before is not known.
+        Raises NoScriptError if the script of a command before the block is not known.
         """
         left = end - time.monotonic()
         if left < SHORTEST:
             time.sleep(max(0.0, left))
             return None
         behind = [command] if then is not None and (command := then()) else []
-        with self.blocking(ear, blocked), speaking(self._link.target.url):
-            ear.connection.send_packed_command(packed(ear.connection, *before, ear.block(blocked, left), *behind))
-            unknown = [error for _ in before if (error := _unknown(ear.connection)) is not None]
-            heard = not unknown and ear.connection.can_read(timeout=max(0.0, end - time.monotonic()))
-        if not heard:
-            self._unblock(ear, blocked.key)
+        with self.blocking(waiter, blocked), speaking(self._link.target.url):
+            waiter.connection.send_packed_command(
+                packed(waiter.connection, *before, waiter.block(blocked, left), *behind)
+            )
+            unknown = [error for _ in before if (error := _unknown(waiter.connection)) is not None]
+            has_reply = not unknown and waiter.connection.can_read(timeout=max(0.0, end - time.monotonic()))
+        if not has_reply:
+            self._unblock(waiter, blocked.key)
         with speaking(self._link.target.url):
-            ear.connection.read_response()
-            reply = _reply_behind(ear.connection) if behind else None
+            waiter.connection.read_response()
+            reply = _reply_behind(waiter.connection) if behind else None
         if unknown:
             raise unknown[0]
         return reply
 
     @contextlib.contextmanager
-    def blocking(self, ear: BlockingConnection, blocked: Blocked) -> Iterator[None]:
-        """Meanwhile an ear blocks, and can be roused."""
-        self.blocks(ear, blocked)
+    def blocking(self, waiter: BlockingConnection, blocked: Blocked) -> Iterator[None]:
+        """In this context a connection counts as blocking, and can be roused."""
+        self.blocks(waiter, blocked)
         try:
             yield
         finally:
-            self.no_longer_blocks(ear)
+            self.no_longer_blocks(waiter)
 
-    def blocks(self, ear: BlockingConnection, blocked: Blocked) -> None:
-        """From now on it can be roused."""
-        self._blocked[ear] = blocked
+    def blocks(self, waiter: BlockingConnection, blocked: Blocked) -> None:
+        """Note that a connection blocks, so that it can be roused."""
+        self._blocked[waiter] = blocked
 
-    def no_longer_blocks(self, ear: BlockingConnection) -> None:
-        self._blocked.pop(ear, None)
+    def no_longer_blocks(self, waiter: BlockingConnection) -> None:
+        self._blocked.pop(waiter, None)
 
     def marks(self, keys: Sequence[Key]) -> list[str]:
         """What to block on for ``WorkKey``s of one queue."""
@@ -247,27 +253,27 @@ class RedisNotifier:
         return watch.keys
 
     def release(self, queue: str) -> None:
-        """End the waits for work on a queue: whoever waits here has got as much as it wanted.
+        """End this process's waits for work on a queue: its claimer got as much as it asked for.
 
-        But for those who claim by themselves: they do so for others.
+        Waits with a claim behind them go on.
         """
-        for ear, blocked in list(self._blocked.items()):
+        for waiter, blocked in list(self._blocked.items()):
             if blocked.key.startswith(base_key(queue) + ":mark:") and not blocked.claims:
-                self._unblock(ear, blocked.key)
+                self._unblock(waiter, blocked.key)
 
     def rouse(self, keys: Sequence[Key]) -> None:
         """End the waits on these keys that are under way here."""
-        for ear, blocked in list(self._blocked.items()):
+        for waiter, blocked in list(self._blocked.items()):
             if not set(keys).isdisjoint(blocked.hints):
-                self._unblock(ear, blocked.key)
+                self._unblock(waiter, blocked.key)
 
-    def _unblock(self, ear: BlockingConnection, key: str) -> None:
-        """Redis ends a block up to a tenth of a second late, unless it is told to."""
+    def _unblock(self, waiter: BlockingConnection, key: str) -> None:
+        """End a block now: by itself, Redis ends it up to a tenth of a second late."""
         try:
-            self._link.ask(key, ear.unblock(key), PATIENCE)
+            self._link.ask(key, waiter.unblock(key), PATIENCE)
         except StoreAway:
             raise
-        except StoreError:  # not allowed any more: then late
+        except StoreError:  # no longer allowed: the block ends late
             return
 
     def _take(self, slot: int, key: str) -> BlockingConnection:
@@ -275,28 +281,28 @@ class RedisNotifier:
             self._after_fork()
             free = self._free.get(slot)
             while free:
-                ear = free.pop()
-                if is_quiet(ear.connection):
-                    return ear
-                ear.connection.disconnect()
-        connection = self._link.ear(key)
+                waiter = free.pop()
+                if is_quiet(waiter.connection):
+                    return waiter
+                waiter.connection.disconnect()
+        connection = self._link.dedicated(key)
         with speaking(self._link.target.url):
             return BlockingConnection(connection)
 
     def _after_fork(self) -> None:
-        """The parent's connections stay the parent's."""
+        """In a forked child, start without connections. The parent's stay referenced, so that they are not closed."""
         if self._pid != os.getpid():
             _inherited.append((self._free, self._blocked))
             self._free, self._blocked, self._pid = {}, {}, os.getpid()
 
     def close(self) -> None:
-        """Let go of the connections that nobody waits on."""
+        """Close the connections that nobody waits on."""
         with self._lock:
             self._after_fork()
             free, self._free = self._free, {}
-        for notifier in free.values():
-            for ear in notifier:
-                ear.connection.disconnect()
+        for connections in free.values():
+            for waiter in connections:
+                waiter.connection.disconnect()
 
 
 _inherited: list[tuple[dict[int, list[BlockingConnection]], dict[BlockingConnection, Blocked]]] = []
@@ -308,7 +314,7 @@ def packed(connection: Any, *commands: Command) -> list[bytes]:
 
 
 def _unknown(connection: Any) -> NoScriptError | None:
-    """Read what a script replied: an error where the server did not know it."""
+    """Read the reply of a script; returns the error if the server did not know it."""
     try:
         connection.read_response()
     except NoScriptError as error:
@@ -323,5 +329,5 @@ def _reply_behind(connection: Any) -> Any:
         return None
 
 
-def _house_of(queue: str) -> str:
-    return base_key(queue) if queue else HOUSE
+def _base_of(queue: str) -> str:
+    return base_key(queue) if queue else STORE_KEY

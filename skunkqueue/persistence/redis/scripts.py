@@ -1,4 +1,4 @@
-"""The Redis store's scripts, put together from ``scripts.lua``."""
+"""The Redis store's scripts, assembled from ``scripts.lua``."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def _script(text: str) -> Script:
 SCRIPTS = _load_scripts()
 
 Command = tuple[Any, ...]
-"""A command of Redis and what it is given."""
+"""A Redis command and its arguments."""
 
 
 def call(script: str, key: str, *args: Any) -> Command:
-    """The command that calls one of our scripts, which the server has to know: else it answers NOSCRIPT."""
+    """The command that calls one of our scripts by its digest. The server answers NOSCRIPT if it does not know it."""
     return "EVALSHA", SCRIPTS[script].digest, "1", key, *args
 
 
 def in_full(script: str, key: str, *args: Any) -> Command:
-    """The command that sends one of our scripts whole: it is known from then on, until somebody flushes it."""
+    """The command that calls one of our scripts by its text. The server then knows it until its scripts are flushed."""
     return "EVAL", SCRIPTS[script].text, "1", key, *args

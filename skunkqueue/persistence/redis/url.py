@@ -1,4 +1,4 @@
-"""What the URL of a Redis says: where it is, and how to get in."""
+"""Parses the URL of a Redis: its address, credentials and options."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DEFAULT_PORT = {"sentinel": 26379, "cluster": 6379, "server": 6379}
 
 
 class Target(NamedTuple):
-    """What a URL says. ``url`` is without secrets, ``options`` are redis-py's."""
+    """The parts of a URL. ``url`` is without secrets; ``options`` are redis-py's."""
 
     kind: str
     hosts: tuple[tuple[str, int], ...]
@@ -76,11 +76,11 @@ def parse_url(url: str) -> Target:
 def _split(rest: str, kind: str) -> SplitResult:
     try:
         parts = urlsplit("//" + rest)
-    except ValueError:  # its words may repeat a password
-        raise WrongCall("a Redis URL is redis://host:port/number; what is given cannot be read") from None
+    except ValueError:  # its message may contain a password
+        raise WrongCall("a Redis URL is redis://host:port/number; the one given cannot be parsed") from None
     late = "@" in parts.path + parts.query + parts.fragment
     if late and (kind != "unix" or parts.netloc):
-        raise WrongCall(f"an @ in the URL comes too late to end a password. {ESCAPES}")
+        raise WrongCall(f"the URL has an unescaped character in its user or password. {ESCAPES}")
     return parts
 
 
@@ -93,7 +93,7 @@ def _options(query: str, tls: bool, scheme: str) -> dict[str, Any]:
         try:
             options[name] = known[name](text)
         except ValueError:
-            raise WrongCall(f"the URL's parameter {name} cannot be what it is given as") from None
+            raise WrongCall(f"the URL's parameter {name} has an invalid value") from None
     return options
 
 
@@ -113,14 +113,14 @@ def _host(text: str, default: int) -> tuple[str, int]:
     if not colon or text.endswith("]"):
         name, port = text, str(default)
     if not port.isdecimal():  # not repeated: it may be a piece of a password
-        raise WrongCall(f"a Redis URL is redis://host:port/number; its port is no number. {ESCAPES}")
+        raise WrongCall(f"a Redis URL is redis://host:port/number; its port is not a number. {ESCAPES}")
     return name.strip("[]") or "localhost", int(port)
 
 
 def _number(text: str) -> int:
     if text.isdecimal():
         return int(text)
-    raise WrongCall(f"a Redis URL is redis://host:port/number; {text!r} is no number")
+    raise WrongCall(f"a Redis URL is redis://host:port/number; {text!r} is not a number")
 
 
 def _path(kind: str, path: str) -> tuple[str, str, str | None]:

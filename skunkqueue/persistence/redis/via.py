@@ -1,4 +1,4 @@
-"""A pipeline of the user's own: whether a run put through it goes with their writes or not at all."""
+"""Checks a pipeline of the user: runs put through it must be stored with the user's writes or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from skunkqueue.persistence.redis.url import Target
 
 
 def check_pipeline(via: Any, target: Target) -> None:
-    """Raise WrongCall for what is no redis.Pipeline with a transaction, to where the queue is."""
+    """Raise WrongCall for anything but a redis.Pipeline with a transaction, to the database of the queue."""
     if not hasattr(via, "execute_command") or not hasattr(via, "command_stack"):
         raise WrongCall(f"via is a redis.Pipeline; got {type(via).__name__}")
     has_transaction, is_watching = _ways(via)
@@ -23,8 +23,8 @@ def check_pipeline(via: Any, target: Target) -> None:
 
 
 def _ways(via: Any) -> tuple[bool, bool]:
-    """Whether it will be a transaction, and whether commands go out at once, since it watches keys."""
-    strategy = getattr(via, "_execution_strategy", None)  # a cluster's pipeline says it only there
+    """Whether it will be a transaction, and whether it sends commands at once because it watches keys."""
+    strategy = getattr(via, "_execution_strategy", None)  # where a cluster's pipeline keeps it
     if strategy is not None:
         begun = bool(getattr(strategy, "_explicit_transaction", False))
         return type(strategy).__name__ == "TransactionStrategy", bool(

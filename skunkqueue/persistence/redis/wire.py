@@ -1,4 +1,4 @@
-"""What the Redis store's scripts are given, and what their replies mean. The layout is in ``scripts.lua``."""
+"""Packs the arguments of the Redis store's scripts, and reads their replies. The layout is in ``scripts.lua``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from skunkqueue.envelope import Claim, Envelope, Outcome, Record, State, Want, i
 from skunkqueue.errors import StoreError
 from skunkqueue.persistence import REMEMBERED
 
-HOUSE = "skunk:{@}"
-"""The base key of what belongs to no queue; no queue can have this name."""
+STORE_KEY = "skunk:{@}"
+"""The base key of what belongs to the store and to no queue; no queue can have this name."""
 
 BUNCH = 1000
 """How many runs one step of a script takes together: Lua cannot unpack many more."""
 
 ALIKE = 8
-"""So many runs of one route are worth a call of their own, where a call has others too."""
+"""A group of so many runs of one route gets a call of its own, if there are others beside it."""
 
 SOON = 5.0
 """A claimer that is full wakes another one for runs that ripen within so many seconds."""
@@ -49,7 +49,7 @@ def field(value: str | bytes | None) -> bytes:
 
 
 def held(token: str) -> bytes:
-    """What a claim begins with while it is held."""
+    """The beginning of the stored claim while the run is leased."""
     return b"r" + field(token)
 
 
@@ -64,14 +64,14 @@ def _pack_envelope(envelope: Envelope) -> bytes:
 
 
 _plain: dict[bytes, tuple[str, float]] = {}
-"""Route and keep of plain envelopes, by what stands between due and body: there are few."""
+"""Cache of route and keep of plain envelopes, by the text between due and body: few differ."""
 
 # What a named tuple's own constructor does, in a third of the time; a pool makes one of each for every run.
 _tuple: Any = tuple.__new__
 
 
 class Damaged(StoreError):
-    """What a script gave cannot be read. The careful way of the script mends it."""
+    """A reply of a script cannot be read. The script repairs the run when the want is repeated."""
 
 
 def _open_envelope(queue: str, id: bytes, data: bytes) -> Envelope:
@@ -102,7 +102,7 @@ def _read_envelope(queue: str, id: bytes, data: bytes) -> Envelope:
 
 
 def chunks(envelopes: Sequence[Envelope], places: Sequence[int]) -> Iterator[Sequence[int]]:
-    """So many at a time that others are not kept waiting by one script."""
+    """The positions in chunks, so that no single script blocks the server for long."""
     for at in range(0, len(places), CHUNK):
         some = places[at : at + CHUNK]
         while some:
@@ -114,12 +114,12 @@ def chunks(envelopes: Sequence[Envelope], places: Sequence[int]) -> Iterator[Seq
 
 
 def is_plain(envelope: Envelope) -> bool:
-    """Whether it neither expires nor has a unique key."""
+    """Whether the run neither expires nor has a unique key."""
     return envelope[5] is None and envelope[6] is None
 
 
 def one_arguments(envelope: Envelope) -> tuple[Any, ...]:
-    """What the script ``put`` is given for a single plain run."""
+    """The arguments of the script ``put`` for a single plain run."""
     id, told = envelope[0], _told(envelope)
     return envelope[2], 1, repr(envelope[3]), id, _pack_envelope(envelope), told, id + "\n", id
 
@@ -140,7 +140,7 @@ class Puts(NamedTuple):
 
 
 def put_arguments(envelopes: Sequence[Envelope], places: Sequence[int]) -> Puts:
-    """What the put scripts are given for runs of one queue."""
+    """The arguments of the put scripts for runs of one queue."""
     routes: dict[str, list[int]] = {}
     each: list[int] = []
     are_different = len({envelopes[i][0] for i in places}) == len(places)
@@ -206,7 +206,7 @@ class OutcomeBatch:
             if kind not in _ENDS or notes is not None or expires is not None or unique is not None:
                 self._each.setdefault(queue, []).append(_careful(claim, outcome, self._now, ended))
                 continue
-            if key != (kind, token, route, keep, kept, queue):  # those of one claim come together
+            if key != (kind, token, route, keep, kept, queue):  # outcomes of one claim are adjacent
                 key = (kind, token, route, keep, kept, queue)
                 group = self._alike.setdefault(queue, {}).setdefault(key, ([], []))
             group[0].append(id)
@@ -219,7 +219,7 @@ class OutcomeBatch:
         return {*self._alike, *self._each}
 
     def arguments(self, queue: str) -> list[Any]:
-        """What the script is given for the runs of one queue: how many groups, and the groups."""
+        """The script's arguments for the runs of one queue: the number of groups, and the groups."""
         args: list[Any] = [0]
         for (kind, token, route, keep, kept, _), (ids, tails) in self._alike.get(queue, {}).items():
             until = repr(self._now + max(keep if kept is None else kept, REMEMBERED))

@@ -1,4 +1,4 @@
-"""SQLite: one file, one table that matters; the store for one machine, and the one people meet first."""
+"""SQLite: one file, with one main table. The store for one machine, and the default."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from skunkqueue.persistence.url import url_path, without_secrets
 default_cfg = {"backend": "sqlite", "conn_url": "", "dbname": ""}
 
 LOOK: Final = 0.2
-"""Seconds between looks at the file's version while waiting: the safety net under the wake-up sockets."""
+"""Seconds between looks at the file's version while waiting, in case a wake-up message was lost."""
 
 Sign = tuple[object, ...]
 
@@ -47,7 +47,7 @@ class SQLitePersister(Persister):
     """SQLite takes values and rows of 1,000,000,000 bytes."""
 
     def __init__(self, path: str, *, durability: str = "full", make_folder: bool = False) -> None:
-        """The file at an absolute path. ``durability`` of "normal" may lose the last moments in a power cut."""
+        """The file at an absolute path. With ``durability`` "normal", a power cut may lose the last commits."""
         self.path = path
         self.url = f"sqlite:///{quote(path)}" + ("" if durability == "full" else f"?durability={durability}")
         self._file = File(path, full=durability == "full", make_folder=make_folder)
@@ -59,23 +59,23 @@ class SQLitePersister(Persister):
 
     def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:
         """Store runs. ``via`` is a ``sqlite3.Connection`` of yours to the same file: the runs are then stored when you
-        commit, together with your own rows or not at all. Who waits hears of them within ``LOOK`` seconds.
+        commit, together with your own rows or not at all. A waiting worker finds them within ``LOOK`` seconds.
         """
         if via is not None:
             return self._put_via(envelopes, via)
         if not envelopes:
             return []
         ids = self._put_new(envelopes) or self._put_each(envelopes)
-        self._ring(lambda: {WorkKey(e.queue, base_route(e.route)) for e in envelopes}, "w")
+        self._notify(lambda: {WorkKey(e.queue, base_route(e.route)) for e in envelopes}, "w")
         return ids
 
     def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
-        with self._file.reading():  # which sees that it is ours, and of a version that we know
+        with self._file.reading():  # which checks that the file is ours, and of a known version
             check_connection(via, self.path)
         return put_via(via, envelopes, self.path) if envelopes else []
 
     def _put_new(self, envelopes: Sequence[Envelope]) -> list[str]:
-        """Put what is all new; where something was there already, nothing is done and nothing given."""
+        """Put runs that are all new. If one exists already, or has a unique key, stores nothing and returns []."""
         if any(envelope.unique is not None for envelope in envelopes):
             return []
         try:
@@ -102,7 +102,7 @@ class SQLitePersister(Persister):
         except Met:
             step = Transaction(now, carefully=True)
             self._exchange(step, outcomes, wants, until)
-        self._ring(step.keys)
+        self._notify(step.keys)
         return step.result
 
     def _exchange(self, step: Transaction, outcomes: Sequence[Pair], wants: Sequence[Want], until: float) -> None:
@@ -125,7 +125,7 @@ class SQLitePersister(Persister):
             step.end(db, found, None)
             step.flush(db)
             cancelled = records_of(db, [record.id for record in found])
-        self._ring(step.keys)
+        self._notify(step.keys)
         return cancelled
 
     def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
@@ -133,14 +133,14 @@ class SQLitePersister(Persister):
         with self._file.writing() as db:
             taken = {record.id for record in records_of(db, sorted(set(ids))) if step.reopen(db, record)}
             step.flush(db)
-        self._ring(step.keys)
+        self._notify(step.keys)
         return taken
 
     def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
         step = Transaction(now)
         with self._file.writing() as db:
             taken = {record.id for record in records_of(db, sorted(set(ids))) if step.promote(db, record)}
-        self._ring(step.keys)
+        self._notify(step.keys)
         return taken
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
@@ -175,7 +175,7 @@ class SQLitePersister(Persister):
     def tell(self, worker: str, order: str) -> None:
         with self._file.writing() as db:
             db.execute("INSERT INTO told (worker, text) VALUES (?, ?)", (storable(worker), storable(order)))
-        self._ring(lambda: {WorkerKey(worker)}, "o")
+        self._notify(lambda: {WorkerKey(worker)}, "o")
 
     def workers(self, *, now: float) -> dict[str, str]:
         with self._file.reading() as db:
@@ -193,11 +193,11 @@ class SQLitePersister(Persister):
             step.flush(db)
             db.execute("DELETE FROM lane WHERE queued + running + succeeded + failed + cancelled = 0")
         self._file.give_back()
-        self._ring(step.keys)
+        self._notify(step.keys)
         return done
 
     def wait(self, keys: Sequence[Key], timeout: float) -> None:
-        waiter = _Waiter(frozenset(keys), self._notifier.ear("".join(sorted({kind_of(key) for key in keys}))))
+        waiter = _Waiter(frozenset(keys), self._notifier.socket_for("".join(sorted({kind_of(key) for key in keys}))))
         self._waiters.append(waiter)
         try:
             self._wait(keys, waiter, time.monotonic() + timeout)
@@ -205,17 +205,17 @@ class SQLitePersister(Persister):
             self._waiters.remove(waiter)
 
     def _wait(self, keys: Sequence[Key], waiter: _Waiter, end: float) -> None:
-        ids, ear = [key.id for key in keys if isinstance(key, RunKey)], waiter.ear
+        ids, waker = [key.id for key in keys if isinstance(key, RunKey)], waiter.waker
         only_runs = len(ids) == len(keys)
         wanted = frozenset(map(written, keys))
         version, signs = self._version(), self._signs(keys)
-        known = self._news_at_first(ear, ids, only_runs)
+        known = self._news_at_first(waker, ids, only_runs)
         if self._put_meanwhile(keys, signs):
-            known = _heard(ear, wanted, 0) or True  # what was rung for the same puts is no news any more
+            known = _was_woken(waker, wanted, 0) or True  # messages about the same puts are old news
         if known:
             return
         while not waiter.roused and (left := end - time.monotonic()) > 0:
-            if _heard(ear, wanted, min(left, LOOK)):
+            if _was_woken(waker, wanted, min(left, LOOK)):
                 break
             version, before = self._version(), version
             # Every commit changes the version, a pool's own beat too; only what concerns the keys is news.
@@ -227,24 +227,24 @@ class SQLitePersister(Persister):
     def rouse(self, keys: Sequence[Key]) -> bool:
         for waiter in [each for each in list(self._waiters) if not each.keys.isdisjoint(keys)]:
             waiter.roused = True
-            if waiter.ear is not None:
-                self._notifier.rouse(waiter.ear)
+            if waiter.waker is not None:
+                self._notifier.rouse(waiter.waker)
         return True
 
     def _signs(self, keys: Sequence[Key]) -> list[Sign]:
-        """What changes with a work or worker key: how many runs are queued, and how many there are; the last order."""
+        """Values that change with a key. Work: how many runs are queued, and how many exist. Worker: its last order."""
         with self._file.reading() as db:
             return [_sign(db, key) for key in keys]
 
-    def _news_at_first(self, ear: WakeSocket | None, ids: Sequence[str], only_runs: bool) -> bool:
-        """What may have happened since the caller looked, and before anybody could ring."""
-        unheard = ear is None or ear.fresh
-        if ear is not None:
-            ear.fresh = False
-        return self._ended(ids) or (unheard and not only_runs)
+    def _news_at_first(self, waker: WakeSocket | None, ids: Sequence[str], only_runs: bool) -> bool:
+        """Whether something may have happened after the caller looked, and before its socket could receive messages."""
+        unreachable = waker is None or waker.fresh
+        if waker is not None:
+            waker.fresh = False
+        return self._ended(ids) or (unreachable and not only_runs)
 
     def _put_meanwhile(self, keys: Sequence[Key], signs: Sequence[Sign]) -> bool:
-        """Whether runs were put since this thread's last wait: who puts one via a connection of theirs rings nobody."""
+        """Whether runs were put since this thread's last wait: a put via the user's own connection sends no message."""
         before: Mapping[object, object] = self._seen.__dict__.get("puts", {})
         puts = {key: sign[-1] for key, sign in zip(keys, signs, strict=True) if len(sign) > 1}
         if puts:
@@ -260,16 +260,16 @@ class SQLitePersister(Persister):
         with self._file.reading() as db:
             return db.execute("PRAGMA data_version").fetchone()[0]
 
-    def _ring(self, keys: Callable[[], set[Key]], kinds: str = "") -> None:
-        """Wake those who wait; the keys are only made when there is somebody."""
+    def _notify(self, keys: Callable[[], set[Key]], kinds: str = "") -> None:
+        """Wake those who wait. The keys are only computed when somebody waits."""
         listening = self._notifier.kinds()
         if listening and (not kinds or kinds in listening):
-            self._notifier.ring(keys())
+            self._notifier.notify(keys())
 
     def offset(self) -> float | None:
         """The clock that all processes of this machine share: the wall clock of the first, carried on by ``ticks``.
 
-        0 where the machine cannot say when it was started, so that ticks of two processes may have nothing in common.
+        0 if the machine has no boot id: the ticks of two processes may then not be comparable.
         """
         boot = _boot_id()
         if boot is None:
@@ -279,7 +279,7 @@ class SQLitePersister(Persister):
         if found is None or _slewed(*found) != found:
             try:
                 found = self._set_clock(boot)
-            except StoreAway:  # perhaps our caller's own transaction, which is open, is in the way: another time
+            except StoreAway:  # perhaps the caller's own open transaction holds the file: set it another time
                 found = found or (time.time() - ticks(), ticks())
         return float(found[0]) + ticks() - time.time()
 
@@ -296,15 +296,15 @@ class SQLitePersister(Persister):
         self._file.close()
 
 
-# -- waiting, and the clock ------------------------------------------------------------------------------------------
+# -- waiting and the clock -------------------------------------------------------------------------------------------
 
 
 class _Waiter:
-    """A wait that is under way, with the socket that it is woken by."""
+    """A wait that is under way, and the socket that wakes it."""
 
-    def __init__(self, keys: frozenset[Key], ear: WakeSocket | None) -> None:
+    def __init__(self, keys: frozenset[Key], waker: WakeSocket | None) -> None:
         self.keys = keys
-        self.ear = ear
+        self.waker = waker
         self.roused = False
 
 
@@ -314,9 +314,9 @@ def _sign(db: sqlite3.Connection, key: Key) -> Sign:
     return tuple(db.execute(sql.LAST_TOLD, (key.worker,)).fetchone()) if isinstance(key, WorkerKey) else ()
 
 
-def _heard(ear: WakeSocket | None, wanted: frozenset[bytes], timeout: float) -> bool:
-    if ear is not None:
-        return ear.hear(wanted, timeout)
+def _was_woken(waker: WakeSocket | None, wanted: frozenset[bytes], timeout: float) -> bool:
+    if waker is not None:
+        return waker.receive(wanted, timeout)
     time.sleep(min(timeout, LOOK_ALONE))
     return False
 
@@ -330,7 +330,7 @@ def _boot_id() -> str | None:
 
 
 def _slewed(base: float, anchor: float) -> tuple[float, float]:
-    """The clock a little nearer to the wall clock, where that was set: never so fast that a lease would notice."""
+    """The clock moved towards the wall clock, if that was set: slowly enough that no lease is affected."""
     passed = ticks() - anchor
     error = time.time() - ticks() - base
     if passed < 60.0 or abs(error) < 0.05:
@@ -344,7 +344,8 @@ def _slewed(base: float, anchor: float) -> tuple[float, float]:
 def open_url(url: str) -> SQLitePersister:
     """The store at ``sqlite://`` (the user's own), ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
 
-    ``?durability=normal`` gives up a power cut's last moments for speed; ``full`` is the default. Raises WrongCall.
+    ``?durability=normal`` is faster, but a power cut may lose the last commits; ``full`` is the default. Raises
+    WrongCall.
     """
     durability = _durability(url)
     path, shown = url_path(url), without_secrets(url)

@@ -20,13 +20,13 @@ PATIENCE = 60.0
 """Seconds to wait for another process's write before giving up."""
 
 GLANCE: Final = 0.2
-"""Seconds between looks whether the file was moved or deleted: a look costs a tenth of a put."""
+"""Seconds between checks whether the file was moved or deleted: a check costs a tenth of a put."""
 
 MUCH: Final = 10_000
-"""Free pages, of 4 KB, that are worth giving back."""
+"""More free pages (of 4 KB) than this are worth giving back to the disk."""
 
 LITTLE: Final = 2000
-"""Pages in use up to which that is done in no time."""
+"""With fewer pages in use than this, giving back takes no noticeable time."""
 
 
 class File:
@@ -52,17 +52,17 @@ class File:
 
         Raises StoreAway, StoreFull, StoreVersion or StoreError.
         """
-        line = self._writer
-        with line.lock:
+        connection = self._writer
+        with connection.lock:
             try:
-                db = self._ready(line)
+                db = self._ready(connection)
                 if not self._write_lock.take(patience):
                     raise _refusal(sqlite3.SQLITE_BUSY, self.path)
                 _patiently(db, "BEGIN IMMEDIATE", patience)
                 yield db
                 db.execute("COMMIT")
             except BaseException as error:
-                line.undo(error)
+                connection.undo(error)
                 if isinstance(error, sqlite3.Error):
                     raise explained(error, self.path) from error
                 raise
@@ -72,53 +72,53 @@ class File:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The connection that reads; it never waits for one that writes. Raises like ``writing``."""
-        line = self._reader
-        with line.lock:
+        connection = self._reader
+        with connection.lock:
             try:
-                yield self._ready(line)
+                yield self._ready(connection)
             except sqlite3.Error as error:
-                line.undo(error)
+                connection.undo(error)
                 raise explained(error, self.path) from error
 
     def give_back(self) -> None:
-        """Give the disk back what a great backlog took, once it is gone: then there is little to write anew.
+        """Give disk space back after a great backlog is gone, when VACUUM has few pages to copy.
 
-        A file that is in use keeps its free pages and uses them again: giving them back bit by bit (auto_vacuum) would
+        Otherwise the file keeps its free pages and uses them again: giving them back bit by bit (auto_vacuum) would
         cost each run 5 %.
         """
-        line = self._writer
-        with line.lock:
+        connection = self._writer
+        with connection.lock:
             try:
-                db = self._ready(line)
+                db = self._ready(connection)
                 free = _asked(db, "freelist_count")
                 if free > MUCH and _asked(db, "page_count") - free < LITTLE:
                     db.execute("VACUUM")
             except sqlite3.Error as error:
-                line.undo(error)
+                connection.undo(error)
 
     def close(self) -> None:
         """Close both connections; the next use opens them anew."""
-        for line in (self._writer, self._reader):
-            with line.lock:
-                line.close()
-                if line is self._writer:
+        for connection in (self._writer, self._reader):
+            with connection.lock:
+                connection.close()
+                if connection is self._writer:
                     self._write_lock.close()
 
-    def _ready(self, line: _Connection) -> sqlite3.Connection:
+    def _ready(self, connection: _Connection) -> sqlite3.Connection:
         """The connection, opened if need be, to the file that is at the path now."""
-        if line.db is not None:
-            if line.pid == os.getpid() and line.leads_to(self.path):
-                return line.db
-            line.abandon()
+        if connection.db is not None:
+            if connection.pid == os.getpid() and connection.leads_to(self.path):
+                return connection.db
+            connection.abandon()
         if self.make_folder:
             self._make_folder()
-        line.db = self._open()
-        if line is self._writer:
-            line.db.execute("PRAGMA busy_timeout = 0")  # it waits by itself, see _patiently
-        line.pid = os.getpid()
-        line.file = _identity(self.path)
-        line.looked = time.monotonic()
-        return line.db
+        connection.db = self._open()
+        if connection is self._writer:
+            connection.db.execute("PRAGMA busy_timeout = 0")  # waiting is done here, see _patiently
+        connection.pid = os.getpid()
+        connection.file = _identity(self.path)
+        connection.looked = time.monotonic()
+        return connection.db
 
     def _make_folder(self) -> None:
         folder = os.path.dirname(self.path)
@@ -143,7 +143,7 @@ class File:
 
 
 class _Connection:
-    """A connection under its lock, with what tells whether it is still the right one."""
+    """A connection, the lock that guards it, and what tells whether it still leads to the file at the path."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -153,7 +153,7 @@ class _Connection:
         self.looked = 0.0
 
     def leads_to(self, path: str) -> bool:
-        """Whether the file at the path is still the one that was opened, as far as anybody looked lately."""
+        """Whether the file at the path is the one that was opened; checked at most every ``GLANCE`` seconds."""
         now = time.monotonic()
         if now - self.looked < GLANCE:
             return True
@@ -161,7 +161,7 @@ class _Connection:
         return self.file == _identity(path)
 
     def undo(self, error: BaseException) -> None:
-        """After an error: roll back, and give up a connection that may not be trusted any more."""
+        """After an error: roll back, and close a connection that cannot be trusted any more."""
         if self.db is None:
             return
         try:
@@ -179,7 +179,7 @@ class _Connection:
                 db.close()
 
     def abandon(self) -> None:
-        """Let go without ever closing: that would delete, by name, a journal that now belongs to others."""
+        """Forget the connection and never close it: closing would delete, by name, a journal that others now use."""
         if self.db is not None:
             import ctypes  # rarely needed, and slow to import
 
@@ -187,11 +187,11 @@ class _Connection:
         self.db = None
 
 
-def _close_both(*lines: _Connection) -> None:
-    """When nobody uses the file any more; what was inherited by a fork that we did not see stays untouched."""
-    for line in lines:
-        if line.pid == os.getpid():
-            line.close()
+def _close_both(*connections: _Connection) -> None:
+    """Close both when the ``File`` is collected, but not what was inherited by a fork that Python did not see."""
+    for connection in connections:
+        if connection.pid == os.getpid():
+            connection.close()
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -203,7 +203,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _patiently(db: sqlite3.Connection, statement: str, patience: float = PATIENCE) -> None:
-    """Execute, waiting for other processes. SQLite's own handler soon sleeps 100 ms at a time: slow, and unfair."""
+    """Execute, and retry while another process holds the file. SQLite's own handler soon sleeps 100 ms at a time."""
     try:
         db.execute(statement)
         return
@@ -230,7 +230,7 @@ def _retry(db: sqlite3.Connection, statement: str, give_up: float) -> None:
 
 
 def _prepare(db: sqlite3.Connection, path: str) -> None:
-    """See that the file is ours and of a version we know; make a new one ready. Safe with many first openers."""
+    """Check that the file is ours and of a known version; create the schema in a new one. Many may do so at once."""
     if not _is_ours(db, path):
         _patiently(db, "PRAGMA journal_mode = WAL")
         _patiently(db, "BEGIN IMMEDIATE")
@@ -244,7 +244,7 @@ def _prepare(db: sqlite3.Connection, path: str) -> None:
 
 def _is_ours(db: sqlite3.Connection, path: str) -> bool:
     """False for an empty file. Raises StoreVersion or StoreError for what we must not touch."""
-    # In this order: another process may be making it ready just now, and the tables come with the application id.
+    # In this order: another process may be creating the schema now, and commits the tables and the id together.
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     application, version = _asked(db, "application_id"), _asked(db, "user_version")
     if application == APPLICATION:
@@ -289,7 +289,7 @@ _MEANING: Final[dict[int, tuple[type[StoreError], str]]] = {
 
 
 def explained(error: sqlite3.Error, path: str) -> StoreError:
-    """What an error of the driver means to people."""
+    """Our error for an error of the driver, with what to do about it."""
     code = _code(error)
     if getattr(error, "sqlite_errorcode", 0) in _CANNOT_WRITE:
         return StoreFull(f"{path} cannot be written; nothing was stored. The disk may be full ({error})")
@@ -320,12 +320,12 @@ _paused: list[_Connection] = []
 
 
 def _before_fork() -> None:
-    """Close what is open. A thread that has been writing for long is not waited for: its line is abandoned."""
-    for line in [line for file in list(_files) for line in (file._writer, file._reader)]:
-        if line.lock.acquire(timeout=5.0):
-            _paused.append(line)
-            if line.pid == os.getpid():
-                line.close()
+    """Close what is open. A connection that stays busy for 5 seconds is left open; the child abandons its copy."""
+    for connection in [connection for file in list(_files) for connection in (file._writer, file._reader)]:
+        if connection.lock.acquire(timeout=5.0):
+            _paused.append(connection)
+            if connection.pid == os.getpid():
+                connection.close()
 
 
 def _after_fork_in_parent() -> None:
@@ -337,9 +337,9 @@ def _after_fork_in_child() -> None:
     _paused.clear()
     for file in list(_files):
         file._write_lock.forget()
-        for line in (file._writer, file._reader):
-            line.abandon()
-            line.lock = threading.Lock()
+        for connection in (file._writer, file._reader):
+            connection.abandon()
+            connection.lock = threading.Lock()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

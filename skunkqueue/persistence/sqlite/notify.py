@@ -1,7 +1,8 @@
-"""Wake-up between processes: waiters bind datagram sockets in a folder beside the file, committers write to them.
+"""Wake-up between processes: waiters bind datagram sockets in a folder beside the file, committers send to them.
 
-A socket's name begins with the kinds of keys its owner waits for, so that nobody is woken for what is not theirs; a
-message holds the keys that something happened to. All of it is a hint: what is lost is found by the next look.
+A socket's name begins with the kinds of keys that its owner waits for, so that it is not woken for other kinds. A
+message holds the keys that something happened to. Messages are hints: a waiter that misses one finds the change when
+it next looks at the file.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from skunkqueue.persistence import Key
 KIND: Final = {"work": "w", "run": "r", "worker": "o"}
 ANY: Final = b"*"
 MOST = 2000
-"""Bytes of keys in a message; more is told as ANY. Unread messages take the room of others."""
+"""Most bytes of keys in a message; for more, ANY is sent. Unread messages fill the socket's buffer."""
 
 COARSE: Final = 20_000_000
-"""Nanoseconds by which a file system's time stamps may lag: what was listed within them may have changed since."""
+"""Nanoseconds by which a file system's time stamps may lag. A folder that changed this recently may change again
+without a new time stamp."""
 
 MANY: Final = 8
-"""Unread messages from which on some may have been dropped."""
+"""With more unread messages than this, some may have been dropped."""
 
 
 def kind_of(key: Key) -> str:
@@ -35,7 +37,7 @@ def kind_of(key: Key) -> str:
 
 
 def written(key: Key) -> bytes:
-    """A key as it stands in a message, where it is only compared."""
+    """A key as messages hold it. It is only compared, never read back."""
     return "/".join(key).encode("utf-8", "replace")
 
 
@@ -44,17 +46,17 @@ class SQLiteNotifier:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._ears: weakref.WeakSet[WakeSocket] = weakref.WeakSet()
+        self._sockets: weakref.WeakSet[WakeSocket] = weakref.WeakSet()
         self._own = threading.local()
         self._lock = threading.Lock()
-        self._lines: dict[str, socket.socket] = {}
+        self._connections: dict[str, socket.socket] = {}
         self._kinds = ""
         self._folder: list[int] = []  # its descriptor
         self._listed = -1  # the folder's time stamp when it was listed; -1 if that is not to be trusted
-        weakref.finalize(self, _let_go_of, self._lines, self._folder)
+        weakref.finalize(self, _close_both, self._connections, self._folder)
         _notifiers.add(self)
 
-    # who rings
+    # sending
 
     def kinds(self) -> str:
         """The kinds of keys that somebody waits for; empty when there is nobody."""
@@ -65,7 +67,7 @@ class SQLiteNotifier:
             return self._kinds
 
     def _changed(self) -> int:
-        """The folder's time stamp. It is held open and never removed, because looking for it costs more."""
+        """The folder's time stamp. The folder is kept open, because a look-up by path costs more."""
         try:
             if not self._folder:
                 _make(self.folder)
@@ -73,102 +75,102 @@ class SQLiteNotifier:
             found = os.fstat(self._folder[0])
         except OSError:
             return 0
-        if found.st_nlink == 0:  # somebody tidied up; the next one who rings makes it anew
+        if found.st_nlink == 0:  # somebody removed it; the next sender makes it anew
             _close_all(self._folder)
         return found.st_mtime_ns
 
-    def ring(self, keys: Iterable[Key]) -> None:
-        """Tell all who wait for keys of these kinds. Never blocks, never fails."""
-        told: dict[str, list[Key]] = {}
+    def notify(self, keys: Iterable[Key]) -> None:
+        """Send the keys to all sockets whose kinds match. Never blocks, never fails."""
+        by_kind: dict[str, list[Key]] = {}
         for key in keys:
-            told.setdefault(kind_of(key), []).append(key)
+            by_kind.setdefault(kind_of(key), []).append(key)
         with self._lock:
-            for name, line in list(self._lines.items()):
-                heard = [key for kind in name.partition("-")[0] for key in told.get(kind, ())]
-                if heard:
-                    self._send(name, line, _message(heard))
+            for name, connection in list(self._connections.items()):
+                concerned = [key for kind in name.partition("-")[0] for key in by_kind.get(kind, ())]
+                if concerned:
+                    self._send(name, connection, _message(concerned))
 
-    def rouse(self, ear: WakeSocket) -> None:
+    def rouse(self, waker: WakeSocket) -> None:
         """End a wait that is under way in this process."""
         self.kinds()
         with self._lock:
-            line = self._lines.get(ear.name)
-            if line is not None:
-                self._send(ear.name, line, ANY)
+            connection = self._connections.get(waker.name)
+            if connection is not None:
+                self._send(waker.name, connection, ANY)
 
     def _list(self, changed: int) -> None:
-        """Connect to every socket in the folder: one line each, so that a deaf one fills only its own."""
+        """Connect to every socket in the folder, each on its own: a waiter that does not read fills only its own."""
         self._listed = changed if abs(time.time_ns() - changed) > COARSE else -1
         names = {name for folder in self._folder for name in os.listdir(folder)}
-        self._hang_up([name for name in self._lines if name not in names])
-        for name in names - self._lines.keys():
-            self._dial(self._folder[0], name)
-        self._kinds = "".join({name.partition("-")[0] for name in self._lines})
+        self._disconnect([name for name in self._connections if name not in names])
+        for name in names - self._connections.keys():
+            self._connect(self._folder[0], name)
+        self._kinds = "".join({name.partition("-")[0] for name in self._connections})
 
-    def _dial(self, folder: int, name: str) -> None:
+    def _connect(self, folder: int, name: str) -> None:
         try:
-            line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         except OSError:  # no descriptor left: the waiter finds out at its next look
             return
-        line.setblocking(False)
+        connection.setblocking(False)
         try:
-            line.connect(_address(folder, name))
-            self._lines[name] = line
+            connection.connect(_address(folder, name))
+            self._connections[name] = connection
         except OSError as error:
-            line.close()
+            connection.close()
             if isinstance(error, ConnectionRefusedError):  # its owner died
                 _unlink(name, folder)
 
-    def _send(self, name: str, line: socket.socket, message: bytes) -> None:
+    def _send(self, name: str, connection: socket.socket, message: bytes) -> None:
         try:
-            line.send(message)
+            connection.send(message)
         except BlockingIOError:
-            pass  # it has enough to read
+            pass  # its buffer is full: it has messages to read
         except OSError as error:
-            self._hang_up([name])
+            self._disconnect([name])
             if isinstance(error, ConnectionRefusedError):
                 _unlink(os.path.join(self.folder, name))
 
-    def _hang_up(self, names: Iterable[str]) -> None:
+    def _disconnect(self, names: Iterable[str]) -> None:
         for name in names:
-            self._lines.pop(name).close()
+            self._connections.pop(name).close()
 
-    # who listens
+    # receiving
 
-    def ear(self, kinds: str) -> WakeSocket | None:
-        """This thread's socket for these kinds, kept between waits. None where there can be none."""
+    def socket_for(self, kinds: str) -> WakeSocket | None:
+        """This thread's socket for these kinds, kept between waits. None if it cannot be made."""
         own: dict[str, WakeSocket] = self._own.__dict__
-        ear = own.get(kinds)
-        if ear is None or not ear.sound():
+        waker = own.get(kinds)
+        if waker is None or not waker.sound():
             try:
-                ear = own[kinds] = WakeSocket(self.folder, kinds)
+                waker = own[kinds] = WakeSocket(self.folder, kinds)
             except OSError:
                 return None
-            self._ears.add(ear)
-        return ear
+            self._sockets.add(waker)
+        return waker
 
     def close(self) -> None:
-        """Take down this process's sockets; whoever waits on one wakes."""
-        for ear in list(self._ears):
-            ear.close()
+        """Close this process's sockets; threads that wait on one wake."""
+        for waker in list(self._sockets):
+            waker.close()
         with self._lock:
-            self._hang_up(list(self._lines))
+            self._disconnect(list(self._connections))
             _close_all(self._folder)
             self._listed = -1
 
     def forget(self) -> None:
-        """After a fork, in the child: let go of the copies of what is the parent's."""
+        """After a fork, in the child: close the copies of the parent's sockets."""
         self._lock = threading.Lock()
         self._listed = -1
-        self._hang_up(list(self._lines))
-        for ear in list(self._ears):
-            ear.socket.close()
-        self._ears = weakref.WeakSet()
+        self._disconnect(list(self._connections))
+        for waker in list(self._sockets):
+            waker.socket.close()
+        self._sockets = weakref.WeakSet()
         self._own = threading.local()
 
 
 class WakeSocket:
-    """One thread's wake-up socket. ``fresh`` until it was first listened to: before, nobody could have rung."""
+    """One thread's wake-up socket. ``fresh`` until its first wait: before that, no message can have reached it."""
 
     def __init__(self, folder: str, kinds: str) -> None:
         self.fresh = True
@@ -185,14 +187,14 @@ class WakeSocket:
         self.socket.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self.socket, select.POLLIN)
-        weakref.finalize(self, _take_down, self.socket, self.path, self.pid)
+        weakref.finalize(self, _close_bound, self.socket, self.path, self.pid)
 
     def sound(self) -> bool:
-        """Whether it can be rung: open, of this process, and still in the folder."""
+        """Whether messages can reach it: it is open, of this process, and still in the folder."""
         return not self.closed and self.pid == os.getpid() and os.path.exists(self.path)
 
-    def hear(self, wanted: Collection[bytes], timeout: float) -> bool:
-        """Whether somebody rang for one of the keys within so many seconds."""
+    def receive(self, wanted: Collection[bytes], timeout: float) -> bool:
+        """Whether a message for one of the keys came within ``timeout`` seconds."""
         if self.closed:
             return True
         if not self._poll.poll(max(timeout, 0.0) * 1000):
@@ -208,7 +210,7 @@ class WakeSocket:
         return found
 
     def close(self) -> None:
-        """Wake its owner and be gone; the descriptor is closed when the owner lets go of it."""
+        """Wake its owner and remove its name. The descriptor is closed when the owner drops the object."""
         self.closed = True
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
@@ -216,13 +218,13 @@ class WakeSocket:
 
 
 def _make(folder: str) -> None:
-    """Make it, but not the folder that it is in: where that is gone, a store must not begin anew in its place."""
+    """Make the folder, but not its parent: if that is gone, the store must not start anew there."""
     with suppress(FileExistsError):
         os.mkdir(folder)
 
 
 def _bind(bound: socket.socket, folder: str, name: str) -> None:
-    """Bind under a short address: one of a socket may have 107 bytes, and paths are longer."""
+    """Bind under a short address: a socket address holds at most 107 bytes, and paths may be longer."""
     _make(folder)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -235,9 +237,9 @@ def _address(folder: int, name: str) -> str:
     return f"/proc/self/fd/{folder}/{name}"
 
 
-def _let_go_of(lines: dict[str, socket.socket], folder: list[int]) -> None:
-    for line in lines.values():
-        line.close()
+def _close_both(connections: dict[str, socket.socket], folder: list[int]) -> None:
+    for connection in connections.values():
+        connection.close()
     _close_all(folder)
 
 
@@ -246,7 +248,7 @@ def _close_all(descriptors: list[int]) -> None:
         os.close(descriptors.pop())
 
 
-def _take_down(bound: socket.socket, path: str, pid: int) -> None:
+def _close_bound(bound: socket.socket, path: str, pid: int) -> None:
     bound.close()
     if pid == os.getpid():  # a fork holds a copy of the descriptor, but the name is its parent's
         _unlink(path)
@@ -272,8 +274,8 @@ _notifiers: weakref.WeakSet[SQLiteNotifier] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
-    for bell in list(_notifiers):
-        bell.forget()
+    for notifier in list(_notifiers):
+        notifier.forget()
 
 
 os.register_at_fork(after_in_child=_forget_all)

@@ -1,4 +1,4 @@
-"""Rows of the SQLite store and the values they stand for."""
+"""Converts rows of the SQLite store to values and back."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from skunkqueue.persistence.sqlite.sql import (
 STATES: Final = (State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 LONG: Final = 700
-"""Bytes of a body from which on it lies in a table of its own: a row is written three times, a long body once."""
+"""A body of this many bytes or more is stored in a table of its own: a row is written three times, a long body once."""
 
 FEW: Final = 5000
-"""Runs on a shelf up to which sorting them is cheap whatever else there is."""
+"""Up to so many runs on a shelf, sorting them is always cheap."""
 
 LOST: Final = "?"
-"""The queue and route of a run whose lane is not there."""
+"""The queue and route of a run whose lane is missing."""
 
 N = TypeVar("N", float, None)
 
@@ -39,7 +39,7 @@ Lane = tuple[str, str]
 
 
 def row_of(envelope: Envelope, lane: int) -> Row:
-    """What a run is put as."""
+    """The row of a new run."""
     id, _, _, due, body, expires, unique, keep = envelope
     return (
         id, lane, due, expires, None if unique is None else storable(unique), keep, body if len(body) < LONG else None
@@ -47,7 +47,7 @@ def row_of(envelope: Envelope, lane: int) -> Row:
 
 
 def records_of(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:
-    """The records there are, in the order of the ids."""
+    """The records that exist, in the order of the ids."""
     rows = (db.execute(RECORD_OF, (id,)).fetchone() for id in ids)
     return [record_of(db, row) for row in rows if row is not None]
 
@@ -83,12 +83,12 @@ def envelope_of(
 
 
 def body_of(db: sqlite3.Connection, id: str) -> bytes:
-    """A long body; where it is missing, an empty one, which whoever opens it says to be none."""
+    """A long body; if it is missing, an empty one, which is reported as unreadable when the run is executed."""
     found = db.execute(BODY, (id,)).fetchone()
     return b"" if found is None else bytes_of(found[0])
 
 
-# A column of SQLite holds whatever was written into it: what is damaged must cost its own run only.
+# A column of SQLite holds values of any type. A damaged value must affect its own run only.
 
 
 def number_of(stored: object, otherwise: N) -> float | N:
@@ -104,7 +104,7 @@ def text_of(stored: object) -> str | None:
 
 
 def state_of(stored: object) -> int:
-    """The number of a state; whatever else stands there is taken as queued, so that it can be claimed or cancelled."""
+    """The number of a state. Any other value counts as queued, so that the run can be claimed or cancelled."""
     return stored if isinstance(stored, int) and 0 <= stored < len(STATES) else QUEUED
 
 
@@ -121,7 +121,7 @@ def lane_of(record: Record) -> Lane:
 
 
 def storable(text: str) -> str | bytes:
-    """Text as SQLite can hold it: what is not Unicode (a lone surrogate, from a file's name) goes in as bytes."""
+    """Text as SQLite can hold it: as bytes where it is not valid Unicode (a lone surrogate, from a file's name)."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -144,14 +144,14 @@ def readable(stored: object) -> str:
 
 
 class _Place(NamedTuple):
-    """A lane that a filter speaks of, with its counts by state."""
+    """A lane's number, and its counts by state."""
 
     n: int
     counts: tuple[int, ...]
 
 
 def found(db: sqlite3.Connection, which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
-    """What ``find`` gives: by walking all runs from the newest, or by sorting the shelves they stand on."""
+    """The records for ``find``, read in one of two ways: all runs from the newest on, or sorted from their shelves."""
     lanes = [(_Place(n, tuple(counts)), _fits(which, queue, route)) for queue, route, *counts, n in db.execute(COUNTS)]
     places = [place for place, fits in lanes if fits]
     if not places:
@@ -169,7 +169,7 @@ def _fits(which: Filter, queue: str, route: str) -> bool:
 
 
 def _tests(which: Filter, places: Sequence[_Place], sorting: bool) -> list[str]:
-    """The conditions of the query; none of them holds what people gave."""
+    """The conditions of the query; none of them contains text from the caller."""
     tests = []
     if sorting and which.state is not None:
         tests.append(f"shelf IN ({', '.join(map(str, _shelves(which.state, places)))})")
@@ -191,7 +191,7 @@ def _shelves(state: State, places: Sequence[_Place]) -> list[int]:
 
 
 def _is_cheaper(state: State, lanes: Sequence[_Place], places: Sequence[_Place], limit: int) -> bool:
-    """Whether sorting the shelves reads less than walking all runs until enough were met."""
+    """Whether sorting the shelves reads fewer rows than reading all runs until enough match."""
     stored = _stored(state)
     matching = sum(place.counts[stored] for place in places)
     if stored <= RUNNING:

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from typing import Final
 
-APPLICATION: Final = 0x534B4E51  # "SKNQ", in the header of the file: tells ours from other people's
+APPLICATION: Final = 0x534B4E51  # "SKNQ", in the header of the file: marks the file as ours
 MAJOR: Final = 1
 MINOR: Final = 0
 
-# The one table that matters is run. A lane is a (queue, route), with its counts. A run stands on a shelf: the number of
-# its lane while it is open, minus its state once it has ended; so one index finds what to claim, what to purge and what
-# failed. What few runs have (a unique key, an expiry, a long body) lies in tables of its own: an index that a state is
-# part of costs the hot path a tenth, even where it holds nothing.
+# The main table is run. A lane is a (queue, route), with its counts. The column run.shelf divides the index run_ripe:
+# it is the number of the lane while the run is open, and minus its state once it has ended. So one index finds what
+# to claim, what to purge and what failed. What few runs have (a unique key, an expiry, a long body) is in tables of its
+# own: an index that includes a state makes putting and claiming a tenth slower, even where it is empty.
 SCHEMA: Final = (
     """CREATE TABLE lane (
         n INTEGER PRIMARY KEY, queue TEXT NOT NULL, route TEXT NOT NULL,
@@ -108,7 +108,8 @@ RECORD = """
     FROM run LEFT JOIN lane ON lane.n = run.lane WHERE"""
 RECORD_OF = f"{RECORD} run.id = ?"
 FOUND = RECORD + " run.rowid IN ({}) ORDER BY run.id DESC"
-# The plus signs keep SQLite from the index that they name: once all runs are walked by id, once a shelf is sorted.
+# A plus sign keeps SQLite from using the index on that column. The first query reads all runs by id; the second reads
+# one shelf and sorts it.
 FIND_WALKING = "SELECT rowid FROM run WHERE id < ? AND {} ORDER BY id DESC LIMIT ?"
 FIND_SORTING = "SELECT rowid FROM run WHERE +id < ? AND {} ORDER BY +id DESC LIMIT ?"
 COUNTS = "SELECT queue, route, queued, running, succeeded, failed, cancelled, n FROM lane"
@@ -116,7 +117,7 @@ BODY = "SELECT body FROM long WHERE id = ?"
 
 OVER = """
     SELECT id, lane, -shelf, typeof(body) <> 'blob' FROM run WHERE shelf = ? AND ripe <= ? ORDER BY ripe, id LIMIT ?"""
-# What is no number, in a damaged file, sorts behind all numbers.
+# In a damaged file, a value that is not a number sorts after all numbers.
 NEVER_OVER = "SELECT id, lane, -shelf, 1 FROM run WHERE shelf = ? AND ripe > 9e999 LIMIT ?"
 PAST_EXPIRES = f"""
     SELECT expiring.id FROM expiring JOIN run ON run.id = expiring.id

@@ -1,4 +1,4 @@
-"""One transaction of the SQLite store: what it writes, what it changes in the counts, and whom it wakes."""
+"""One transaction of the SQLite store: what it writes, how it changes the counts, and which keys it announces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from skunkqueue.persistence.sqlite.rows import (
 from skunkqueue.persistence.sqlite.sql import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 
 EXPIRED_AT_ONCE: Final = 1000
-"""How many expired runs one claim ends before it gives what it has."""
+"""How many expired runs one claim ends before it returns what it has."""
 
 Pair = tuple[Claim, Outcome]
 Cursor = sqlite3.Connection | sqlite3.Cursor
@@ -38,11 +38,11 @@ Cursor = sqlite3.Connection | sqlite3.Cursor
 
 
 class Met(Exception):
-    """Something was not as expected: the transaction is undone, and done again run by run."""
+    """A row was not as expected: the transaction is rolled back, and repeated run by run."""
 
 
 class Transaction:
-    """One transaction. ``carefully`` writes run by run, and learns of each whether it took."""
+    """One transaction. ``carefully`` writes run by run, and checks for each whether it was written."""
 
     def __init__(self, now: float, *, carefully: bool = False) -> None:
         self.now = now
@@ -53,7 +53,7 @@ class Transaction:
         self._queued: set[Lane] = set()
 
     def keys(self) -> set[Key]:
-        """What those wait for who are to be woken."""
+        """The keys to announce: those who wait for one of them are woken."""
         return {*map(RunKey, self._ended), *[WorkKey(q, base_route(r)) for q, r in self._queued]}
 
     def move(self, lane: Lane, before: int, after: int, n: int = 1) -> None:
@@ -70,7 +70,7 @@ class Transaction:
     # commit
 
     def commit(self, db: sqlite3.Connection, outcomes: Sequence[Pair]) -> set[str]:
-        """Write outcomes; gives the ids taken. Raises Met where one was not, unless it goes carefully."""
+        """Write outcomes; returns the ids taken. Raises Met if one was not taken, unless ``carefully``."""
         taken: set[str] = set()
         for kind, pairs in _by_kind(outcomes):
             writing = WRITINGS[kind]
@@ -85,7 +85,7 @@ class Transaction:
         return taken
 
     def _note(self, db: sqlite3.Connection, state: int, written: Sequence[Claim]) -> None:
-        """Count and announce claims that came to a new state; let go of what they held as open runs."""
+        """Count and announce runs that changed state; release what they held as open runs."""
         if state == RUNNING:
             return
         lanes = Counter([claim.envelope[1:3] for claim in written])
@@ -115,13 +115,13 @@ class Transaction:
                 yield from self._lease(db, want, route, rows, until)
 
     def _held(self, db: sqlite3.Connection, want: Want, until: float) -> list[Claim]:
-        """What the token holds, leased anew, so that a run whose lease ended is not given a second time."""
+        """The runs that the token holds, leased again, so that none whose lease ended is given out a second time."""
         ids = [id for (id,) in db.execute(sql.HELD, (want.token, want.limit)).fetchall()]
         db.executemany(sql.EXTEND, [(until, id, want.token) for id in ids])
         return [claim_of(record) for record in records_of(db, ids)]
 
     def _ripe(self, db: sqlite3.Connection, lane: Lane, limit: int) -> list[Row]:
-        """The first so many that are ripe, in order; the expired ones before them end."""
+        """The first ``limit`` ripe runs, in order. Expired runs before them are ended."""
         ended = 0
         while ended <= EXPIRED_AT_ONCE:
             rows = db.execute(sql.RIPE, (*lane, self.now, limit)).fetchall()
@@ -157,7 +157,7 @@ class Transaction:
         _release(db, envelopes)
 
     def reopen(self, db: sqlite3.Connection, record: Record) -> bool:
-        """Queue a run that ended badly as if never run; says whether it may be."""
+        """Queue a failed or cancelled run as if it had never run; returns whether that was possible."""
         envelope = record.envelope
         badly = record.state in (State.FAILED, State.CANCELLED)
         if not badly or (envelope.expires is not None and envelope.expires <= self.now):
@@ -172,7 +172,7 @@ class Transaction:
         return True
 
     def promote(self, db: sqlite3.Connection, record: Record) -> bool:
-        """Make ripe what is queued for later; says whether it was."""
+        """Make a run ripe that is queued for later; returns whether it was."""
         is_later = db.execute(sql.PROMOTE, (self.now, record.id)).rowcount > 0
         if is_later:
             self._queued.add(lane_of(record))
@@ -193,14 +193,14 @@ class Transaction:
         return len(rows)
 
     def purge_expired(self, db: sqlite3.Connection, limit: int) -> int:
-        """End open runs past their ``expires`` that nobody holds."""
+        """End open runs past their ``expires`` that are not leased."""
         return self._end_all(db, db.execute(sql.PAST_EXPIRES, (self.now, limit)).fetchall(), EXPIRED)
 
     def purge_workers(self, db: sqlite3.Connection, limit: int) -> int:
-        """Forget workers whose beat has ended, and their orders."""
+        """Delete workers whose heartbeat has expired, and their orders."""
         gone = db.execute(sql.GONE, (self.now, limit)).fetchall()
         db.executemany("DELETE FROM worker WHERE name = ?", gone)
-        # Orders for a worker that never beat would stay for ever.
+        # Orders for a worker that never sent a heartbeat would stay for ever.
         db.execute("DELETE FROM told WHERE worker NOT IN (SELECT name FROM worker)")
         return len(gone)
 
@@ -220,7 +220,7 @@ class Transaction:
 
 
 def put_new(db: Cursor, envelopes: Sequence[Envelope]) -> None:
-    """Put what is all new, without unique keys. Raises Met where an id is there already."""
+    """Put runs that are all new and have no unique keys. Raises Met if an id exists already."""
     counts: dict[Lane, int] = {}
     for envelope in envelopes:
         lane = envelope[1:3]
@@ -234,7 +234,7 @@ def put_new(db: Cursor, envelopes: Sequence[Envelope]) -> None:
 
 
 def put_one(db: Cursor, envelope: Envelope) -> str:
-    """Put one that may be there already, or whose unique key may be taken; gives the id that stands for it."""
+    """Put one run that may exist already, or whose unique key may be taken; returns the id of the run that counts."""
     if db.execute("SELECT 1 FROM run WHERE id = ?", (envelope.id,)).fetchone():
         return envelope.id
     lane = _count_in(db, (envelope.queue, envelope.route), 1)
@@ -247,14 +247,14 @@ def put_one(db: Cursor, envelope: Envelope) -> str:
 
 
 def _count_in(db: Cursor, lane: Lane, n: int) -> int:
-    """The lane's number, made if need be; so many more are queued in it."""
+    """Add ``n`` to the queued runs of a lane, which is created if needed; returns the lane's number."""
     found = db.execute(sql.COUNT_IN, (n, *lane)).fetchone() or db.execute(sql.NEW_LANE, (n, *lane)).fetchone()
     number: int = found[0]
     return number
 
 
 def _put_rare(db: Cursor, envelopes: Sequence[Envelope]) -> None:
-    """What few runs have."""
+    """Store what only few runs have: a long body, an expiry."""
     long = [(e.id, e.body) for e in envelopes if len(e.body) >= LONG]
     if long:
         db.executemany(sql.PUT_LONG, long)
@@ -274,7 +274,7 @@ def _take_key(db: Cursor, envelope: Envelope) -> bool:
 
 
 def _release(db: sqlite3.Connection, envelopes: Iterable[Envelope]) -> None:
-    """Let go of what runs that have ended held as open ones."""
+    """Release the unique keys and expiries of runs that have ended."""
     for envelope in [e for e in envelopes if e.unique is not None or e.expires is not None]:
         if envelope.unique is not None:
             db.execute(sql.RELEASE_KEY, (envelope.id, storable(envelope.unique)))
@@ -351,7 +351,7 @@ def _by_kind(outcomes: Sequence[Pair]) -> Sequence[tuple[str, Sequence[Pair]]]:
 
 
 def _write_all(db: sqlite3.Connection, statement: str, rows: list[Row]) -> list[bool] | None:
-    """Write what is expected to take, which is fast. Raises Met where one did not."""
+    """Write rows that are all expected to be taken: one fast call. Raises Met if one was not."""
     if db.executemany(statement, rows).rowcount < len(rows):
         raise Met
     return None
@@ -362,12 +362,12 @@ def _write_each(db: sqlite3.Connection, statement: str, rows: list[Row]) -> list
 
 
 def _bears(db: sqlite3.Connection, claim: Claim) -> bool:
-    """Whether the row bears the claim's token still: then the commit is a repetition."""
+    """Whether the row still has the claim's token: then this commit repeats an earlier one."""
     return bool(db.execute(sql.BEARER, (claim.id,)).fetchone() == (claim.token,))
 
 
 def next_ripe(db: sqlite3.Connection, wants: Sequence[Want], claims: Sequence[Claim], now: float) -> float | None:
-    """When to look again; now, where a want was filled."""
+    """When to look again: now, if a want was filled (there may be more)."""
     given: Counter[str] = Counter([claim.token for claim in claims])
     if any(0 < want.limit <= given[want.token] for want in wants):
         return now

@@ -16,13 +16,13 @@ from skunkqueue.persistence.sqlite.transaction import Met, put_new, put_one
 
 SAVEPOINT: Final = "skunkqueue_put"
 LEGACY: Final = -1
-"""``sqlite3.LEGACY_TRANSACTION_CONTROL``, which Python has since 3.12."""
+"""``sqlite3.LEGACY_TRANSACTION_CONTROL``, new in Python 3.12."""
 
 
 def put_via(via: sqlite3.Connection, envelopes: Sequence[Envelope], path: str) -> list[str]:
-    """Put runs within the transaction of a connection, which is begun if need be, and left to its owner to end.
+    """Put runs within the transaction of a connection. It is begun if needed; its owner ends it.
 
-    What fails leaves the transaction as it was. Raises WrongCall, StoreAway, StoreRefused or StoreError.
+    A failure leaves the transaction as it was. Raises WrongCall, StoreAway, StoreRefused or StoreError.
     """
     try:
         with _within(via) as db:
@@ -39,7 +39,7 @@ def put_via(via: sqlite3.Connection, envelopes: Sequence[Envelope], path: str) -
 
 
 def check_connection(via: object, path: str) -> None:
-    """Raise WrongCall for what is no connection that can put runs into this file."""
+    """Raise WrongCall for anything but a connection that can put runs into this file."""
     if not isinstance(via, sqlite3.Connection):
         raise WrongCall(f"via is a sqlite3.Connection; got {type(via).__name__}")
     try:
@@ -57,7 +57,7 @@ def check_connection(via: object, path: str) -> None:
 
 
 def _check_file(files: dict[str, str], path: str) -> None:
-    """Only the main file: of two files SQLite may commit one and not the other, where it crashes meanwhile."""
+    """Only the main file is accepted: after a crash, SQLite may have committed one of two files and not the other."""
     if _is_same(files["main"], path):
         return
     attached = [name for name, file in files.items() if _is_same(file, path)]
@@ -77,7 +77,7 @@ def _is_same(file: str, path: str) -> bool:
 
 
 def _check_transaction(via: sqlite3.Connection) -> None:
-    """A connection that commits each statement by itself puts the run whatever becomes of what follows."""
+    """Refuse a connection that commits each statement by itself: the run would stay even if later statements fail."""
     autocommit = getattr(via, "autocommit", LEGACY)
     commits_each = via.isolation_level is None if autocommit == LEGACY else autocommit is True
     if commits_each and not via.in_transaction:
@@ -86,7 +86,7 @@ def _check_transaction(via: sqlite3.Connection) -> None:
 
 @contextmanager
 def _within(via: sqlite3.Connection) -> Iterator[sqlite3.Cursor]:
-    """A cursor in the transaction, which is begun if need be; what fails is undone, and nothing else."""
+    """A cursor in the transaction, which is begun if needed. An error undoes what was done here, and nothing else."""
     begun = not via.in_transaction
     with _cursor(via) as db:
         if begun:

@@ -1,10 +1,10 @@
 """A worker that runs several at a time: threads for plain functions, one event loop for async ones.
 
-Of all threads and the loop one at a time is the leader: it takes tickets. A thread that takes one for a quick function
-keeps the lead while it runs it, so that quick functions run back to back on one thread, as in a worker that runs one at
-a time; before a function that may take long it passes the lead on. Async jobs run on the loop, which, when it leads,
+Of all threads and the loop, one at a time is the leader: it takes tickets. A thread that takes one for a quick function
+keeps the lead while it runs it, so that quick functions run one after the other on one thread, as in a worker that runs
+one at a time. Before a function that may take long it passes the lead on. Async jobs run on the loop, which as leader
 takes as many tickets at once as there are free places. A leader that meets a job of the other kind hands over the lead
-with it. A watchdog takes the lead from whoever keeps it too long.
+with it. A watchdog takes the lead from a thread or loop that keeps it too long.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from skunkqueue.worker.child.loop import new_loop
 from skunkqueue.worker.child.places import LOOP, TAKING, Places
 
 QUICK: Final = 0.0001
-"""Seconds below which a run shows that its job is quick."""
+"""A job is quick after a run that took less than so many seconds."""
 SLOW: Final = 0.001
-"""Seconds above which a run shows that its job is not."""
+"""A job is no longer quick after a run that took more than so many seconds."""
 MOST_QUICK: Final = 1000
 """Jobs that are remembered as quick."""
 FIRST_LOOK: Final = 0.002
@@ -42,7 +42,7 @@ LAST_LOOK: Final = 0.02
 
 
 class Concurrent:
-    """Executes up to ``limit`` runs at a time. One that must be killed takes its neighbours' work with it."""
+    """Executes up to ``limit`` runs at a time. If one has to be killed, the others in this worker are lost too."""
 
     def __init__(self, link: Link, executor: Executor, limit: int) -> None:
         self._link = link
@@ -50,7 +50,7 @@ class Concurrent:
         self._pid = os.getpid()
         self._places = Places(limit)
         self._threads = Threads(self._on_thread)
-        self._quick: set[int] = set()  # ids of jobs; an id used again for another job is a wrong guess, no more
+        self._quick: set[int] = set()  # ids of job objects; a reused id only causes a wrong guess
         self._stirred = threading.Event()  # unset while the watchdog need not look
         self._listens = False
 
@@ -67,7 +67,7 @@ class Concurrent:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
-        self._context = copy_context()  # what is called from within a run would go on in that run's
+        self._context = copy_context()  # callbacks made within a run would else inherit that run's context
         threading.Thread(target=self._watch, name="skunkqueue-watchdog", daemon=True).start()
         self._take_on_loop()
         try:
@@ -76,18 +76,18 @@ class Concurrent:
             self._listen(False)
 
     def on_signal(self, *_: object) -> None:
-        """The pool has something to be interrupted."""
+        """Handle the pool's signal to interrupt runs."""
         for number in self._link.interrupts():
             self.interrupt(number)
 
     def interrupt(self, number: int) -> None:
-        """Stop this run, once, if it is running, or as soon as it is."""
+        """Interrupt this run, once: now if it is running, else when it begins."""
         self._places.interrupt(number)
 
-    # what both do
+    # used by threads and the loop
 
     def _begin(self, numbers: list[int], lead: int) -> bytes:
-        """These tickets are taken; gives the frames that say so."""
+        """Note that these tickets are taken; returns the STARTED frames."""
         self._places.begin(numbers, lead)
         if not self._stirred.is_set():
             self._stirred.set()
@@ -109,7 +109,7 @@ class Concurrent:
         return self._executor.raised(task, call, error, began)
 
     def _no_more(self) -> None:
-        """The leader has met the end of the tickets, or must take no more."""
+        """Note that there are no more tickets, or that none may be taken; called by the leader."""
         self._places.close()
         self._end_if_done()
 
@@ -124,7 +124,7 @@ class Concurrent:
     # on a thread
 
     def _on_thread(self, task: Task | None) -> None:
-        """Execute this run, if one is given, and lead for as long as the lead is here."""
+        """Execute this run, if one is given, and take further runs while this thread leads."""
         try:
             self._follow(task)
         except BaseException as error:  # the pool is gone, or has given this worker up
@@ -146,7 +146,7 @@ class Concurrent:
             task = None
 
     def _take(self, said: bytes) -> Task | None:
-        """Take a ticket, and say what had to be said before: at once, where there is none yet."""
+        """Take a ticket. ``said`` is sent with its STARTED frame, or at once if there is no ticket yet."""
         while True:
             if self._link.horizon.passed():
                 self._say(said)
@@ -167,7 +167,7 @@ class Concurrent:
             return task
 
     def _execute(self, task: Task) -> bytes | None:
-        """Open a run, and call it; None where it is async, then it is for the loop."""
+        """Open a run and call its function; None if it is async, then the loop executes it."""
         call, began = None, perf_counter()
         try:
             call = self._executor.open(task)
@@ -188,7 +188,7 @@ class Concurrent:
             return self._outcome(task, call, error, began)
 
     def _learn(self, key: int, took: float) -> None:
-        """Watch which jobs are quick. What is between leaves it as it was."""
+        """Learn which jobs are quick. A time between ``QUICK`` and ``SLOW`` changes nothing."""
         if took < QUICK:
             if len(self._quick) >= MOST_QUICK:
                 self._quick.clear()
@@ -211,7 +211,7 @@ class Concurrent:
     # on the loop
 
     def _take_on_loop(self) -> None:
-        """Where the loop leads, take as many tickets as there are free places, and begin those runs."""
+        """If the loop leads, take as many tickets as there are free places, and begin those runs."""
         if not self._places.claim_loop():
             self._listen(False)
             return
@@ -229,7 +229,7 @@ class Concurrent:
             _settle(self._ended, error)
 
     def _begin_all(self) -> None:
-        """As many as can be executed at once."""
+        """Take tickets for all free places, and begin those runs."""
         taken = b"" if self._places.spoilt else self._link.tickets.recv(4 * self._places.free, socket.MSG_DONTWAIT)
         if len(taken) < 4:
             self._listen(False)
@@ -241,7 +241,7 @@ class Concurrent:
         for number in numbers:
             task = self._link.inbox.take(number)
             (tasks if self._executor.is_async(task) else plain).append(task)
-        # With the last function its thread gets the lead, for it may not be the only one of its kind.
+        # The thread of the last plain function gets the lead, as more plain functions may follow.
         self._say(self._begin(numbers, plain[-1].number if plain else LOOP))
         began = perf_counter()
         for task in tasks:
@@ -264,7 +264,7 @@ class Concurrent:
             self._loop.remove_reader(self._link.tickets.fileno())
 
     async def _await(self, task: Task, call: Invocation | None, began: float) -> None:
-        """Open an async run, unless that is done, call it and say what came of it."""
+        """Open an async run, if that is not done, execute it and send its outcome."""
         try:
             try:
                 call = call or self._executor.open(task)
@@ -289,7 +289,7 @@ class Concurrent:
     # the watchdog
 
     def _watch(self) -> None:
-        """Take the lead from who keeps it while tickets wait: a quick job that is slow for once, a loop held up."""
+        """Take the lead away if it is kept while tickets wait: by a quick job that is slow once, or a blocked loop."""
         seen, pause = -1, FIRST_LOOK
         while not self._places.over:
             sleep(pause)
@@ -311,7 +311,7 @@ class Concurrent:
 
 
 class Threads:
-    """Threads made as they are needed; a job that never comes back on one holds up no exit."""
+    """Threads made as they are needed. They are daemons, so that a job that never ends does not block the exit."""
 
     def __init__(self, work: Any) -> None:
         self._work = work
@@ -320,7 +320,7 @@ class Threads:
         self._given: SimpleQueue[tuple[Task | None] | None] = SimpleQueue()
 
     def give(self, task: Task | None) -> None:
-        """Have a thread execute this run, or lead where none is given."""
+        """Have a thread execute this run, or, without a run, become the leader."""
         self._given.put((task,))
         if not self._idle.acquire(blocking=False):
             self._made += 1

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: what interrupts a thread, and what an interruption looks like."""
+"""Interrupting a run: raising in a thread, and recognizing an interruption."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from types import FrameType
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Whether it is asyncio's way of stopping a task."""
+    """Whether the error is asyncio's cancellation of a task."""
     return type(error).__name__ == "CancelledError"
 
 
 def is_importing(frame: FrameType | None) -> bool:
-    """Whether what is interrupted there is the import of a module, of which half would stay."""
+    """Whether the frame is within an import, which an interrupt would leave half done."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
@@ -20,7 +20,7 @@ def is_importing(frame: FrameType | None) -> bool:
 
 
 def raise_in_thread(ident: int, error: type[BaseException] | None) -> None:
-    """Raise in another thread at its next step; None takes back what it has not met yet."""
+    """Raise an error in another thread at its next step; None withdraws one that was not raised yet."""
     import ctypes
 
     target = ctypes.c_ulong(ident)

@@ -1,4 +1,4 @@
-"""What lies between a worker and its pool, from the worker's side: runs, tickets, interrupts, leases."""
+"""A worker's connections to its pool: runs, tickets, interrupts, leases."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from skunkqueue.worker.child.execute import Task
 
 CHUNK = 1 << 18
 PAUSE = 0.02
-"""Seconds between looks at the horizon, once it has passed."""
+"""Seconds between checks of the horizon, once it has passed."""
 
 _holding = ctypes.PyDLL(None, use_errno=True)
-"""System calls that keep the GIL: letting go of it for the microsecond that they take would wake another thread, and
-make this one wait until that one lets go again. They never block."""
+"""System calls that keep the GIL. They never block and take a microsecond; releasing the GIL for that would let another
+thread run, and make this one wait until it gets the GIL back."""
 _holding.recv.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int]
 _holding.recv.restype = ctypes.c_ssize_t
 _holding.write.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
@@ -31,7 +31,7 @@ _holding.write.restype = ctypes.c_ssize_t
 
 
 class Ends(NamedTuple):
-    """A worker's ends of what lies between it and its pool, as file descriptors."""
+    """A worker's ends of the connections to its pool, as file descriptors."""
 
     inbox: int
     outbox: int
@@ -41,7 +41,7 @@ class Ends(NamedTuple):
 
 
 class RunReader:
-    """Runs as they come, found by the number on a ticket; those whose ticket was taken back are dropped."""
+    """Reads runs, and finds the one of a ticket by its number; runs whose ticket was taken back are dropped."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -73,23 +73,23 @@ def _task(number: int, rest: bytes) -> Task:
 
 
 class Horizon:
-    """The time (of clock.ticks) until which the pool surely holds the leases of what it handed out."""
+    """The time (of clock.ticks) until which the runs handed out are known to be leased."""
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, 8, prot=mmap.PROT_READ)
 
     def wait(self) -> None:
-        """Start nothing whose lease may have ended: a pool that wakes extends first."""
+        """Wait while leases may have ended: a pool that was suspended extends them first."""
         while self.passed():
             time.sleep(PAUSE)
 
     def passed(self) -> bool:
-        """Whether a lease may have ended."""
+        """Whether leases may have ended."""
         return bool(unpack_from("<d", self._map)[0] < ticks())
 
 
 class Link:
-    """What lies between a worker and its pool, from the worker's side."""
+    """A worker's connections to its pool."""
 
     def __init__(self, ends: Ends) -> None:
         self.inbox = RunReader(ends.inbox)
@@ -103,18 +103,18 @@ class Link:
         os.set_blocking(ends.outbox, False)
 
     def next(self) -> Task | None:
-        """Take a ticket, and so the right to start its run; None when there will be no more."""
+        """Take a ticket, which gives the right to start its run. None if there will be no more."""
         self.horizon.wait()
         ticket = self.tickets.recv(4)
         return self.inbox.take(frames.TICKET.unpack(ticket)[0]) if len(ticket) == 4 else None
 
     def next_now(self) -> Task | None:
-        """The same without waiting: None where there is no ticket now, or will be no more."""
+        """Like ``next`` without waiting. None if there is no ticket now, or will be no more."""
         ticket = None if self.horizon.passed() else self.ticket_now()
         return self.inbox.take(frames.TICKET.unpack(ticket)[0]) if ticket else None
 
     def ticket_now(self) -> bytes | None:
-        """Take a ticket without waiting: None where there is none now, no bytes where there will be no more."""
+        """Take a ticket without waiting: None if there is none now, b"" if there will be no more."""
         got = _holding.recv(self.tickets.fileno(), self._ticket, 4, socket.MSG_DONTWAIT)
         if got < 0:
             _raise_unless_blocked()
@@ -128,7 +128,7 @@ class Link:
                 sent = _holding.write(self._outbox, frame, len(frame))
                 if sent < 0:
                     _raise_unless_blocked()
-                    _wait_for_room(self._outbox)
+                    _wait_writable(self._outbox)
                     continue
                 frame = frame[sent:]
 
@@ -147,7 +147,7 @@ def _raise_unless_blocked() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _wait_for_room(fd: int) -> None:
+def _wait_writable(fd: int) -> None:
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     poll.poll()

@@ -6,7 +6,7 @@ import asyncio
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """A loop for async jobs. A uvloop that cannot be used here is as good as none: no job fails for it."""
+    """A loop for async jobs. If uvloop cannot be used here, asyncio's is used; no job fails for that."""
     try:
         import uvloop
 

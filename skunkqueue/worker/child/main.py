@@ -1,4 +1,4 @@
-"""The worker process: takes runs from its pool, executes them, says what happened. It opens no store."""
+"""The worker process: takes runs from its pool, executes them, reports outcomes. It opens no store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def die_with(parent: int) -> None:
 
 
 def import_all(modules: list[str]) -> str | None:
-    """Import what the pool was told to; gives what went wrong."""
+    """Import the modules of the pool's ``imports``; returns what went wrong."""
     for name in modules:
         try:
             with while_importing():
@@ -45,27 +45,27 @@ def import_all(modules: list[str]) -> str | None:
 
 
 def _nothing(*_: object) -> None:
-    """For signals that a terminal or systemd sends to everybody: the pool answers them."""
+    """Ignore a signal that a terminal or systemd sends to all processes: the pool handles it."""
 
 
-def _let_forks_be_ended() -> None:
-    """What a job forks can be ended by SIGTERM: multiprocessing ends its processes so, and waits until they are dead.
+def _let_sigterm_end_forks() -> None:
+    """Let SIGTERM end processes that a job forks: multiprocessing uses it, and then waits until they are dead.
 
-    Held back while the fork is under way, for it may come before the copy is no longer deaf to it.
+    It is blocked during the fork, as it may come before the child has restored its default action.
     """
     masks = threading.local()
 
-    def hold() -> None:
+    def block() -> None:
         masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-    def let_go() -> None:
+    def unblock() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
 
-    def give_way() -> None:
+    def restore() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        let_go()
+        unblock()
 
-    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=give_way)
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=restore)
 
 
 def main() -> None:
@@ -75,11 +75,11 @@ def main() -> None:
     die_with(setup["parent"])
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGABRT"):
         signal.signal(getattr(signal, name), _nothing)
-    _let_forks_be_ended()
+    _let_sigterm_end_forks()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # A line at a time, also under PYTHONUNBUFFERED, by which each word of a print would be written for itself:
-            # all workers of a pool, and its log, often write to the same.
+            # Line by line, also under PYTHONUNBUFFERED, which writes each argument of a print separately: all workers
+            # of a pool, and its log, often write to the same stream.
             stream.reconfigure(line_buffering=True, write_through=False)
     link = Link(Ends(*setup["ends"]))
     try:
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def serve(link: Link, worker: Any, setup: Mapping[str, Any]) -> None:
-    """Import what is to be imported, and say so or what went wrong; then work until there is no more."""
+    """Import the modules and report READY or BROKEN; then work until there are no more tickets."""
     wrong = import_all(setup["imports"])
     if wrong is not None:
         say_broken(link, wrong)
@@ -103,7 +103,7 @@ def serve(link: Link, worker: Any, setup: Mapping[str, Any]) -> None:
 
 
 def hooked(setup: Mapping[str, Any]) -> Mapping[str, Carried] | None:
-    """The jobs that this process knows by name, where the pool's source has a hook. Raises what that raises."""
+    """The jobs that this process knows by name, if the pool's source has a hook. Raises what the hook raises."""
     if not setup.get("hook"):
         return None
     with while_importing():
@@ -111,14 +111,14 @@ def hooked(setup: Mapping[str, Any]) -> Mapping[str, Carried] | None:
 
 
 def say_broken(link: Link, why: str) -> None:
-    """This worker can never start, and nor can another."""
+    """Report that no worker of the pool can start."""
     link.write(frames.plain(frames.BROKEN, 0, why.encode("utf-8", "replace")))
 
 
 def make(
     link: Link, setup: Mapping[str, Any], *, jobs: Mapping[str, Carried] | None = None, thread: bool = False
 ) -> Any:
-    """The kind of worker that is asked for."""
+    """Make the kind of worker that ``setup`` asks for."""
     executor = Executor(link.write, Resolver(jobs, setup["queue"]), max_result=setup["max_result"])
     if setup["concurrency"] > 1:
         from skunkqueue.worker.child.concurrent import Concurrent

@@ -1,4 +1,4 @@
-"""Which runs a worker executes at once, who takes the next ticket, and which run is to be interrupted."""
+"""The runs that a worker executes at a time, which thread takes the next ticket, and which runs to interrupt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Place: TypeAlias = "int | asyncio.Task[Any] | None"
 """The thread or task of a run; None before it has either."""
 
 FREE: Final = 0
-"""Nobody leads, for all places are taken: whoever ends a run leads next."""
+"""There is no leader, as all places are taken: the thread or loop that next ends a run becomes it."""
 TAKING: Final = -1
 """A thread leads: it takes a ticket or waits for one."""
 LOOP: Final = -2
@@ -33,38 +33,38 @@ class Places:
         self.lead = LOOP
         self.running = 0
         self.taken = 0
-        """How often tickets have been taken."""
+        """How many times tickets have been taken."""
         self.over = False  # there are no more tickets
         self.spoilt = False  # a module may be half imported
         self._limit = limit
-        self._lock = threading.RLock()  # a signal may come while this very thread holds it
+        self._lock = threading.RLock()  # a signal handler may run while this thread holds it
         self._at: dict[int, Place] = {}
         self._hit: set[int] = set()  # of those, the ones to be interrupted
-        self._early: set[int] = set()  # interrupts of runs that it has yet to come to
+        self._early: set[int] = set()  # interrupts of runs that have not begun
         self._last = 0
 
-    # who leads
+    # the lead
 
     @property
     def free(self) -> int:
-        """How many runs more can be executed at once."""
+        """How many more runs can be executed now."""
         return self._limit - self.running
 
     def begin(self, numbers: Sequence[int], lead: int) -> None:
-        """The leader has taken these tickets; who leads from now on, if there is a free place."""
+        """Note that the leader has taken these tickets. ``lead`` is the next leader, if a place is free."""
         with self._lock:
             for number in numbers:
                 self._at[number] = None
                 if number in self._early:
                     self._hit.add(number)
-            self._early.clear()  # numbers only grow: the others have ended before they were to be interrupted
+            self._early.clear()  # numbers only grow: the others had ended before their interrupt came
             self._last = numbers[-1]
             self.running += len(numbers)
             self.taken += 1
             self.lead = lead if self.running < self._limit else FREE
 
     def claim_loop(self) -> bool:
-        """Whether the loop leads, and may take tickets now; where there is no free place, the lead becomes free."""
+        """Whether the loop leads, and may take tickets now. Without a free place, it loses the lead."""
         with self._lock:
             if self.lead != LOOP:
                 return False
@@ -72,13 +72,13 @@ class Places:
             return self.lead == TAKING
 
     def move(self, lead: int) -> None:
-        """The leader gives the lead away."""
+        """Pass the lead on; called by the leader."""
         with self._lock:
             if not self.over:
                 self.lead = lead
 
     def pass_on(self, number: int) -> bool:
-        """Whether this run's thread kept the lead, and gives it to another now."""
+        """Pass the lead from this run's thread to another thread; False if it did not have it."""
         with self._lock:
             if self.lead != number:
                 return False
@@ -86,7 +86,7 @@ class Places:
             return True
 
     def depose(self, taken: int) -> bool:
-        """Take the lead from one who has kept it since ``taken``; True where another thread is to lead."""
+        """Take the lead from a thread or loop that has kept it since ``taken``; True if another thread is to lead."""
         with self._lock:
             keeps = self.lead > 0 or self.lead == LOOP
             if not keeps or self.taken != taken or self.running >= self._limit:
@@ -95,7 +95,7 @@ class Places:
             return True
 
     def resume(self, number: int) -> bool:
-        """A run on a thread has ended: whether that thread leads now. Its place is free then."""
+        """Note that a run on a thread has ended. True if that thread leads now; the run's place is then free."""
         with self._lock:
             self.forget(number)
             if self.lead not in (FREE, number) or self.over:
@@ -105,7 +105,7 @@ class Places:
             return True
 
     def vacate(self, heir: int) -> bool:
-        """A run has ended and its outcome is written: its place is free. Whether its executor leads now."""
+        """Free the place of a run whose outcome is written. True if its thread or loop leads now."""
         with self._lock:
             self.running -= 1
             if self.lead != FREE or self.over:
@@ -114,7 +114,7 @@ class Places:
             return True
 
     def close(self) -> None:
-        """The leader has found that there are no more tickets."""
+        """Note that there are no more tickets; called by the leader."""
         with self._lock:
             self.over = True
             self.lead = TAKING
@@ -128,31 +128,31 @@ class Places:
     # interrupts
 
     def enter(self, number: int, place: Place) -> None:
-        """The job begins here: from now on an interrupt hits it. Raises Interrupted where one came before."""
+        """Note that the job begins: from now on it can be interrupted. Raises Interrupted if one came before."""
         with self._lock:
             self._at[number] = place
             if number in self._hit:
                 raise Interrupted("interrupted by the pool")
 
     def leave(self, number: int) -> None:
-        """From here on no interrupt hits it. (One may hit this very step.)"""
+        """Note that the job has ended: from here on it is not interrupted. (It may still be in this step.)"""
         with self._lock:
             place = self._at.pop(number, None)
         if number in self._hit and isinstance(place, int):
             raise_in_thread(place, None)  # takes back an interrupt that came too late
 
     def forget(self, number: int) -> None:
-        """It has ended."""
+        """Forget a run that has ended."""
         with self._lock:
             self._at.pop(number, None)
             self._hit.discard(number)
 
     def was_hit(self, number: int) -> bool:
-        """Whether it was to be interrupted."""
+        """Whether an interrupt came for it."""
         return number in self._hit
 
     def interrupt(self, number: int) -> None:
-        """Stop this run, once, if it is running, or as soon as it is."""
+        """Interrupt this run, once: now if it is running, else when it begins."""
         with self._lock:
             if number > self._last:
                 self._early.add(number)

@@ -31,7 +31,7 @@ class Serial:
         self._task: asyncio.Task[Any] | None = None
         self._number = 0  # of the run that an interrupt may hit
         self._hit = 0  # of the run that was interrupted
-        self._early = 0  # of a run to be interrupted that it has yet to come to
+        self._early = 0  # of a run to be interrupted that has not begun
         self._awaits = False
         self._spoilt = False  # a module may be half imported
 
@@ -52,7 +52,7 @@ class Serial:
     async def _serve_async(self, task: Task) -> Task | None:
         """Run async jobs for as long as they come without a gap, since starting a loop costs more than a short job.
 
-        Gives the first run that is none, its ticket taken.
+        Returns the first run that is not async; its ticket is taken.
         """
         while True:
             self._say(await self._finish(task, None, perf_counter()))
@@ -67,7 +67,7 @@ class Serial:
         self._link.write(frame)
 
     def run(self, task: Task) -> bytes:
-        """Execute a run; gives the frame that says what came of it."""
+        """Execute a run; returns the frame with its outcome."""
         began = perf_counter()
         call: Invocation | None = None
         try:
@@ -75,7 +75,7 @@ class Serial:
             if call.is_async:
                 return self._open_loop().run_until_complete(self._finish(task, call, began))
             try:
-                self._enter(task.number)  # only now: an interrupt amid an import would leave half a module behind
+                self._enter(task.number)  # only now: an interrupt during an import would leave a half imported module
                 set_current(self._executor.current(task))
                 return self._executor.returned(task, call, call.job.function(*call.args, **call.kwargs), began)
             finally:
@@ -103,7 +103,7 @@ class Serial:
 
     def _open_loop(self) -> asyncio.AbstractEventLoop:
         if self._runner is None:
-            import asyncio  # costs more than the rest of a worker, and most jobs need none
+            import asyncio  # slower to import than the rest of a worker, and most jobs need none
 
             from skunkqueue.worker.child.loop import new_loop
 
@@ -116,7 +116,7 @@ class Serial:
         self._awaits = True
         try:
             self._task = asyncio.get_running_loop().create_task(call.ended())
-            if self._hit == self._number:  # since a moment ago, when there was no task to cancel
+            if self._hit == self._number:  # it came a moment ago, when there was no task to cancel
                 self._task.cancel()
             value, error = await self._task
         finally:
@@ -134,13 +134,13 @@ class Serial:
         self._number = 0
 
     def on_signal(self, signal_number: int, frame: FrameType | None) -> None:
-        """The pool has something to be interrupted; runs on the main thread, between two steps of the job."""
+        """Handle the pool's signal to interrupt runs; called on the main thread, between two steps of the job."""
         for number in self._link.interrupts():
             self._spoilt = self._spoilt or (number == self._number and is_importing(frame))
             self.interrupt(number)
 
     def interrupt(self, number: int) -> None:
-        """Stop this run, if it is the one, or as soon as it is; an interrupt that arrives late hits nobody."""
+        """Interrupt this run: now if it is running, else when it begins. One that comes too late has no effect."""
         if number != self._number:
             self._early = number
             return
@@ -149,7 +149,7 @@ class Serial:
             raise Interrupted("interrupted by the pool")
 
     def _is_in_a_step(self) -> bool:
-        """Whether an async job is at work now, not waiting: then it can be interrupted like any other."""
+        """Whether an async job is executing now, not waiting: then it can be interrupted like any other."""
         if self._task is None:
             return False
         import asyncio
@@ -157,7 +157,7 @@ class Serial:
         return asyncio.current_task(self._task.get_loop()) is self._task
 
     def _cancel_task(self) -> bool:
-        """Cancel an async job where it waits. One that has not begun sees by itself that it was hit."""
+        """Cancel an async job that waits. One that has not begun checks for the interrupt itself."""
         if self._task is not None:
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
         return self._awaits

@@ -1,4 +1,4 @@
-"""Where what happened becomes an outcome, and a line of the log that is written once the outcome has been taken."""
+"""Makes outcomes from what happened to runs, each with a log entry to write once the source has taken it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_ID: Final = 255
 
 
 class Completer:
-    """Gathers outcomes, each with its line, until they are carried to the source. All on the engine's thread."""
+    """Collects outcomes, each with its log entry, until they are sent. All on the engine's thread."""
 
     def __init__(self, clock: Clock, log: Log, patience: float) -> None:
         self._clock = clock
@@ -28,10 +28,10 @@ class Completer:
         self._patience = patience
         self.outcomes: list[tuple[Claim, Outcome]] = []
         self.reports: list[LogEntry | None] = []
-        self._progress: dict[tuple[str, str], int] = {}  # where among the outcomes the last one of a claim is
+        self._progress: dict[tuple[str, str], int] = {}  # index of a claim's progress among the outcomes
 
     def take(self) -> tuple[list[tuple[Claim, Outcome]], list[LogEntry | None]]:
-        """What has gathered: outcomes and, in the same order, their reports."""
+        """Take the outcomes and, in the same order, their reports."""
         outcomes, self.outcomes = self.outcomes, []
         reports, self.reports = self.reports, []
         self._progress.clear()
@@ -42,7 +42,7 @@ class Completer:
         self.reports.append(report)
 
     def admit(self, slot: Slot, claim: Claim) -> Held | None:
-        """Look at a new claim; None where its past or its bytes already decide its end."""
+        """Check a new claim; None if its past or its bytes already decide its outcome."""
         try:
             head = peek_head(claim.envelope.body)
             check_id(claim.envelope.id)
@@ -58,7 +58,7 @@ class Completer:
         return Held(claim, head.seal, entry.notes, name, entry.careful)
 
     def progress(self, held: Held, fraction: float, note: str) -> None:
-        """How far a run has come; of several that gather only the last is told."""
+        """Note a run's progress. Of several that wait to be sent, only the last is kept."""
         pair = held.claim, Outcome.at(fraction, note)
         at = self._progress.setdefault((held.claim.id, held.claim.token), len(self.outcomes))
         if at < len(self.outcomes):
@@ -67,17 +67,17 @@ class Completer:
             self.note(*pair)
 
     def mark(self, held: Held) -> None:
-        """Have it marked as started in the store."""
+        """Have the run marked as started in the store."""
         self.note(held.claim, mark(held.claim, held.notes))
 
     def hand_back(self, slot: Slot, many: Sequence[Held]) -> None:
-        """What was not started goes back with no attempt spent."""
+        """Hand back runs that were not started; no attempt is counted."""
         for held in many:
             outcome = hand_back(held.notes, marked=held.careful)
             self.note(held.claim, outcome, told(slot, "handed back", held.claim, held.name, ", not started"))
 
     def judge(self, slot: Slot, held: Held, what: Happening, took: float) -> bool:
-        """Judge what happened to a run; False where it is no longer ours to judge."""
+        """Judge what happened to a run; False if its lease was taken away, so that it is not ours to judge."""
         spent = f"after {took * 1000:.2f} ms"
         if held.cause in ("cancel", "lost"):
             text = f" {spent}: its lease was taken away"
@@ -95,7 +95,7 @@ class Completer:
         took = max(0.0, ticks() - held.since) if held.since else 0.0
         if held.cause:
             return self.judge(slot, held, because(held), took)
-        # Where this pool killed it, an innocent neighbour died with the run that was meant.
+        # If this pool killed the worker because of another run, this one counts as stopped.
         return self.judge(slot, held, Stopped() if killed else Died(how, alone), took)
 
     def _conclude(
@@ -133,24 +133,24 @@ def told(
     traceback: str = "",
     level: int = INFO,
 ) -> LogEntry:
-    """What is said of a run; ``text`` ends the sentence that the other fields begin."""
+    """The log entry about a run; ``text`` ends the sentence that the other fields begin."""
     id = claim.envelope.id
     return LogEntry(what, slot.label, id, name, took, text, id, error, traceback, level)
 
 
 def taken(slot: Slot, held: Held) -> LogEntry:
-    """What is said of a claim that a worker is given."""
+    """The log entry about a claim that is handed to a worker."""
     id = held.claim[0][0]
     return tuple.__new__(LogEntry, ("took", slot.label, id, held.name, None, "", id, "", "", INFO))
 
 
 def refused(claim: Claim, report: LogEntry | None) -> LogEntry:
-    """What is said of a run whose outcome the source did not take."""
+    """The log entry about a run whose outcome the source did not take."""
     return (report or LogEntry(run=claim.id, text=claim.id)).refused()
 
 
 def not_kept(claim: Claim, report: LogEntry | None, reason: str) -> LogEntry:
-    """What is said of a run that was failed because the source could not keep what became of it."""
+    """The log entry about a run that failed because the source could not store its outcome."""
     told = report or LogEntry(run=claim.id)
     return told._replace(
         what="failed", text=f": {reason}", subject=claim.id, error=reason, took=None, traceback="", level=ERROR
@@ -158,7 +158,7 @@ def not_kept(claim: Claim, report: LogEntry | None, reason: str) -> LogEntry:
 
 
 def check_id(id: str) -> None:
-    """A frame has room for so much. Raises Corrupt."""
+    """Raise Corrupt for an id that a frame cannot hold."""
     if len(id) > MOST_ID or not id.isascii():
         try:
             size = len(id.encode())
@@ -173,11 +173,11 @@ def because(held: Held) -> Happening:
     return TimedOut(held.seal.timeout or 0.0) if held.cause == "timeout" else Stopped()
 
 
-# -- what workers say, frame by frame --------------------------------------------------------------------------------
+# -- reading the frames of workers ----------------------------------------------------------------------------------
 
 
 class Reader:
-    """Brings what workers say before the completer. ``look`` is called when a worker may take more than is known."""
+    """Reads the frames of workers for the completer. ``look`` is called when the engine should look for more work."""
 
     def __init__(self, completer: Completer, look: Callable[[], None], broken: Callable[[str], None]) -> None:
         self._completer = completer
@@ -185,7 +185,7 @@ class Reader:
         self._broken = broken
 
     def take_in(self, slot: Slot, data: bytes, starts: Sequence[int]) -> None:
-        """Take in whole frames, which start there in the data."""
+        """Read whole frames; ``starts`` are their offsets in the data."""
         count, total = 0, 0.0
         outcomes, reports = self._completer.outcomes, self._completer.reports
         label, entry = slot.label, tuple.__new__  # what NamedTuple does, without the call
@@ -195,7 +195,7 @@ class Reader:
                 slot.begun(number, frames.ONE.unpack_from(data, start + frames.PREFIX)[0])
                 continue
             if kind != frames.DONE:
-                _HEARD[kind](self, slot, number, data[start + frames.PREFIX : start + 4 + length])
+                _READERS[kind](self, slot, number, data[start + frames.PREFIX : start + 4 + length])
                 continue
             _, _, _, at, took, size = frames.DONE_HEAD.unpack_from(data, start)
             held = slot.ended(number, at)
@@ -216,7 +216,7 @@ class Reader:
 
     def _judge(self, slot: Slot, held: Held, what: Happening, took: float) -> None:
         if not self._completer.judge(slot, held, what, took):
-            self._look()  # with no outcome to carry, nothing else would have the engine look
+            self._look()  # with no outcome to send, nothing else would make the engine look
 
     def _raised(self, slot: Slot, number: int, rest: bytes) -> None:
         held, took = self._ended(slot, number, rest)
@@ -255,7 +255,7 @@ class Reader:
         self._broken(rest.decode("utf-8", "replace"))
 
 
-_HEARD: Final[dict[int, Callable[[Reader, Slot, int, bytes], None]]] = {
+_READERS: Final[dict[int, Callable[[Reader, Slot, int, bytes], None]]] = {
     frames.READY: Reader._ready,
     frames.BROKEN: Reader._cannot_start,
     frames.RAISED: Reader._raised,

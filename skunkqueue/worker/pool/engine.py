@@ -1,15 +1,15 @@
-"""The engine of a pool: one thread that claims, hands out, hears, judges and commits.
+"""The engine of a pool: one thread that claims, hands out, reads, judges and commits.
 
 The life of a run in a pool, in order, each step with its one place::
 
-    arrives      Exchanger: a claim comes back of an exchange, or of a watch while all is idle
-    is admitted  Engine._deliver, Completer.admit: its past may end it; else it is a Held, in the hands of one slot
+    arrives      Exchanger: a claim comes from an exchange, or from a watch while the pool is idle
+    is admitted  Engine._deliver, Completer.admit: its past may end it; else it becomes a Held of one slot
     is handed    Leases.hand_out, Slot.hand: its frame and its ticket are written to the worker
     runs         worker/child: the worker takes the ticket, executes, and writes a frame of what happened
-    is heard     Supervisor, Reader.take_in: the frame is read; a death, a timeout or an interrupt stands for one
-    is judged    Completer.judge: policy makes an Outcome of what happened; it gathers with its log entry
+    is read      Supervisor, Reader.take_in: the frame is read; a death, a timeout or an interrupt counts as one
+    is judged    Completer.judge: policy makes an Outcome of what happened; it waits with its log entry
     is committed Engine._exchange, Exchanger.carry: outcomes go to the source, and wants for new claims with them
-    is reported  Engine._deliver: the log says it, once the source has taken the outcome
+    is reported  Engine._deliver: the entry is logged, once the source has taken the outcome
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from skunkqueue.worker.pool.supervisor import GENTLE, KILL, ROUGH, Supervisor, n
 __all__ = ["GENTLE", "KILL", "ROUGH", "Engine"]
 
 LINGER: Final = 0.02
-"""Seconds that the engine waits for an exchange that is done in this process, before it goes on."""
+"""Seconds that the engine waits for an exchange with a store in this process, before it goes on."""
 BREATH: Final = 0.002
-"""Seconds of quiet before the log is written: who wants to know how a run ended does not wait for that."""
+"""Seconds without events before the log is written, so that it does not delay the end of a run."""
 QUICK: Final = 2.0
 """Seconds that a pool told to kill waits for a store that is away."""
 ORDERS_WAIT: Final = 30.0
@@ -53,7 +53,7 @@ _ORDERS: Final = {"gentle": GENTLE, "rough": ROUGH, "kill": KILL}
 
 
 class Engine:
-    """Runs on one thread from start to end; everything here happens on it, but ``stop`` and ``poke``."""
+    """Runs on one thread from start to end. All methods are called on it, except ``stop`` and ``poke``."""
 
     def __init__(self, source: Source, clock: Clock, settings: Settings, log: Log) -> None:
         self.settings = settings
@@ -77,12 +77,12 @@ class Engine:
     # from other threads
 
     def poke(self) -> None:
-        """Have the engine look around."""
-        with contextlib.suppress(OSError):  # a full pipe pokes as well
+        """Wake the engine."""
+        with contextlib.suppress(OSError):  # a full pipe wakes it as well
             os.write(self._poke_end, b"!")
 
     def stop(self, level: int) -> None:
-        """Stop: GENTLE, ROUGH or KILL; never back."""
+        """Stop: GENTLE, ROUGH or KILL. The level never goes down."""
         self._level = max(self._level, level)
         self.poke()
 
@@ -90,14 +90,14 @@ class Engine:
         self._source.wait(self._order_keys, timeout)
 
     def _beat_now(self) -> None:
-        """On the listener's thread: there may be orders."""
+        """On the orders listener's thread: there may be orders, which come with a beat."""
         self._leases.beat_now()
         self.poke()
 
-    # the story
+    # the main loop
 
     def run(self) -> None:
-        """Work until told to stop, or until idle where ``burst`` is set."""
+        """Work until told to stop, or until idle if ``burst`` is set."""
         self._open()
         try:
             while not self._is_over():
@@ -142,37 +142,37 @@ class Engine:
         self._exchange()
         self._write_log()
 
-    # 1. hear what happened
+    # 1. read what happened
 
     def _attend(self) -> None:
-        """Listen to the channel that there is now; end the one before."""
+        """If the channel has changed, listen to the new one and close the old one."""
         channel = self._exchanger.channel
         if channel is self._channel:
             return
         if self._channel is not None:
-            for fd, _ in self._hearers(self._channel):
+            for fd, _ in self._readers(self._channel):
                 self._selector.unregister(fd)
             self._channel.close()
         self._channel = channel
         if channel is not None:
-            for fd, hear in self._hearers(channel):
-                self._selector.register(fd, selectors.EVENT_READ, hear)
+            for fd, read in self._readers(channel):
+                self._selector.register(fd, selectors.EVENT_READ, read)
 
-    def _hearers(self, channel: Channel) -> list[tuple[int, Callable[[], None]]]:
-        """What to listen to of a channel, and what is to hear it."""
-        hearers = [(channel.answer_fd, self._hear_answer), (channel.caught_fd, self._hear_caught)]
-        return [*hearers, (channel.later_fd, self._hear_later)] if channel.later_fd >= 0 else hearers
+    def _readers(self, channel: Channel) -> list[tuple[int, Callable[[], None]]]:
+        """The descriptors of a channel, each with the method that reads it."""
+        readers = [(channel.answer_fd, self._read_answer), (channel.caught_fd, self._read_caught)]
+        return [*readers, (channel.later_fd, self._read_later)] if channel.later_fd >= 0 else readers
 
-    def _hear_answer(self) -> None:
-        self._exchanger.hear_answer()
+    def _read_answer(self) -> None:
+        self._exchanger.read_answer()
         self._collect()
 
-    def _hear_caught(self) -> None:
-        self._exchanger.hear_caught()
+    def _read_caught(self) -> None:
+        self._exchanger.read_caught()
         self._collect()
 
-    def _hear_later(self) -> None:
-        self._fetcher.tell(self._exchanger.hear_later())
+    def _read_later(self) -> None:
+        self._fetcher.tell(self._exchanger.read_later())
 
     def _listen(self) -> None:
         timeout = max(0.0, self._until() - ticks())
@@ -180,7 +180,7 @@ class Engine:
             key.data()
 
     def _until(self) -> float:
-        """Ticks when there is something to do though nothing happens."""
+        """Ticks of the next thing to do, if no event comes before."""
         if (self._completer.outcomes and not self._exchanger.asking) or self._is_idle_burst():
             return 0.0
         until = min(self._rough_at, self._give_up_at, self._rouse_at, self._exchanger.late_at)
@@ -234,7 +234,7 @@ class Engine:
         self._log.say(f"warning: {text}", what="warning", level=WARNING)
 
     def _follow(self, slot: Slot, order: str) -> None:
-        """An order that somebody left for a worker."""
+        """Follow an order that was sent to a worker."""
         verb, _, rest = order.partition(" ")
         if verb in _ORDERS:
             self.stop(_ORDERS[verb])
@@ -245,7 +245,7 @@ class Engine:
 
     def _exchange(self) -> None:
         if ticks() >= self._exchanger.late_at:
-            self._exchanger.hang_up()
+            self._exchanger.drop_channel()
         is_paused = self._level or not self._leases.are_sure
         outcomes = self._completer.outcomes and not self._exchanger.asking
         wants = [] if is_paused else self._fetcher.wants(anyway=bool(outcomes))
@@ -271,7 +271,7 @@ class Engine:
             self._beaten(beaten)
 
     def _deliver(self, delivery: Delivery) -> None:
-        """What came of an exchange: outcomes are reported, what was marked may start, claims are handed out."""
+        """Handle a delivery: report outcomes, start runs that were marked, hand out claims."""
         if delivery.outcomes:
             self._report(delivery)
             self._start_marked(delivery)
@@ -293,7 +293,7 @@ class Engine:
                 self._log.say_all([report if claim.id in result.taken else refused(claim, report)])
 
     def _start_marked(self, delivery: Delivery) -> None:
-        """Careful runs are marked as started in the source before they start."""
+        """Start careful runs whose mark the source has taken: it must know of the start before they start."""
         marking = {slot.marking.claim.token: slot for slot in self._slots if slot.marking is not None}
         for claim, outcome in delivery.outcomes if marking else ():
             slot = marking.get(claim.token)
@@ -313,7 +313,7 @@ class Engine:
             self._hand(slot, [held])
 
     def _hand_out(self, claims: Sequence[Claim]) -> None:
-        """New claims: admit each, hand them out by slot, in order."""
+        """Admit each new claim, and hand them out by slot, in order."""
         batches: dict[str, list[Held]] = {}
         for claim in claims:
             slot = self._fetcher.slot_of(claim.token)
@@ -349,7 +349,7 @@ class Engine:
     # 4. end
 
     def _is_idle_burst(self) -> bool:
-        """Nothing ripe as far as the last look tells, nothing running, and nothing under way."""
+        """Whether, in a burst, the last look found nothing ripe, nothing runs, and nothing is under way."""
         return self._is_quiet_burst() and self._exchanger.idle
 
     def _is_quiet_burst(self) -> bool:
@@ -374,12 +374,12 @@ class Engine:
         self._fetcher.close()
         self._orders.close()
         self._exchanger.run(self._end_waits)
-        self._exchanger.hang_up()
+        self._exchanger.drop_channel()
         self._attend()
         if self._exchanger.close(0.5):
             self._heartbeat.stop()
         elif self._exchanger.owes:
-            sentence = "gave up on the store: what it did not hear of will be run again when the leases end"
+            sentence = "gave up on the store: runs whose outcome it lacks will be run again when their leases end"
             self._log.say(sentence, what="gave up", level=ERROR)
         self._supervisor.close()
         self._selector.close()
@@ -390,7 +390,7 @@ class Engine:
         self._log.flush()
 
     def _end_waits(self) -> None:
-        """On the exchanger's thread. A wait may just have been about to begin, so more than once."""
+        """On the exchanger's thread: end waits. Repeated, as a wait may only be about to begin."""
         for _ in range(25):
             orders = self._orders.watching and self._source.rouse(self._order_keys)
             if not (self._fetcher.end_wait() or orders):
@@ -398,15 +398,15 @@ class Engine:
             sleep(0.02)
 
     def _write_log(self) -> None:
-        """Have what was said written, but not amid what somebody waits for."""
+        """Have the log written, but not while runs are being reported."""
         if not self._log.waits:
             self._write_at = FOREVER
-            self._log.flush()  # which looks after what is far behind
+            self._log.flush()  # which lets a log that is far behind catch up
         elif self._write_at == FOREVER:
             self._write_at = ticks() + BREATH
         elif ticks() >= self._write_at:
             self._log.flush()
 
     def _about(self, slot: Slot) -> Callable[[], str]:
-        """What a worker says of itself, as JSON."""
+        """Makes the description of a worker, as JSON."""
         return lambda: describe(self.settings, slot)

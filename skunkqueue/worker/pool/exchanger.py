@@ -1,10 +1,10 @@
-"""Takes outcomes to the source and brings claims back, so that a source that hangs holds up nobody.
+"""Sends outcomes to the source and fetches claims, without ever blocking the engine on a source that hangs.
 
-Two calls may be under way at a time, each in one named state, and this is their only owner.
+Two calls may be under way at a time. Each is in one named state, which only this class changes.
 
-The exchange: outcomes, and claims for the slots that have room. ::
+The exchange: outcomes, and claims for the slots that can take more. ::
 
-    NOTHING -- carry --> CHANNEL -- answer ----------> NOTHING    the engine's own thread sends and hears
+    NOTHING -- carry --> CHANNEL -- answer ----------> NOTHING    the engine's own thread sends and reads
        |                    | fails: the thread asks again
        +----- carry --> THREAD --- it has succeeded --> NOTHING    a thread waits, and tries again until it succeeds
 
@@ -14,8 +14,8 @@ The watch: claims for the slots that have nothing to do, made as soon as there i
        +------ stand_by -> STANDBY -- the listener was woken -> LISTENER -- its exchange --> NOTHING
                               | withdraw: NOTHING
 
-A watch on the channel or with the listener cannot be called back. Where a call fails, nobody knows what was claimed by
-it: the thread asks for the same wants once more, as repeated, and so gets what they hold.
+A watch on the channel or with the listener cannot be withdrawn. If a call fails, it is not known what it claimed: the
+thread then repeats the same wants, marked as repeated, and so gets the runs that they hold.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from skunkqueue.worker.pool.log_entry import LogEntry
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
 PATIENCE: Final = 5.0
-"""Seconds after which an answer is late that was to come at once: then the thread asks."""
+"""Seconds after which an answer on the channel counts as late: then the thread asks instead."""
 FOREVER: Final = float("inf")
 
 Outcomes = list[tuple[Claim, Outcome]]
 
 
 class Exchanging(Enum):
-    """Where the exchange is."""
+    """The states of the exchange."""
 
     NOTHING = auto()
     CHANNEL = auto()
@@ -50,7 +50,7 @@ class Exchanging(Enum):
 
 
 class Watching(Enum):
-    """Where the watch is."""
+    """The states of the watch."""
 
     NOTHING = auto()
     STANDBY = auto()
@@ -59,7 +59,7 @@ class Watching(Enum):
 
 
 class Load(NamedTuple):
-    """What goes with one exchange."""
+    """What one exchange sends."""
 
     outcomes: Outcomes
     reports: list[LogEntry | None]
@@ -70,9 +70,9 @@ class Load(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What one exchange carried, with a line to be logged for each outcome, and what came of it.
+    """What one exchange sent, with an entry to log for each outcome, and its result.
 
-    ``woken`` is the route whose wake-up it followed, where that is known.
+    ``woken`` is the route whose wake-up it followed, if that is known.
     """
 
     outcomes: Outcomes
@@ -87,15 +87,15 @@ NO_LOAD: Final = Load([], [], [])
 
 
 class Exchanger:
-    """One exchange at a time. While one is under way outcomes gather, and go together with the next.
+    """One exchange at a time. Outcomes that come while one is under way are sent together with the next.
 
-    ``poke`` is called from another thread when there is something to collect. A source that is away is tried again with
-    growing pauses, with the same tokens: repeating a call is harmless.
+    ``poke`` is called from another thread when there is something to collect. While the source is away, calls are
+    repeated with growing pauses and the same tokens, which is harmless.
     """
 
     def __init__(self, source: Source, clock: Clock, queue: str, lease: float, poke: Callable[[], None]) -> None:
         self.channel: Channel | None = None
-        """What the engine listens to; where this changes, the old one is its to close."""
+        """The channel that the engine reads. When it changes, the engine closes the old one."""
         self.away: Exception | None = None
         self.troubles: list[str] = []
         """What the source cannot do while it does the rest; each is told once, and taken out by the engine."""
@@ -105,16 +105,16 @@ class Exchanger:
         self._lease = lease
         self._poke = poke
         self._state = threading.Condition()
-        # what waits to be carried, and what came back
+        # what waits to be sent, and what came back
         self._outcomes: Outcomes = []
         self._reports: list[LogEntry | None] = []
         self._wants: list[Want] = []
-        self._doubtful: list[Want] = []  # were asked for, and nobody knows what became of them
+        self._doubtful: list[Want] = []  # were asked for, with unknown result
         self._errands: list[Callable[[], None]] = []
         self._deliveries: list[Delivery] = []
         # the exchange
         self._exchange = Exchanging.NOTHING
-        self._load = NO_LOAD  # what it carries, or carried in vain
+        self._load = NO_LOAD  # what it sends, or has failed to send
         self._asked_at = 0.0
         self._overdue_at = FOREVER  # ticks
         # the watch
@@ -122,7 +122,7 @@ class Exchanger:
         self._watched: list[Want] = []
         self._watch_overdue_at = FOREVER  # ticks
         # the thread
-        self._busy = False  # with an exchange, or something else
+        self._busy = False  # with an exchange or an errand
         self._closing = False
         self._dropped = False  # something was never carried
         self._last_trouble = ""
@@ -133,53 +133,53 @@ class Exchanger:
     def start(self) -> None:
         self._thread.start()
 
-    # what the engine asks
+    # used by the engine
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way, and nothing waits to be carried or collected."""
+        """Whether nothing is under way, and nothing waits to be sent or collected."""
         with self._state:
             under_way = self._busy or self._exchange is not Exchanging.NOTHING or self.watching
             return not (under_way or self._has_load() or self._errands or self._deliveries)
 
     @property
     def owes(self) -> bool:
-        """Whether there are outcomes that the source has not heard of."""
+        """Whether there are outcomes that the source does not have yet."""
         with self._state:
             return bool(self._outcomes or self._load.outcomes)
 
     @property
     def free(self) -> bool:
-        """Whether the next exchange would start at once, and what came of the last one is known."""
+        """Whether the next exchange would start at once, and the result of the last one has been collected."""
         if self._exchange is not Exchanging.NOTHING or (self._busy and self.channel is None):
             return False
         return not (self._wants or self._doubtful or self._deliveries or self.standing)
 
     @property
     def asking(self) -> bool:
-        """Whether the channel is to answer before it can be asked again."""
+        """Whether an answer on the channel is awaited; until then it cannot be asked again."""
         return self._exchange is Exchanging.CHANNEL
 
     @property
     def standing(self) -> bool:
-        """Whether wants stand by, to be claimed when the listener is woken."""
+        """Whether wants are ready to be claimed when the listener is woken."""
         return self._watch is Watching.STANDBY
 
     @property
     def watching(self) -> bool:
-        """Whether claims may come that nobody can call back; they come as a delivery, if there are any."""
+        """Whether a watch is under way that cannot be withdrawn; its claims, if any, come as a delivery."""
         return self._watch in (Watching.LISTENER, Watching.CHANNEL)
 
     @property
     def late_at(self) -> float:
-        """Ticks from when the channel is of no use, if it says nothing."""
+        """Ticks from which the channel is given up, if no answer has come."""
         late_at = self._overdue_at if self._exchange is Exchanging.CHANNEL else FOREVER
         return min(late_at, self._watch_overdue_at) if self._watch is Watching.CHANNEL else late_at
 
     def carry(self, outcomes: Outcomes, reports: Sequence[LogEntry | None], wants: list[Want]) -> None:
-        """Have these carried, and give the reports back with them.
+        """Send these; the delivery has the reports again.
 
-        Wants are given only when ``free``, so that nothing is claimed twice over.
+        Pass wants only when ``free``, so that nothing is claimed twice over.
         """
         with self._state:
             self._outcomes.extend(outcomes)
@@ -191,23 +191,23 @@ class Exchanger:
                 self._state.notify()
 
     def run(self, errand: Callable[[], None]) -> None:
-        """Have something else done with the source, before the next exchange. What it raises is let go."""
+        """Have an errand done on the thread before the next exchange. Its errors count as the source being away."""
         with self._state:
             self._errands.append(errand)
             self._state.notify()
 
     def linger(self, seconds: float) -> None:
-        """Wait a moment for what is under way: two threads that alternate are faster than two that compete."""
+        """Wait up to ``seconds`` for what is under way: two threads that alternate are faster than two that compete."""
         self._done.wait(seconds)
 
     def collect(self) -> list[Delivery]:
-        """What has come back since."""
+        """The deliveries since the last call."""
         with self._state:
             deliveries, self._deliveries = self._deliveries, []
             return deliveries
 
     def close(self, patience: float) -> bool:
-        """Stop, after what waits has been carried or ``patience`` seconds; says whether all was."""
+        """Stop when all that waits is sent, or after ``patience`` seconds; returns whether all was sent."""
         with self._state:
             self._closing = True
             self._state.notify()
@@ -217,7 +217,7 @@ class Exchanger:
     # the exchange on the channel, on the engine's thread
 
     def _ask(self, channel: Channel) -> bool:
-        """Send what waits; False where that is for the thread to do."""
+        """Send what waits; False if the thread has to do it."""
         with self._state:
             if self._exchange is not Exchanging.NOTHING or self._doubtful:
                 return False
@@ -233,39 +233,39 @@ class Exchanger:
             if channel.ask(load.outcomes, load.wants, now=now, until=now + self._lease):
                 return True
         except Exception:
-            self.hang_up()
+            self.drop_channel()
             return True
-        with self._state:  # it is no exchange for a channel
+        with self._state:  # the channel cannot do this exchange
             self._exchange = Exchanging.NOTHING
             self._put_back(load)
             self._wants[:0] = load.wants
         return False
 
-    def hear_answer(self) -> None:
-        """There may be an answer on the channel."""
+    def read_answer(self) -> None:
+        """Read the channel's answer, if it has come."""
         try:
             result = None if self.channel is None else self.channel.answer()
             if result is None:
                 return
             if self._exchange is not Exchanging.CHANNEL:
-                raise ValueError("an answer to nothing")
+                raise ValueError("an answer without a question")
         except Exception:
-            self.hang_up()
+            self.drop_channel()
             return
         with self._state:
             self._deliveries.append(Delivery(*self._load, result, self._asked_at))
             self._exchange, self._load = Exchanging.NOTHING, NO_LOAD
 
-    def hear_later(self) -> list[tuple[str, float]]:
-        """The routes on which runs were put for later, and when they are due, as far as the channel told."""
+    def read_later(self) -> list[tuple[str, float]]:
+        """Routes on which runs were put for later, and when they are due, as announced on the channel."""
         try:
             return [] if self.channel is None else self.channel.later()
         except Exception:
-            self.hang_up()
+            self.drop_channel()
             return []
 
-    def hang_up(self) -> None:
-        """The channel is of no use any more: the thread asks again what was asked on it."""
+    def drop_channel(self) -> None:
+        """Give up the channel: the thread repeats what was asked on it."""
         with self._state:
             channel, self.channel = self.channel, None
             if channel is not None:
@@ -285,7 +285,7 @@ class Exchanger:
         self._load = NO_LOAD
 
     def _ask_again(self, wants: Sequence[Want]) -> None:
-        """Have the thread ask whether they were claimed."""
+        """Have the thread repeat these wants, to learn what they claimed."""
         self._doubtful += [want._replace(repeated=True) for want in wants]
         self._done.clear()
         self._state.notify()
@@ -293,7 +293,7 @@ class Exchanger:
     # the watch on the channel, on the engine's thread
 
     def watch(self, keys: Sequence[Key], wants: list[Want], timeout: float) -> bool:
-        """Have these claimed as soon as there is work; False where there is no channel to do so."""
+        """Have these claimed as soon as there is work; False if there is no channel."""
         channel = self.channel
         if channel is None:
             return False
@@ -303,15 +303,15 @@ class Exchanger:
         try:
             channel.watch(keys, timeout, self._from_now(wants))
         except Exception:
-            self.hang_up()
+            self.drop_channel()
         return True
 
-    def hear_caught(self) -> None:
-        """There may be claims on the channel."""
+    def read_caught(self) -> None:
+        """Read the claims of the watch, if they have come."""
         try:
             caught = None if self.channel is None else self.channel.caught()
         except Exception:
-            self.hang_up()
+            self.drop_channel()
             return
         if caught is not None:
             with self._state:
@@ -325,20 +325,20 @@ class Exchanger:
     # the watch with the listener: stand_by and withdraw on the engine's thread, catch on the listener's
 
     def stand_by(self, wants: list[Want]) -> None:
-        """Have these claimed by ``catch``."""
+        """Make these wants ready to be claimed by ``catch``."""
         with self._state:
             self._watch, self._watched = Watching.STANDBY, wants
 
     def withdraw(self) -> None:
-        """Forget what stands by."""
+        """Drop the wants that are ready to be claimed by ``catch``."""
         with self._state:
             if self._watch is Watching.STANDBY:
                 self._watch = Watching.NOTHING
 
     def catch(self, keys: Sequence[Key], timeout: float) -> bool:
-        """Wait for work, and claim what stands by, on the calling thread; says whether it did.
+        """Wait for work, then claim the wants of ``stand_by`` on the calling thread; returns whether it did.
 
-        So a run that arrives while all is idle is handed on once less.
+        This saves one hand-over between threads for a run that arrives while the pool is idle.
         """
         self._source.wait(keys, timeout)
         with self._state:
@@ -359,7 +359,7 @@ class Exchanger:
         self._reached()
         return True
 
-    # the thread: errands, and the exchanges that no channel takes
+    # the thread: errands, and the exchanges that the channel does not do
 
     def _work(self) -> None:
         self._open_channel()
@@ -371,13 +371,13 @@ class Exchanger:
             self._rest()
 
     def _open_channel(self) -> None:
-        """Where there was one, or may be one."""
+        """Open a channel, unless the source has none."""
         if self._closing or self.channel is not None or not self._may_have_channel:
             return
         try:
             channel = self._source.channel(self._queue)
         except Exception:
-            return  # the next exchange tells what is wrong; after it we try again
+            return  # the next exchange reports the error; after it, try again
         self._may_have_channel = channel is not None
         self.channel = channel
 
@@ -389,13 +389,13 @@ class Exchanger:
             if not self._has_load():
                 self._done.set()
             self._state.notify()
-        self._poke()  # only now: an engine that came sooner would find us still busy, and go to sleep
+        self._poke()  # only now: poked sooner, the engine would find this thread busy, and go to sleep
 
     def _has_load(self) -> bool:
         return bool(self._outcomes or self._wants or self._doubtful)
 
     def _await_work(self) -> bool:
-        """Wait for something to do; False when there is to be no more."""
+        """Wait for something to do; False when closing."""
         with self._state:
             while not (self._errands or self._is_called()):
                 if self._closing:
@@ -420,7 +420,7 @@ class Exchanger:
             return self._take()
 
     def _take(self) -> Load:
-        """All that waits to be carried; the lock is held."""
+        """Take all that waits to be sent; the caller holds the lock."""
         load = Load(self._outcomes, self._reports, self._doubtful + self._wants)
         self._outcomes, self._reports, self._doubtful, self._wants = [], [], [], []
         return load
@@ -433,7 +433,7 @@ class Exchanger:
             self._missed(error)
 
     def _deliver(self, load: Load) -> None:
-        """Exchange, and again until it succeeds; what gathers in the meantime joins in."""
+        """Exchange until it succeeds. What comes in the meantime is added."""
         pause = FIRST_PAUSE
         while True:
             self._load = load
@@ -443,7 +443,7 @@ class Exchanger:
                     self._source, load.outcomes, load.wants, now=now, until=now + self._lease, trouble=self._trouble
                 )
                 break
-            except Exception as error:  # a fault of a driver that nobody foresaw must not end the thread either
+            except Exception as error:  # an unforeseen fault of a driver must not end the thread either
                 self._missed(error)
                 if self._given_up(pause):
                     self._dropped = True
@@ -463,7 +463,7 @@ class Exchanger:
         return Load(load.outcomes + more.outcomes, load.reports + more.reports, wants)
 
     def _given_up(self, pause: float) -> bool:
-        """Wait before the next try; a pool that closes does not wait for a source that is away."""
+        """Wait before the next try; returns whether the pool closes, which ends the wait."""
         end = monotonic() + pause
         with self._state:
             while not self._closing and (left := end - monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""When to claim, for whom and how much; while all is quiet, a listener that claims as soon as something comes."""
+"""Decides when to claim, for which slots and how much; in an idle pool, waits for work and claims it at once."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from skunkqueue.worker.pool.settings import Settings
 from skunkqueue.worker.pool.slot import Slot
 
 LOOK_ANYWAY: Final = 10.0
-"""Seconds after which an idle pool looks although nobody told it to: a wait is only a hint."""
+"""Seconds after which an idle pool looks for work without a wake-up, as wake-ups may be lost."""
 LATE: Final = 1.0
-"""Seconds after which the engine looks where the listener ought to have: it may hang in its wait."""
+"""Seconds after which the engine looks in place of the listener, which may hang in its wait."""
 ROUSE_AGAIN: Final = 0.03
-"""Seconds after which the listener is roused once more: it may just have been about to wait."""
+"""Seconds after which the listener is roused once more: the first time it may not have begun to wait."""
 SOONEST: Final = 0.005
 FOREVER: Final = float("inf")
 
 
 class Fetcher:
-    """Belongs to an engine and is used on its thread, but for the listener's part.
+    """Used by one engine on its thread, except for ``_catch`` and ``end_wait``.
 
     ``looked`` says whether the last look asked for all workers and found nothing left.
 
-    Where a wake-up reaches one pool only, whoever takes it must be able to claim what it is about, or nobody does: so
-    the listener waits on the routes of those it claims for, and is called back when somebody else has nothing to do.
-    Addresses are waited on for all: no other pool serves them.
+    If a store wakes only one waiter (``wakes_one``), that waiter must be able to claim the work, or nobody does. So the
+    wait is for the routes of the slots that it claims for, and is ended when a slot on another route becomes idle.
+    Addresses of all slots are always waited on: no other pool serves them.
     """
 
     def __init__(
@@ -48,25 +48,25 @@ class Fetcher:
         self._max_runs = settings.max_runs
         self._slots = slots
         self._exchanger = exchanger
-        self._called = False  # to look, since the last look began
-        self._wanted: dict[str, Slot] = {}  # by token: whom the last exchange claims for
-        self._stood: dict[str, Slot] = {}  # by token: whom the listener claims for
+        self._called = False  # ``call`` came since the last look began
+        self._wanted: dict[str, Slot] = {}  # by token: the slots that the last exchange claims for
+        self._watched_for: dict[str, Slot] = {}  # by token: the slots that the watch claims for
         self._rouse_at = 0.0
-        self._back_at = FOREVER  # ticks when the channel is to come back with what it has
-        self._told: dict[str, float] = {}  # by route: ticks when the first run ripens that the channel told of
-        self._longest = min(LOOK_ANYWAY, settings.lease / 2)  # leases end without a word
+        self._back_at = FOREVER  # ticks when the watch on the channel is to end
+        self._announced: dict[str, float] = {}  # by route: ticks when the first announced run ripens
+        self._longest = min(LOOK_ANYWAY, settings.lease / 2)  # nothing announces the end of a lease
         self._queue = settings.queue
         self._addresses = [slot.routes[0] for slot in slots]
-        self._served: Collection[str] = ()  # the routes that the listener waits on
+        self._served: Collection[str] = ()  # the routes that the watch waits on
         self._keys = self._wait_on = self._keys_of(settings.routes)
         self._listener = Listener(self._catch, poke, "skunkqueue-listener")
 
     def slot_of(self, token: str) -> Slot:
-        """For whom something was claimed."""
-        return self._wanted.get(token) or self._stood[token]
+        """The slot that a token claimed for."""
+        return self._wanted.get(token) or self._watched_for[token]
 
     def call(self) -> None:
-        """There may be something to claim."""
+        """Note that there may be something to claim."""
         self._called = True
 
     @property
@@ -74,44 +74,44 @@ class Fetcher:
         return self._called
 
     def tell(self, later: Iterable[tuple[str, float]]) -> None:
-        """Runs on these routes ripen then, by the source's clock: look at that time, unless something is sooner."""
+        """Note when runs on these routes ripen, by the source's clock: look at that time, or sooner."""
         for name, due in later:
             route = base_route(name)
             if route in self._addresses or any(slot.route == route for slot in self._slots):
                 at = ticks() + due - self._clock.now()
-                self._told[route] = min(at, self._told.get(route, FOREVER))
+                self._announced[route] = min(at, self._announced.get(route, FOREVER))
 
-    def _told_at(self) -> float:
-        return min(self._told.values(), default=FOREVER)
+    def _announced_at(self) -> float:
+        return min(self._announced.values(), default=FOREVER)
 
-    def _hear_told(self) -> None:
-        """Whatever has ripened by now is to be looked for; what ripens behind it is learnt by that look."""
+    def _look_for_announced(self) -> None:
+        """Look now if an announced run has ripened. That look also learns what ripens next."""
         now = ticks()
-        if self._told_at() <= now:
-            self._told = {route: at for route, at in self._told.items() if at > now}
+        if self._announced_at() <= now:
+            self._announced = {route: at for route, at in self._announced.items() if at > now}
             self.call()
             self._back_at = 0.0
 
     # claiming with the next exchange
 
     def until(self) -> float:
-        """Ticks when to claim, as far as nobody else sees to it."""
-        at = min(self._look_at(), self._told_at())
+        """Ticks when to claim, if no watch does it before."""
+        at = min(self._look_at(), self._announced_at())
         if self._exchanger.free:
             at = 0.0 if self._called and at < FOREVER else at
             return min(at, max(self._back_at, self._rouse_at)) if self._exchanger.watching else at
-        return at + LATE if self._exchanger.standing else FOREVER  # the listener is on it; a exchanger pokes
+        return at + LATE if self._exchanger.standing else FOREVER  # the listener does it, and pokes the engine
 
     def wants(self, anyway: bool) -> list[Want]:
-        """What to claim now, for whom: nothing, unless it is time or it is done ``anyway``.
+        """The wants to claim now; empty before it is time, unless ``anyway`` (an exchange is sent in any case).
 
-        Those for whom the listener is claiming are left to it.
+        Slots that a watch is claiming for are left out.
         """
-        self._hear_told()
+        self._look_for_announced()
         if not (anyway or self._called) and ticks() < self._look_at():
             return []
         self._exchanger.withdraw()
-        # Not free: what is under way may not ask for all who want by now, so this look is owed, whatever it brings.
+        # Not free: the exchange under way may not ask for all slots that want now, so look again after it.
         self._called = not self._exchanger.free
         if self._called:
             return []
@@ -125,58 +125,59 @@ class Fetcher:
         self._exchanger.withdraw()
 
     def learn(self, delivery: Delivery, burst: bool) -> None:
-        """When to look again: at once where a want was filled and more is left, else when the next run ripens."""
+        """Decide when to look again: at once if a want was filled and more is left, else when the next run ripens."""
         wants, result = delivery.wants, delivery.result
         got: dict[str, int] = {}
         for claim in result.claims:
             got[claim.token] = got.get(claim.token, 0) + 1
         filled = [want for want in wants if got.get(want.token, 0) >= want.limit]
         ripe = result.next_ripe
-        # What a repeated want gets was claimed before, which tells nothing of what is there now.
+        # A repeated want gets what it had claimed before, which says nothing about what is there now.
         more = bool(filled) and ((ripe is not None and ripe <= delivery.now) or any(slot.repeated for slot in filled))
         left = self._longest if ripe is None else min(max(ripe - self._clock.now(), SOONEST), self._longest)
         for want in wants:
             self.slot_of(want.token).look_at = 0.0 if more else ticks() + left
-        stood = wants[0].token in self._stood
-        # Before a burst may end, one look has to ask for all; and nobody else looks for what the listener did not.
+        by_watch = wants[0].token in self._watched_for
+        # Before a burst may end, one look must ask for all slots. And a wake-up on a route that the watch did not serve
+        # reached no other pool, so look.
         passed_by = delivery.woken is not None and not self._is_served(delivery.woken, wants)
-        self._called = self._called or (stood and burst) or passed_by
-        whole = len(wants) == len(self._slots) and not stood
+        self._called = self._called or (by_watch and burst) or passed_by
+        whole = len(wants) == len(self._slots) and not by_watch
         self.looked = whole and not more and (ripe is None or ripe > delivery.now)
 
     def _look_at(self) -> float:
         return min((slot.look_at for slot in self._asking() if slot.room(self._most(slot)) > 0), default=FOREVER)
 
     def _asking(self) -> Sequence[Slot]:
-        """All but those for whom the listener is claiming."""
+        """All slots, except those that a watch is claiming for."""
         if not self._exchanger.watching:
             return self._slots
-        stood = self._stood.values()
-        return [slot for slot in self._slots if slot not in stood]
+        by_watch = self._watched_for.values()
+        return [slot for slot in self._slots if slot not in by_watch]
 
     def _most(self, slot: Slot) -> int | None:
         return None if self._max_runs is None else max(0, self._max_runs - slot.runs)
 
-    # claiming as soon as something comes
+    # the watch
 
     def look_out(self) -> None:
-        """Nothing to claim now: have somebody wait for it, and claim it at once when it comes, for those who idle.
+        """There is nothing to claim now: start a watch that waits for work and claims it at once, for the idle slots.
 
-        Only as much as they can begin at once, for others may have begun to wait by then.
+        It claims only as much as they can start at once: by then, other pools may be waiting too.
         """
         if self._exchanger.watching or self._listener.watching:
-            if ticks() >= self._back_at or self._leaves_out_somebody():
+            if ticks() >= self._back_at or self._leaves_out_a_slot():
                 self.rouse()
             return
         if not self._exchanger.free:
             return
         found = {want: slot for slot in self._slots if (want := slot.want(self._most(slot), slot.free)) is not None}
-        left = min([self._told_at(), *(slot.look_at for slot in found.values())]) - ticks() if found else 0.0
+        left = min([self._announced_at(), *(slot.look_at for slot in found.values())]) - ticks() if found else 0.0
         if left > 0:
             self._wait_for(found, min(left, self._longest))
 
     def _wait_for(self, found: dict[Want, Slot], left: float) -> None:
-        self._stood = {want.token: slot for want, slot in found.items()}
+        self._watched_for = {want.token: slot for want, slot in found.items()}
         self._served = {slot.route for slot in found.values()}
         self._rouse_at = 0.0
         keys = self._keys_of(self._served) if self._source.wakes_one else self._keys
@@ -191,8 +192,8 @@ class Fetcher:
     def _keys_of(self, routes: Iterable[str]) -> list[WorkKey]:
         return [WorkKey(self._queue, route) for route in (*dict.fromkeys(routes), *self._addresses)]
 
-    def _leaves_out_somebody(self) -> bool:
-        """Whether somebody has nothing to do on whose route nobody here waits."""
+    def _leaves_out_a_slot(self) -> bool:
+        """Whether there is an idle slot on a route that the watch does not wait on."""
         if not self._source.wakes_one:
             return False
         idle = (slot for slot in self._slots if slot.route not in self._served and slot.look_at > ticks())
@@ -207,11 +208,11 @@ class Fetcher:
         try:
             caught = self._exchanger.catch(self._wait_on, timeout)
         finally:
-            if not caught:  # only ever set here: the engine's thread may do so at the same moment
+            if not caught:  # never cleared on this thread: the engine's may set it at the same moment
                 self._called = True
 
     def rouse(self) -> float:
-        """Have who waits for work come back, if somebody does; gives the ticks when to do so once more."""
+        """End the watch, if there is one; returns the ticks when to do so once more."""
         if not (self._exchanger.watching or (self._listener.watching and self._source.wakes_one)):
             return FOREVER
         if ticks() >= self._rouse_at:
@@ -223,7 +224,7 @@ class Fetcher:
         self.end_wait()
 
     def end_wait(self) -> bool:
-        """On the exchanger's thread: end the wait for work; says whether there is one, and that can be done."""
+        """On the exchanger's thread: end the wait for work; returns whether there is one that can be ended."""
         return (self._listener.watching or self._exchanger.watching) and self._source.rouse(self._keys)
 
     def close(self) -> None:

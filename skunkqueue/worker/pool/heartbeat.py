@@ -1,4 +1,4 @@
-"""What a pool does every third of a lease: extend what it holds, say that it lives, hear orders, clean a little."""
+"""The heartbeat of a pool, every third of a lease: extend its leases, report its workers, fetch orders, purge a bit."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from skunkqueue.persistence import Source
 from skunkqueue.persistence.halves import WHOLE, by_halves
 
 CLEAN_AT_ONCE = 500
-"""Things that one step of cleaning does at most; exchanges go in between."""
+"""Most things that one step of purging does; exchanges go in between."""
 CLEAN_EVERY = 30.0
-"""Seconds between cleanings that found little to do."""
+"""Seconds between purges that found little to do."""
 
 
 class Beaten(NamedTuple):
-    """What a pulse brought: of the claims asked about those still held, until when (ticks), and orders by worker;
-    the first time also what an operator should know of the source.
+    """The result of a heartbeat: which of the claims asked about are still held, until when (ticks), and orders by
+    worker; the first time also the source's warnings for the operator.
 
-    ``until`` of None: the source could not be asked.
+    ``until`` is None if the source could not be asked.
     """
 
     asked: Sequence[Claim]
@@ -33,9 +33,9 @@ class Beaten(NamedTuple):
 
 
 class Heartbeat:
-    """Beats for the workers of a pool. ``beat`` runs on the exchanger's thread, ``collect`` on the engine's.
+    """Sends heartbeats for the workers of a pool. ``beat`` runs on the exchanger's thread, ``collect`` on the engine's.
 
-    ``run`` has something done by the exchanger, between exchanges.
+    ``run`` has a function called on the exchanger's thread, between exchanges.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Heartbeat:
         self.under_way = False
 
     def beat(self, claims: Sequence[Claim]) -> None:
-        """Do it. Raises StoreError where the source cannot be asked; what was done by then is told all the same."""
+        """Send one heartbeat. Raises StoreError if the source is away; what was done before counts all the same."""
         held: set[str] = set()
         until = None
         orders: dict[str, list[Order]] = {}

@@ -1,8 +1,8 @@
 """Exchanges with a source so that an outcome that it cannot take never stops the others.
 
-What is too large is not even sent, and what is too much for one call is sent in several. Where the source refuses a
-call as a whole, its outcomes are sent by halves, until the one is found that it does not take: that run is failed for
-good.
+An outcome that is too large is not sent, and outcomes that are too many for one call are sent in several. If the source
+refuses a call as a whole, its outcomes are sent by halves, until the one that it refuses is found; that run then fails
+for good.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Pair = tuple[Claim, Outcome]
 LONGEST_REASON: Final = 300
 
 REST: Final = 8192
-"""Bytes that error, notes and note of an outcome take at most."""
+"""Most bytes of error, notes and note of an outcome together."""
 
 
 def fits(outcomes: Sequence[Pair], limits: Limits) -> bool:
-    """Whether these can be sent in one call. On the hot path: only values are looked at, the rest is small."""
+    """Whether these can be sent in one call. On the hot path: only values are measured, the rest is small."""
     if limits.items is not None and len(outcomes) > limits.items:
         return False
     total = largest = 0
@@ -41,13 +41,13 @@ def fits(outcomes: Sequence[Pair], limits: Limits) -> bool:
 
 
 def size_of(outcome: Outcome) -> int:
-    """Bytes that an outcome takes, near enough: values are large, the rest is bounded."""
+    """About how many bytes an outcome takes: values are large, the rest is bounded."""
     texts = (outcome.error, outcome.note)
     return len(outcome.value or b"") + len(outcome.notes or b"") + sum(len(text or "") for text in texts)
 
 
 def parts(outcomes: Sequence[Pair], limits: Limits) -> Iterator[Sequence[Pair]]:
-    """The outcomes, in order, so many at a time as one call may carry."""
+    """The outcomes, in order, split into what one call may carry."""
     start = size = 0
     for n, (_, outcome) in enumerate(outcomes):
         more = size_of(outcome)
@@ -109,7 +109,7 @@ class _Isolation:
     refused: dict[str, str] = field(default_factory=dict)
     error: Exception | None = None
     has_taken: bool = False
-    """Whether the source took anything meanwhile: where it takes nothing at all, it is the source that is at fault."""
+    """Whether the source took anything. If it takes nothing at all, the fault is the source's."""
 
     def exchange(
         self, outcomes: Sequence[Pair], wants: Sequence[Want], until: float, error: Exception | None
@@ -123,7 +123,7 @@ class _Isolation:
         return result._replace(taken=result.taken | self.taken, refused={**self.refused, **result.refused})
 
     def _within(self, claim: Claim, outcome: Outcome) -> Pair:
-        """The outcome, or, where it is too large, that it could not be kept."""
+        """The outcome; if it is too large, a failure that says so."""
         most = self.source.limits.value
         if most is None or size_of(outcome) <= most:
             return claim, outcome
@@ -133,7 +133,7 @@ class _Isolation:
         return claim, Outcome.failed(self.refused[claim.id])
 
     def _commit(self, pairs: Sequence[Pair]) -> None:
-        """Commit, by halves where that is refused."""
+        """Commit; if that is refused, commit each half by itself."""
         try:
             taken = self.source.commit(pairs, now=self.now)
         except WHOLE:
@@ -150,7 +150,7 @@ class _Isolation:
         self.taken |= taken
 
     def _fail(self, claim: Claim, outcome: Outcome, error: Exception) -> None:
-        """Fail the one run for good whose outcome is refused; how far a run has come is only left out."""
+        """Fail the run whose outcome is refused, for good. A refused progress is only left out."""
         said = f"{error or type(error).__name__}"[:LONGEST_REASON]
         if outcome.kind == "progress":
             return

@@ -1,7 +1,7 @@
-"""Keeps the leases of what a pool has claimed, and stops what it has lost. All on the engine's thread.
+"""Extends the leases of a pool's claims, and stops runs whose lease is lost. All on the engine's thread.
 
-A worker starts nothing after the horizon: the moment until which all that is handed out is surely leased. A pool that
-slept, or could not reach its source, so starts nothing before it has asked which of its leases still hold.
+The horizon is the time until which all runs handed out are known to be leased. A worker starts nothing after it. So a
+pool that slept, or could not reach its source, starts nothing before it has asked which of its leases still hold.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from skunkqueue.worker.pool.settings import Settings
 from skunkqueue.worker.pool.slot import Held, Slot
 
 AGAIN: Final = 1.0
-"""Seconds after which a beat is tried again that failed."""
+"""Seconds after which a failed beat is tried again."""
 FOREVER: Final = float("inf")
 
 Key = tuple[str, str]
-"""What a claim is known by: its run's id, and its token."""
+"""Identifies a claim: its run's id, and its token."""
 
 
 class Leases:
-    """``run`` has a beat done on another thread; ``look`` is called when a slot has room again."""
+    """``run`` has a beat done on another thread; ``look`` is called when a slot can take more runs."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class Leases:
         look: Callable[[], None],
     ) -> None:
         self.horizon = ticks() + settings.lease
-        """Ticks until when all that is handed out is surely leased."""
+        """Ticks until which all runs handed out are known to be leased."""
         self.are_sure = True
-        """Whether that is known to be in the future."""
+        """Whether the horizon is known to be in the future."""
         self._slots = slots
         self._settings = settings
         self._heartbeat = heartbeat
@@ -49,14 +49,14 @@ class Leases:
         self._run = run
         self._look = look
         self._beat_at = 0.0
-        self._unasked = FOREVER  # ticks until when those are leased that came after the last beat was put together
+        self._unasked = FOREVER  # ticks until which claims are leased that are newer than the last beat
 
     def until(self) -> float:
         """Ticks when to beat."""
         return FOREVER if self._heartbeat.under_way else self._beat_at
 
     def beat_now(self) -> None:
-        """The next beat is due: there may be orders, or the source is back."""
+        """Make the next beat due now: there may be orders, or the source is back."""
         self._beat_at = 0.0
 
     # beat
@@ -72,7 +72,7 @@ class Leases:
             self._run(lambda: self._heartbeat.beat(claims))
 
     def beaten(self, beaten: Beaten) -> None:
-        """What a beat brought: which leases hold, and until when."""
+        """Handle the result of a beat: which leases hold, and until when."""
         if beaten.until is not None:
             self.lose({_key(claim) for claim in beaten.asked if claim.id not in beaten.held})
             self._set_horizon(min(beaten.until, self._unasked))
@@ -86,12 +86,12 @@ class Leases:
     # the horizon
 
     def check(self) -> None:
-        """Have nothing started where the horizon has passed."""
+        """Recall what is not started, if the horizon has passed."""
         if self.are_sure and ticks() > self.horizon:
             self._doubt()
 
     def claimed(self, until: float) -> None:
-        """New claims hold until then (ticks): less than usual, where the source took its time to answer."""
+        """Note that new claims are leased until then (ticks): sooner than usual, if the source was slow to answer."""
         self._unasked = min(self._unasked, until)
         if until < self.horizon:
             self._set_horizon(until)
@@ -99,7 +99,7 @@ class Leases:
             self._doubt()
 
     def _doubt(self) -> None:
-        """The leases may have ended: nothing more is started before it is known which still hold."""
+        """The leases may have ended: recall what is not started until it is known which still hold."""
         self.are_sure = False
         self._beat_at = 0.0
         for slot in self._slots:
@@ -112,16 +112,16 @@ class Leases:
                 slot.body.pipes.set_horizon(horizon)
 
     def hand_out(self, slot: Slot, batch: list[Held]) -> None:
-        """Give a slot what it may start; later, where it is not known whether the leases hold."""
+        """Hand runs to a slot; later, if it is not known whether the leases hold."""
         if self.are_sure:
             slot.hand(batch)
         else:
             slot.recalled += batch
 
-    # what is lost
+    # lost leases
 
     def lose(self, lost: set[Key]) -> None:
-        """Claims that are no longer ours: what runs is interrupted, what does not run yet is let go."""
+        """Give up claims that are no longer ours: interrupt those that run, drop those that do not run yet."""
         for slot in self._slots:
             if not any(_key(held.claim) in lost for held in slot.in_hand()):
                 continue
@@ -137,11 +137,11 @@ class Leases:
                 slot.again()
 
     def cancelled(self, slot: Slot, id: str) -> None:
-        """A run was cancelled, and so its lease taken away."""
+        """Give up a run that was cancelled, which took its lease away."""
         self.lose({_key(held.claim) for held in slot.in_hand() if held.claim.id == id})
 
     def claimed_anew(self, claim: Claim) -> None:
-        """A run that this very pool still holds under an older token has been lost, and is now held anew."""
+        """Give up older claims of the same run that this pool still holds: their lease is lost."""
         for slot in self._slots:
             self.lose(
                 {_key(h.claim) for h in slot.in_hand() if h.claim.id == claim.id and h.claim.token != claim.token}

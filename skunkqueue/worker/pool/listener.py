@@ -1,4 +1,4 @@
-"""Waits for news on a thread of its own, for those who have something else to do."""
+"""A thread that waits for wake-ups, so that the engine need not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Listener:
-    """Waits for news on its own thread by ``wait``, whenever it is told to, then does ``then``."""
+    """Calls ``wait``, whenever ``watch`` is called, and ``then`` after it; both on its own thread."""
 
     def __init__(self, wait: Callable[[float], None], then: Callable[[], None], name: str) -> None:
         self._wait = wait
@@ -19,7 +19,7 @@ class Listener:
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def watch(self, timeout: float) -> None:
-        """Look out for at most so many seconds, unless it does so already."""
+        """Start one wait of at most ``timeout`` seconds, unless one is under way."""
         with self._state:
             if not self.watching:
                 self.watching = True
@@ -36,7 +36,7 @@ class Listener:
             try:
                 self._wait(timeout)
             except Exception:
-                # The exchanger meets the same trouble and deals with it; here it is enough not to spin.
+                # The exchanger meets the same error and handles it; here a pause is enough, so as not to loop.
                 self._pause(1.0)
             self.watching = False
             if self._closing:

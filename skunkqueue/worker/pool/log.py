@@ -1,8 +1,8 @@
-"""The pool's log: a line per thing that happened, gathered, and written by a thread that alone waits where it is stuck.
+"""The pool's log: one entry per event, written in batches by a thread, so that a blocked stream blocks only the thread.
 
-Whoever says something only adds to a list. The thread takes what is there in one go, then rests a moment: a busy pool
-wakes it 50 times a second, an idle one not at all. Where nothing is taken for long, lines are dropped and counted, so
-that neither the pool nor its memory depends on who reads the log.
+``say`` only appends to a list. The thread writes the list as one batch, then pauses: a busy pool wakes it 50 times a
+second, an idle one not at all. If the output is blocked for long, entries are dropped and counted, so that the pool
+neither waits nor grows without bound.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 MOST_LINES = 100_000
 MOST_SIZE = 16_000_000
-"""Lines, and characters, that gather where the log is stuck; as much may be under way to it."""
+"""Most lines, and characters, that wait while the output is blocked; as many more may be in the batch being written."""
 PACE: Final = 0.02
-"""Seconds between two batches, while there is something to say."""
+"""Seconds between two batches, while entries come."""
 YIELD: Final = 0.02
-"""Seconds that a pool leaves the interpreter to logging which is far behind but gets on."""
+"""Seconds for which the pool sleeps, so that logging which is far behind, but progresses, can catch up."""
 SLICE: Final = 0.002
 PATIENCE: Final = 500
-"""Slices (of so many seconds) that an end waits for a log that takes nothing."""
+"""How many slices (of ``SLICE`` seconds) ``close`` waits for an output that takes nothing."""
 LONGEST: Final = 5000
-"""Slices that it waits for one that takes a little now and then."""
+"""How many slices it waits for an output that takes a little now and then."""
 
 
 _TEXT: Final = itemgetter(LogEntry._fields.index("text"))
@@ -47,9 +47,9 @@ _TRACE: Final = itemgetter(LogEntry._fields.index("traceback"))
 class Log:
     """Writes to the logger ``skunkqueue.worker`` where the program has set up logging, else to a stream.
 
-    ``format`` is ``text``, or ``json`` for a document a line, which always goes to a stream. ``rewrite`` is given each
-    entry before it is noted, and gives what is to be noted in its place, if anything. Any thread may say something.
-    Nobody but ``close`` waits for what a log is written to. Raises WrongCall for a format that there is not.
+    ``format`` is ``text``, or ``json`` for one document a line, which always goes to a stream. ``rewrite`` gets each
+    entry before it is noted, and returns the entry to note instead, or None. Any thread may call ``say``. Only
+    ``close`` waits for the output. Raises WrongCall for an unknown format.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class Log:
         _logs.add(self)
 
     def _begin(self) -> None:
-        """Nothing said, nobody writing."""
+        """Set the state of a new log: no entries, no thread."""
         self._said: list[Batch] = []
-        self._count = self._size = 0  # of it; near enough, where several say something at once
+        self._count = self._size = 0  # of its lines and characters; approximate, as several threads may add at once
         self._dropped = 0
-        self._moved = self._seen = 0  # how often something was taken
+        self._moved = self._seen = 0  # how often the output took something
         self._outlet: ToStream | None = None
-        self._pen = threading.Lock()  # held by the thread that writes: never waited for, as signals may come between
-        self._bell: SimpleQueue[None] = SimpleQueue()
-        self._awake = False  # whether the thread is sure to look again by itself
-        self._leaving = False  # with the next batch
-        self._ended = 0  # how often it has left
+        self._writing = threading.Lock()  # held by the thread that writes; never waited for: signal handlers log
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._awake = False  # whether the thread will look again by itself
+        self._leaving = False  # the thread ends after the next batch
+        self._ended = 0  # how often the thread has ended
 
     # saying
 
@@ -93,7 +93,7 @@ class Log:
         self.say_all([LogEntry(what, worker, text=text, error=error, traceback=traceback, level=level)])
 
     def say_all(self, entries: Sequence[LogEntry | None]) -> None:
-        """Note many entries that happened together; of None nothing is said."""
+        """Note many entries of one moment; None among them is skipped."""
         rewrite = self._rewrite
         found = [entry for entry in entries if entry is not None]
         if rewrite is not None:
@@ -112,11 +112,11 @@ class Log:
 
     @property
     def waits(self) -> bool:
-        """Whether something was said that nobody writes before ``flush``."""
+        """Whether there are entries that are not written before ``flush`` is called."""
         return bool(self._said) and not self._awake
 
     def flush(self) -> None:
-        """Have what has gathered written: at once where nothing was for a while, else with the next batch."""
+        """Have the entries written: at once if the thread sleeps, else with its next batch."""
         if self._said and not self._awake:
             self._awake = True
             self._rouse()
@@ -124,15 +124,15 @@ class Log:
             self._let_logging_catch_up()
 
     def _let_logging_catch_up(self) -> None:
-        """Logging takes as much of the interpreter as the pool does: leave it some, unless a handler hangs."""
+        """Sleep, so that the logging thread gets the interpreter, unless a handler hangs."""
         moved, self._seen = self._seen, self._moved
         if moved != self._moved:
             time.sleep(YIELD)
 
     def close(self) -> None:
-        """Wait until what was said is written and the thread has ended, or for a moment where the log is stuck.
+        """Wait until all entries are written and the thread has ended; only for a moment if the output is blocked.
 
-        What is said later starts another.
+        A later entry starts another thread.
         """
         ended, moved, still = self._ended, self._moved, 0
         self._leaving = True
@@ -146,26 +146,26 @@ class Log:
 
     @property
     def given_up(self) -> bool:
-        """Whether an end has waited in vain."""
-        return self._leaving and self._pen.locked()
+        """Whether ``close`` was called and the thread has not ended."""
+        return self._leaving and self._writing.locked()
 
     # the thread
 
     def _rouse(self) -> None:
-        """Wake the thread, or start it where there is none and something to write."""
-        if not self._pen.acquire(blocking=False):
-            self._bell.put(None)
+        """Wake the thread; if there is none, start it if there are entries."""
+        if not self._writing.acquire(blocking=False):
+            self._wake.put(None)
         elif self._said:
             self._start()
         else:
-            self._put_down()
+            self._finish()
 
     def _start(self) -> None:
         try:
             threading.Thread(target=self._serve, name="skunkqueue-log", daemon=True).start()
-        except RuntimeError:  # there are to be no more threads: then whoever came must wait
+        except RuntimeError:  # no more threads can be started: the caller writes
             self._write()
-            self._put_down()
+            self._finish()
 
     def _serve(self) -> None:
         while not self._leaving:
@@ -174,26 +174,26 @@ class Log:
             self._rest(PACE)
             if not self._said:
                 self._awake = False
-                if not self._said:  # what was said until then has roused nobody
+                if not self._said:  # an entry of that moment has woken nobody
                     self._rest(None)
         self._write()
-        self._put_down()
-        if self._said:  # what was said until then has started nobody
+        self._finish()
+        if self._said:  # an entry of that moment has started no thread
             self._rouse()
 
-    def _put_down(self) -> None:
-        """Put the pen down: the next who says something starts another thread."""
+    def _finish(self) -> None:
+        """Release the writer's lock: the next entry starts another thread."""
         self._awake = self._leaving = False
         self._ended += 1
-        self._pen.release()
+        self._writing.release()
 
     def _rest(self, seconds: float | None) -> None:
         if not self._leaving:
             with contextlib.suppress(Empty):
-                self._bell.get(timeout=seconds)
+                self._wake.get(timeout=seconds)
 
     def _write(self) -> None:
-        """Write what has gathered. A log that cannot be written stops nothing."""
+        """Write the entries. An output that cannot be written to stops nothing."""
         if not self._said:
             return
         count = len(self._said)
@@ -205,7 +205,7 @@ class Log:
             what = "1 line was" if dropped == 1 else f"{dropped} lines were"
             sentence = f"{what} dropped here: the log could not be written for too long"
             batches.append((time.time(), [LogEntry(text=sentence, level=WARNING)]))
-        with contextlib.suppress(Exception):  # whatever others have put in the place of stderr
+        with contextlib.suppress(Exception):  # stderr may have been replaced by anything
             self._write_all(batches)
 
     def _write_all(self, batches: Sequence[Batch]) -> None:
@@ -223,7 +223,7 @@ class Log:
 
 
 def _logger() -> Logger | None:
-    """The logger, where the program has set up logging to take what we say; one that has not imported it, has not."""
+    """The logger, if the program has set up logging for it. Without ``logging`` imported, it has not."""
     logging = sys.modules.get("logging")
     if logging is None:
         return None
@@ -236,17 +236,17 @@ _logs: WeakSet[Log] = WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """The program ends, whatever its pools do: the last lines tell why. One that was given up is given up."""
-    for journal in list(_logs):
-        if not journal.given_up:
-            journal.close()
+    """At exit, write the last lines: they may tell why the program ends. A log that was given up is skipped."""
+    for log in list(_logs):
+        if not log.given_up:
+            log.close()
 
 
 def _after_fork() -> None:
-    """The thread is not here, and what had gathered is the parent's to write."""
+    """In a forked child there is no thread, and the parent writes the entries that waited."""
     forget_streams()
-    for journal in list(_logs):
-        journal._begin()
+    for log in list(_logs):
+        log._begin()
 
 
 os.register_at_fork(after_in_child=_after_fork)

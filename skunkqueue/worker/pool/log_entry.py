@@ -1,4 +1,4 @@
-"""What a pool's log is told: an entry has fields, from which a line for people or a JSON document is written."""
+"""Entries of a pool's log, and how they are written: as a line for people, or as a JSON document."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ERROR: Final = 40
 LEVELS: Final[Mapping[int, str]] = {DEBUG: "DEBUG", INFO: "INFO", WARNING: "WARNING", ERROR: "ERROR"}
 
 _PHRASES: Final[Mapping[str, str]] = {"dropped": "let go of", "killed": "is killed:"}
-"""How a line says what an entry says by one word."""
+"""The phrase that a line has for the word in ``what``, where they differ."""
 
 
 class LogEntry(NamedTuple):
-    """Something that happened. Nothing in it need be fit for a terminal: that is seen to when it is written.
+    """One event. Its texts may hold any characters; control characters are escaped when it is written.
 
     ``what`` is one word for programs: took, finished, failed, retries, started, died ... ``took`` are the seconds that
     the run ran. Where ``subject`` names the run (its id, or what its source calls it), the line is made of the fields
-    and ends with ``text``: the result of a run that finished, else the rest of the sentence. Without, ``text`` is the
-    whole sentence.
+    and ends with ``text``: the result of a run that finished, else the rest of the sentence. Without ``subject``,
+    ``text`` is the whole sentence.
     """
 
     what: str = ""
@@ -49,26 +49,26 @@ class LogEntry(NamedTuple):
 
     @property
     def trace(self) -> str:
-        """The traceback fit for them, behind a line; indented, so that none of its lines is taken for one of ours."""
+        """The traceback to append to the line, escaped too, and indented, so that its lines differ from log lines."""
         if not self.traceback:
             return ""
         return "".join(f"\n    {line}" for line in printable_lines(self.traceback.rstrip()))
 
     def fields(self) -> dict[str, Any]:
-        """Those that say something, as they are: for programs."""
+        """The fields that are not empty, unchanged: for programs."""
         found = {name: value for name in FIELDS if (value := getattr(self, name)) not in ("", None)}
         if self.subject == self.run:
             found.pop("subject", None)
         return found
 
     def refused(self) -> LogEntry:
-        """What becomes of it where the source did not take its outcome."""
+        """The entry to log instead if the source did not take the outcome."""
         sentence = f"refused: {self.message} (its lease was taken away meanwhile; nothing was written)"
         return self._replace(what="refused", text=sentence, subject="", traceback="", level=WARNING)
 
 
 def _sentences(opening: str, entries: Sequence[LogEntry], end: str = "") -> list[str]:
-    """The line of each, as it comes; of very many runs, so all in one go."""
+    """The line of each entry, unescaped. One loop, because there may be very many."""
     lines = []
     for what, worker, _, job, took, text, subject, _, _, _ in entries:
         if not subject:
@@ -84,17 +84,17 @@ FIELDS: Final = ("what", "run", "job", "worker", "subject", "took", "error", "tr
 
 
 Batch = tuple[float, Sequence[LogEntry]]
-"""What was said at one time (seconds since the epoch)."""
+"""Entries of one time (seconds since the epoch)."""
 
 
 class Format(Protocol):
-    """Makes of entries the texts that a stream is given, line ends included."""
+    """Makes the texts for a stream from entries, line ends included."""
 
     def __call__(self, batches: Sequence[Batch]) -> list[str]: ...
 
 
 class TextFormat:
-    """Lines for people, which open with the local time to the millisecond; a traceback stands below its line."""
+    """Lines for people. Each begins with the local time to the millisecond; a traceback follows its line."""
 
     def __init__(self) -> None:
         self._time = _LocalTime("%Y-%m-%d %H:%M:%S")
@@ -110,7 +110,7 @@ class TextFormat:
 
 
 class JsonFormat:
-    """A JSON document a line: time (ISO 8601, with the offset), level, message, and the fields of the entry."""
+    """One JSON document a line: time (ISO 8601, with the offset), level, message, and the fields of the entry."""
 
     def __init__(self) -> None:
         self._time = _LocalTime("%Y-%m-%dT%H:%M:%S")
@@ -131,13 +131,13 @@ _PRINTABLE: Final = bytes(range(32, 127))
 
 
 def _are_fit(lines: Sequence[str]) -> bool:
-    """A quick look at many lines at once: whether they are ASCII and have nothing in them but what can be printed."""
+    """Whether all lines are printable ASCII; one quick check of many lines."""
     text = "".join(lines)
     return text.isascii() and len(text.encode().translate(None, _PRINTABLE)) == len(lines)
 
 
 class _LocalTime:
-    """The local time to the millisecond. What a second's times have in common is made once."""
+    """The local time to the millisecond. The part down to the second is formatted once a second."""
 
     def __init__(self, form: str) -> None:
         self._form = form

@@ -1,4 +1,4 @@
-"""Where the lines of a log go: a logger, a text stream, or the pipe or terminal behind one, which may be stuck."""
+"""Outputs of a log: a logger, a text stream, or the pipe or terminal behind a stream, which may block."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from logging import Logger, LogRecord
 
 GROUP: Final = 2000
-"""Lines that are put together at a time: one call, and what is known of how far the writing has come."""
+"""Lines that are joined for one write; after each, progress is reported."""
 STAMPED: Final = 24
-"""Characters of a line before what it says."""
+"""Characters of a line before its text: the time."""
 BREATH: Final = 0.005
 
 
 class ToLogger:
-    """To a logger, entry by entry, with its level and its fields. A handler that raises costs that line."""
+    """Writes to a logger, entry by entry, with level and fields. If a handler raises, that entry is lost."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -50,21 +50,21 @@ class ToLogger:
 
 
 class ToStream:
-    """To a text stream, and past its buffer where it leads to a pipe or a terminal.
+    """Writes to a text stream; to the descriptor, past the stream's buffer, where that is a pipe or a terminal.
 
-    A thread that hangs in the stream's own buffer holds that buffer's lock, over which Python aborts at its exit; one
-    that hangs in a call of the system is in nobody's way. Pipes are given no more at once than they take whole, so
-    that a line is written or is not, also where others write there too.
+    A thread blocked in the stream's own buffer holds that buffer's lock, and Python aborts over it at exit. A thread
+    blocked in a system call disturbs nothing. Pipes get at most what they take atomically (PIPE_BUF), so that lines
+    stay whole even if other processes write to the same pipe.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._turn = threading.Lock()  # several pools may share it, and one's line must not split another's
+        self._lock = threading.Lock()  # several pools may share it, and must not split each other's lines
         self._encoder: codecs.IncrementalEncoder | None = None
 
     def write(self, lines: Sequence[str], moved: Callable[[], None]) -> None:
-        """``moved`` is called whenever some have been taken. Raises whatever comes in the way."""
-        with self._turn, _way_past(self._stream) as way:
+        """``moved`` is called whenever some have been taken. Raises any error of the stream."""
+        with self._lock, _descriptor_past(self._stream) as way:
             for start in range(0, len(lines), GROUP):
                 text = "".join(lines[start : start + GROUP])
                 if way is None:
@@ -89,7 +89,7 @@ class ToStream:
 
     def _write_past(self, fd: int, data: bytes, moved: Callable[[], None]) -> None:
         if _is_ready(fd):
-            self._stream.flush()  # what others have left in the buffer was said before
+            self._stream.flush()  # what is in the buffer was written before
         for piece in _pieces(data, _most(fd)):
             if self._stream.closed:
                 return
@@ -98,11 +98,11 @@ class ToStream:
 
 
 class _Streams:
-    """Streams that are written to, by id: each outlet holds its stream, so that ids last as long as they do."""
+    """The outlets, by the id of their stream. Each keeps its stream alive, so that the id stays unique."""
 
     def __init__(self) -> None:
         self.outlets: WeakValueDictionary[int, ToStream] = WeakValueDictionary()
-        self.turn = threading.Lock()
+        self.lock = threading.Lock()
 
 
 _streams = _Streams()
@@ -110,34 +110,34 @@ _streams = _Streams()
 
 def to_stream(stream: TextIO) -> ToStream:
     """The one outlet to this stream."""
-    with _streams.turn:
+    with _streams.lock:
         return _streams.outlets.setdefault(id(stream), ToStream(stream))
 
 
 def forget_streams() -> None:
-    """After a fork: whoever was writing is not here, and may have left a turn that never ends."""
+    """After a fork: the thread that was writing does not exist here, and may have held a lock."""
     _streams.__init__()  # type: ignore[misc]
 
 
 @contextlib.contextmanager
-def _way_past(stream: TextIO) -> Iterator[int | None]:
-    """A descriptor of our own to what the stream leads to; None where writing to it must go through the stream.
+def _descriptor_past(stream: TextIO) -> Iterator[int | None]:
+    """A duplicate of the stream's descriptor; None if writing must go through the stream.
 
-    Our own, or the number could by now be that of something else, which the program opened after closing the stream.
+    A duplicate, because the program may close the stream meanwhile and open something else with the same number.
     """
     if not _is_plain(stream):
         yield None
         return
     fd = os.dup(stream.fileno())
     try:
-        stream.fileno()  # raises where it was closed meanwhile: then we may have got hold of anything
+        stream.fileno()  # raises if it was closed meanwhile: the duplicate may then be of anything
         yield None if stat.S_ISREG(os.fstat(fd).st_mode) else fd
     finally:
         os.close(fd)
 
 
 def _is_plain(stream: TextIO) -> bool:
-    """Whether what is written to it reaches the descriptor as it is (not compressed, say)."""
+    """Whether text written to it reaches the descriptor unchanged (not compressed, for example)."""
     if type(stream) is not io.TextIOWrapper:
         return False
     buffer = stream.buffer
@@ -145,13 +145,13 @@ def _is_plain(stream: TextIO) -> bool:
 
 
 def _most(fd: int) -> int:
-    """Bytes to be written at once: what a pipe takes whole or not at all, a disk or /dev/null any."""
+    """Most bytes of one write: for a pipe or terminal, what is written atomically; for other devices, more."""
     mode = os.fstat(fd).st_mode
     return 1 << 20 if stat.S_ISCHR(mode) and not os.isatty(fd) else select.PIPE_BUF
 
 
 def _pieces(data: bytes, most: int) -> Iterator[memoryview]:
-    """Whole lines, as many as fit; one that is longer goes alone."""
+    """Pieces of whole lines, as many as fit; a longer line is a piece of its own."""
     view = memoryview(data)
     at = 0
     while at < len(data):
@@ -163,18 +163,18 @@ def _pieces(data: bytes, most: int) -> Iterator[memoryview]:
 
 
 def _put(fd: int, piece: memoryview) -> None:
-    """All of it, however long that takes."""
+    """Write all of it, however long that takes."""
     while piece:
         try:
             piece = piece[os.write(fd, piece) :]
-        except BlockingIOError:  # somebody has made it so, for himself: it is shared
+        except BlockingIOError:  # another process that shares it has made it non-blocking
             while not _is_ready(fd, 60_000):
                 pass
-            time.sleep(BREATH)  # ready, it may still not have room for this much
+            time.sleep(BREATH)  # a ready pipe may still be too full for this piece
 
 
 def _is_ready(fd: int, milliseconds: int = 0) -> bool:
-    """Whether it takes something, or fails, at once or within so long."""
+    """Whether a write would proceed or fail without blocking, now or within ``milliseconds``."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(milliseconds))

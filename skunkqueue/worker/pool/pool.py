@@ -1,4 +1,4 @@
-"""WorkerPool: what people hold to run workers; starts the engine, turns signals into strategies, waits for the end."""
+"""WorkerPool, the public class that runs workers: starts the engine, handles signals, waits for the end."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Duration = float | timedelta
 class Pool:
     """Workers on any source: starts the engine on a thread of its own, answers signals, waits for the end.
 
-    Entering it (``with``) starts the workers; leaving is gentle. A stop that comes while nothing runs holds for what
-    is started next; a pool that has ended can be started again. This is what a source of another kind than a store is
-    served by; docs/sources.md tells how. ``clock`` is the source's, ``log`` takes a line for all that happens. The pool
-    closes neither the source nor the log for good: both may serve again.
+    Entering it (``with``) starts the workers; leaving is gentle. A stop that comes while nothing runs makes the next
+    start stop at once; a pool that has ended can be started again. It also serves sources other than stores, see
+    docs/sources.md. ``clock`` is the source's, ``log`` gets an entry for each event. The pool closes neither the source
+    nor the log for good: both can be used again.
     """
 
     def __init__(self, source: Source, clock: Clock, settings: Settings, log: Log) -> None:
@@ -43,7 +43,7 @@ class Pool:
         self._engine: Engine | None = None
         self._thread: threading.Thread | None = None
         self._trouble: BaseException | None = None
-        self._lock = threading.RLock()  # a signal may come while this very thread holds it
+        self._lock = threading.RLock()  # a signal handler may run while this thread holds it
         self._signals = 0
         self._wished = 0  # how to stop: what is running, or else what is started next
         self._entered = False
@@ -73,7 +73,7 @@ class Pool:
     def shutdown(self) -> None:
         """Stop gently: the current jobs finish. Returns at once; ``listen`` or leaving the ``with`` waits.
 
-        Where nothing runs yet, what is started next stops at once.
+        If nothing runs yet, the next start stops at once.
         """
         self._stop(GENTLE)
 
@@ -83,7 +83,7 @@ class Pool:
 
     def join(self) -> None:
         """Wait until the workers have ended. From any thread; a job must not wait for its own pool."""
-        # In slices: a signal that comes just before the wait begins is only answered when the wait is over.
+        # In slices: a signal that comes just before a wait begins is only handled when that wait is over.
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(0.5)
 
@@ -94,8 +94,7 @@ class Pool:
             raise trouble
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Answer a signal, as its handler does: the first is gentle or rough by its kind, a second makes it rough, a
-        third kills."""
+        """Handle a signal: the first stops gently or roughly, by its kind; a second stops roughly, a third kills."""
         self._signals += 1
         first = ROUGH if signal.Signals(number).name in ROUGH_SIGNALS else GENTLE
         self._stop(max(first, min(self._signals, KILL)))
@@ -121,13 +120,13 @@ class Pool:
         if kind is None:
             self.raise_failure()
 
-    # behind them
+    # internals
 
     def _serve(self, *, burst: bool = False) -> None:
         with self._lock:
             if not self._entered:
                 self._forget_ended()
-        caught = self._catch_signals()  # first, so that there is no moment at which one kills
+        caught = self._catch_signals()  # first, so that no signal can kill in between
         try:
             with self._lock:
                 # One that was stopped between entering the pool and here is not started again.
@@ -149,7 +148,7 @@ class Pool:
             return True
 
     def _launch(self, burst: bool) -> None:
-        """Start the engine, or have the one there is look around."""
+        """Start the engine, or wake the running one."""
         if self._engine is not None and self.running:
             self._engine.burst = self._engine.burst or burst
             self._engine.poke()
@@ -166,7 +165,7 @@ class Pool:
         engine.burst = burst
         self._trouble = None
         if self._wished:
-            engine.stop(self._wished)  # one came before there was anybody to stop
+            engine.stop(self._wished)  # a stop came before there was an engine
         name = f"skunkqueue-pool-{self.settings.name}"
         self._thread = threading.Thread(target=self._run, args=(engine,), name=name, daemon=True)
         self._thread.start()
@@ -177,7 +176,7 @@ class Pool:
             self._engine, self._signals, self._wished = None, 0, 0
 
     def forget_stop(self) -> None:
-        """What was started has been waited for: a stop from now on is for what is started next."""
+        """Forget an earlier stop, after the workers have ended: a later stop is for the next start."""
         with self._lock:
             if not self.running:
                 self._engine, self._signals, self._wished = None, 0, 0
@@ -187,7 +186,7 @@ class Pool:
         return self._source, self._clock
 
     def _released(self) -> None:
-        """After the ``with``: let go of what this pool alone has opened."""
+        """After the ``with`` block: close what only this pool has opened."""
 
     def _run(self, engine: Engine) -> None:
         try:
@@ -223,7 +222,7 @@ class WorkerPool(Pool):
     modules that workers import when they start. ``log`` is a text stream; by default stderr, or the logger
     ``skunkqueue.worker`` where logging has been set up; with ``log_format="json"`` it is a JSON document a line.
 
-    Raises WrongCall for options that cannot be right.
+    Raises WrongCall for invalid options.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ _START = (
     "from skunkqueue.worker.child.main import main;main()"
 )
 
-# Reads "+ group" and "- group" lines from the pool; when the pool is gone, however it went, kills what is left.
+# Reads "+ group" and "- group" lines from the pool. When the pool has ended, in any way, kills the groups left.
 _GUARD = """
 trap '' HUP INT QUIT TERM
 groups=' '
@@ -73,10 +73,10 @@ class Guard:
 
 
 class Pipes:
-    """What lies between a pool and one worker: two pipes of frames, tickets, a control pipe, the horizon."""
+    """What connects a pool and one worker: two pipes of frames, a ticket socket, a control pipe, the shared horizon."""
 
     def __init__(self, horizon: float) -> None:
-        with contextlib.ExitStack() as undo:  # there may be no descriptor left for all of it
+        with contextlib.ExitStack() as undo:  # descriptors may run out in between
             self.inbox, self.to_worker = _pipe(undo)
             self.from_worker, self.outbox = _pipe(undo)
             self.control, self.interrupts = _pipe(undo)
@@ -100,7 +100,7 @@ class Pipes:
         return Ends(self.inbox, self.outbox, self.ticket_ends.fileno(), self.control, self.horizon)
 
     def set_horizon(self, until: float) -> None:
-        """Tell the worker until when (clock.ticks) leases surely hold."""
+        """Tell the worker until when (clock.ticks) its leases are known to hold."""
         pack_into("<d", self._map, 0, until)
 
     def recall(self) -> set[int]:
@@ -112,16 +112,16 @@ class Pipes:
         return {frames.TICKET.unpack_from(taken, at)[0] for at in range(0, len(taken), 4)}
 
     def no_more(self) -> None:
-        """Close the ticket office: the worker ends after what it runs."""
+        """Shut the ticket socket for writing: the worker ends after its current runs."""
         with contextlib.suppress(OSError):
             self.tickets.shutdown(socket.SHUT_WR)
 
     def close_worker_side(self) -> None:
-        """Where the worker has its own; the ticket end stays, to recall by it."""
+        """Close the worker's ends once the worker has its own; the ticket end stays open, for recalls."""
         self._close(self.inbox, self.outbox, self.control, self.horizon)
 
     def close_pool_side(self) -> None:
-        """The worker is gone, or given up: whatever it still says is heard by nobody."""
+        """Close the pool's ends after the worker is dead or given up; nothing more is read from it."""
         self._close(self.to_worker, self.from_worker, self.interrupts)
         self.tickets.close()
         self.ticket_ends.close()
@@ -174,7 +174,7 @@ class Process:
         return self._popen.poll() is not None
 
     def interrupt(self, number: int) -> None:
-        """Have the run of that number interrupted; it names its run, so it hits nobody else."""
+        """Interrupt the run of that number. The message names the run, so that no other run is interrupted."""
         with contextlib.suppress(OSError):
             os.write(self.pipes.interrupts, frames.TICKET.pack(number))
             self._popen.send_signal(signal.SIGURG)
@@ -185,8 +185,8 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.kill()  # it may have left its group
 
-    def bury(self) -> str:
-        """Reap it and what its jobs left behind; tells how it died."""
+    def reap(self) -> str:
+        """Reap the process and kill what its jobs left running; returns how it died."""
         code = self._popen.wait()
         self.kill()
         self._guard.forget(self.pid)
@@ -232,7 +232,7 @@ class Thread:
         try:
             serve(self._link, self._worker, self._setup)
         except (OSError, SystemExit):
-            pass  # given up: nobody listens any more
+            pass  # given up: its pipes are closed
         finally:
             self._link.tickets.close()
             os.close(self._dead)
@@ -246,10 +246,10 @@ class Thread:
         self._worker.interrupt(number)
 
     def kill(self) -> None:
-        """Threads cannot be killed: it is left alone, and its place given to another."""
+        """Threads cannot be killed: this one is abandoned, and its slot gets another."""
         self._given_up = True
 
-    def bury(self) -> str:
+    def reap(self) -> str:
         if not self._given_up:
             self._thread.join(5)
             self.pipes.close_worker_side()

@@ -1,4 +1,4 @@
-"""How a pool is to work, the workers that follow from it, and what they say of themselves."""
+"""The settings of a pool, the slots made from them, and how a worker is described."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOST: Final = socket.gethostname()
 
 @dataclass(frozen=True)
 class Settings:
-    """How a pool is to work; seconds throughout."""
+    """The settings of a pool; all times are in seconds."""
 
     name: str
     queue: str
@@ -33,8 +33,8 @@ class Settings:
     max_payload: int = 1 << 20
     imports: tuple[str, ...] = ()
     url: str = field(default="", repr=False)  # with its secrets, for jobs that fire
-    jobs: Mapping[str, Carried] = field(default_factory=dict)  # that workers in this process know by name
-    hook: Hook | None = None  # makes those that worker processes know
+    jobs: Mapping[str, Carried] = field(default_factory=dict)  # jobs that workers in this process know by name
+    hook: Hook | None = None  # makes the jobs that worker processes know
 
 
 def make_slots(settings: Settings) -> list[Slot]:
@@ -48,7 +48,7 @@ def make_slots(settings: Settings) -> list[Slot]:
 
 
 def describe(settings: Settings, slot: Slot) -> str:
-    """What a worker says of itself, as JSON: where it is, what it serves, what it runs."""
+    """A description of a worker as JSON: where it is, which route it serves, what it runs."""
     about = {
         "queue": settings.queue,
         "routes": [slot.route],

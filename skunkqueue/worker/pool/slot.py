@@ -1,4 +1,4 @@
-"""A worker as its pool sees it: what it has in hand, what was handed ahead, when it is due, how it ended."""
+"""One slot of a pool: the runs handed to its worker, their deadlines, and how the worker ended."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from skunkqueue.worker import frames
 from skunkqueue.worker.pool.process import Process, Thread
 
 MOST_AHEAD: Final = 512
-"""Runs that a worker has in hand at most."""
+"""Most runs that are handed to a worker at a time."""
 SOON: Final = 0.05
 """Seconds of work that are handed ahead."""
 MOST_BYTES: Final = 8 << 20
-"""Bytes of envelopes that a worker has in hand at most, as far as the last ones tell."""
+"""Most bytes of envelopes that are handed to a worker at a time, estimated from the size of the last ones."""
 CHUNK: Final = 1 << 20
 
 
 class Held:
-    """A claim in this pool's hands."""
+    """A claim that this pool holds."""
 
     __slots__ = ("attempt", "careful", "cause", "claim", "kill_at", "name", "notes", "number", "seal", "since")
 
@@ -39,11 +39,11 @@ class Held:
         self.number = 0
         self.since = 0.0  # ticks when it started, as far as known
         self.cause = ""  # why it is being interrupted: timeout, cancel, lost, stop
-        self.kill_at = 0.0  # ticks when its worker is killed, if it does not come back from that
+        self.kill_at = 0.0  # ticks when its worker is killed, if the run has not ended by then
 
 
 class Slot:
-    """One slot of a pool: an address that stays, and a process or thread that may be replaced."""
+    """One slot of a pool: a fixed address, and a process or thread that may be replaced."""
 
     def __init__(self, name: str, label: str, queue: str, route: str, concurrency: int) -> None:
         self.name = name
@@ -54,17 +54,17 @@ class Slot:
         self.routes = (address(name), *with_priorities(route))
         self.body: Process | Thread | None = None
         self.ready = False
-        self.leaving = False  # it gets no more tickets, and ends when it has done what it does
-        self.killed = False  # by this pool, so that what runs beside is innocent
+        self.leaving = False  # it gets no more tickets, and ends after its current runs
+        self.killed = False  # by this pool: runs beside the one at fault are not to blame
         self.done = False  # it will not be replaced
         self.runs = 0
         self.held: dict[int, Held] = {}  # handed out, in order
-        self.started: dict[int, Held] = {}  # of those, what it says it runs, in order; where it runs several at a time
-        self.recalled: list[Held] = []  # handed out, ticket taken back until the lease is sure again
-        self.waiting: deque[Held] = deque()  # careful ones, each to run alone
+        self.started: dict[int, Held] = {}  # those it reported as started, in order; only if it runs several at a time
+        self.recalled: list[Held] = []  # handed out, but the ticket was taken back until the lease is known to hold
+        self.waiting: deque[Held] = deque()  # runs of careful jobs, each to run alone
         self.marking: Held | None = None  # the one of them being marked as started in the store
-        self.since = 0.0  # ticks when the first of what it holds started, where it runs one at a time
-        self.look_at = 0.0  # ticks when to claim for it, though nobody says that there is something
+        self.since = 0.0  # ticks when the first of its runs started, if it runs one at a time
+        self.look_at = 0.0  # ticks when to claim for it even without a wake-up
         self.start_at = 0.0
         self.failed_starts = 0
         self.leave_by = 0.0
@@ -73,23 +73,23 @@ class Slot:
         self._pace = 0.0
         self._weight = 0.0
         self._unsent = b""
-        self._sent = 0  # bytes of it that are sent all the same; cutting them off each time would cost the square
+        self._sent = 0  # bytes of it that are sent already; removing them after each write would take quadratic time
         self._splitter = frames.Splitter()
 
-    # what it wants
+    # claiming
 
     @property
     def free(self) -> int:
-        """How many runs it could begin at once."""
+        """How many runs it could start now."""
         return self.concurrency - len(self.held)
 
     def want(self, most: int | None, limit: int = MOST_AHEAD) -> Want | None:
-        """What is to be claimed for it now; ``most`` is how many runs it may still begin before it is renewed."""
+        """What to claim for it now. ``most``: how many more runs it may start before its process is replaced."""
         limit = min(self.room(most), limit)
         return Want(self.queue, self.routes, self.name, new_token(), limit) if limit > 0 else None
 
     def room(self, most: int | None) -> int:
-        """How many runs it can be given now; 0 or less for none."""
+        """How many runs can be handed to it now; 0 or less for none."""
         if not self.ready or self.leaving or self.waiting or self.marking or self.recalled:
             return 0
         limit = (self.concurrency if self._is_slow() else self._ahead) - len(self.held)
@@ -99,7 +99,7 @@ class Slot:
         return 0 if self.held and next(iter(self.held.values())).careful else limit
 
     def learn(self, count: int, took: float) -> None:
-        """Watch how long runs take, and hand ahead what it will do soon."""
+        """Learn how long runs take, and from that how many to hand out in advance."""
         pace = max(took / count, 2e-6)
         self._pace = pace if not self._pace else 0.7 * self._pace + 0.3 * pace
         self.runs += count
@@ -108,10 +108,10 @@ class Slot:
             fitting = min(fitting, int(MOST_BYTES / self._weight))
         self._ahead = max(self.concurrency, min(fitting, self._ahead * 4, MOST_AHEAD))
 
-    # what it is handed
+    # handing out
 
     def hand(self, many: list[Held]) -> None:
-        """Give it these, in order: frames first, then their tickets."""
+        """Hand these to the worker, in order: frames first, then their tickets."""
         busy = bool(self.held)
         if not busy and self._number > 4_000_000_000:
             self._number = 0  # it travels as 32 bits
@@ -137,12 +137,12 @@ class Slot:
             sent = self.body.pipes.tickets.send(tickets)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             sent = 0
-        for at in range(sent - sent % 4, len(tickets), 4):  # no room: as if recalled at once
+        for at in range(sent - sent % 4, len(tickets), 4):  # the socket is full: as if recalled at once
             held = self.held.pop(frames.TICKET.unpack_from(tickets, at)[0])
             self.recalled.append(held)
 
     def send(self) -> bool:
-        """Write what there is to write; says whether some is left. A full pipe is no reason to wait."""
+        """Write what is unsent, without waiting for a full pipe; returns whether some is left."""
         if not self._unsent or self.body is None:
             return False
         try:
@@ -150,7 +150,7 @@ class Slot:
         except BlockingIOError:
             return True
         except (BrokenPipeError, ConnectionResetError):
-            self._sent = len(self._unsent)  # it died; its death is heard of elsewhere
+            self._sent = len(self._unsent)  # it died; that is noticed elsewhere
         if self._sent == len(self._unsent):
             self._unsent, self._sent = b"", 0
         return bool(self._unsent)
@@ -172,7 +172,7 @@ class Slot:
             yield self.marking
 
     def drop(self, keys: set[tuple[str, str]]) -> list[Held]:
-        """Let go of those, of what is recalled or waiting."""
+        """Remove these from what is recalled or waiting; returns them."""
 
         def kept(held: Held) -> bool:
             return (held.claim.id, held.claim.token) not in keys
@@ -183,33 +183,33 @@ class Slot:
         return gone
 
     def recall(self) -> list[Held]:
-        """Take back, exactly, what it has not started."""
+        """Take back exactly the runs that it has not started."""
         if self.body is None:
             return []
         numbers = self.body.pipes.recall()
         return [self.held.pop(number) for number in sorted(numbers) if number in self.held]
 
     def start_later(self) -> None:
-        """It could not start: try again, after a pause that grows."""
+        """After a failed start: try again after a pause that grows."""
         self.failed_starts += 1
         self.start_at = ticks() + min(5.0, 0.1 * 2.0 ** min(self.failed_starts, 10))
 
     def again(self) -> None:
-        """Hand out anew what was recalled, if there is room for its tickets."""
-        if self.recalled and self._has_room():
+        """Hand out again what was recalled, if the ticket socket can take more."""
+        if self.recalled and self._takes_tickets():
             back, self.recalled = self.recalled, []
             self.hand(back)
 
-    def _has_room(self) -> bool:
+    def _takes_tickets(self) -> bool:
         assert self.body is not None
         poll = select.poll()
         poll.register(self.body.pipes.tickets, select.POLLOUT)
         return bool(poll.poll(0))
 
-    # what it says
+    # reading
 
-    def heard(self) -> tuple[bytes, list[int]] | None:
-        """What has come, up to a chunk, and where in it each whole frame starts; None when there will be no more."""
+    def read(self) -> tuple[bytes, list[int]] | None:
+        """Read up to ``CHUNK`` bytes; returns data and where each whole frame in it starts, or None at the end."""
         assert self.body is not None
         try:
             data = os.read(self.body.pipes.from_worker, CHUNK)
@@ -217,8 +217,8 @@ class Slot:
             return b"", []
         return self._splitter.join(data) if data else None
 
-    def last_words(self) -> tuple[bytes, list[int]]:
-        """All that a dead worker has left; a torn frame at the end is dropped."""
+    def read_rest(self) -> tuple[bytes, list[int]]:
+        """Read all that a dead worker has written; an incomplete frame at the end is dropped."""
         assert self.body is not None
         left = []
         with contextlib.suppress(BlockingIOError):
@@ -227,22 +227,22 @@ class Slot:
         return self._splitter.join(b"".join(left))
 
     def ended(self, number: int, at: float) -> Held | None:
-        """It says that it has ended a run at that time (ticks); the next one has then started."""
+        """Note that a run ended at that time (ticks), and that the next one has started then."""
         self.since = at
         self.started.pop(number, None)
         return self.held.pop(number, None)
 
     def begun(self, number: int, at: float) -> None:
-        """It says that it has started a run at that time (ticks)."""
+        """Note that a run started at that time (ticks)."""
         held = self.held.get(number)
         if held is not None:
             held.since = at
             self.started[number] = held
 
-    # when it is due
+    # deadlines
 
     def executing(self) -> list[Held]:
-        """What it runs, as far as known without asking; the first to start comes first."""
+        """The runs that it executes, as far as it has reported; the first to start comes first."""
         if self.concurrency == 1:
             if not self.held:
                 return []
@@ -252,11 +252,11 @@ class Slot:
         return list(self.started.values())
 
     def pressed(self) -> list[Held]:
-        """Of what it runs, what has a timeout or is being interrupted."""
+        """Of the runs that it executes, those with a timeout and those being interrupted."""
         return [held for held in self.executing() if held.kill_at or held.seal.timeout is not None]
 
     def next_deadline(self) -> float:
-        """Ticks when something of it is due: a timeout, a kill, a start, or runs stuck behind a long one."""
+        """Ticks of its next deadline: a timeout, a kill, a start, or the recall of runs that wait behind a long one."""
         due = [self.leave_by if self.leave_by and not self.killed else float("inf")]
         if self.body is None and not self.done:
             due.append(self.start_at)
@@ -268,7 +268,7 @@ class Slot:
         return min(self.is_stuck_from, *due)
 
     def _is_slow(self) -> bool:
-        """Whether what it executes keeps it longer than what was handed ahead should have to wait."""
+        """Whether its runs take so long that no others should wait for them."""
         return ticks() >= self._slow_from()
 
     def _slow_from(self) -> float:
@@ -280,13 +280,13 @@ class Slot:
 
     @property
     def is_stuck_from(self) -> float:
-        """Ticks from which what was handed ahead is to be given to others; never, if nothing was."""
+        """Ticks from which runs handed out in advance are taken back for others; infinite if there are none."""
         return self._slow_from() if len(self.held) > self.concurrency else float("inf")
 
-    # how it ends
+    # ending
 
     def leave(self) -> list[Held]:
-        """No more tickets: it ends after what it runs. Gives back what it has not started."""
+        """Stop handing out: the worker ends after its current runs. Returns what it has not started."""
         self.leaving = True
         back = [*self.recall(), *self.recalled, *self.waiting]
         self.recalled, self.waiting = [], deque()
@@ -298,15 +298,15 @@ class Slot:
         return back
 
     def interrupt(self, held: Held, cause: str, kill_after: float) -> None:
-        """Have a run it executes interrupted; if it is not back in ``kill_after`` seconds, the worker is killed."""
+        """Interrupt a run; if it has not ended after ``kill_after`` seconds, the worker is killed."""
         if not held.cause:
             held.cause = cause
             held.kill_at = ticks() + kill_after
             if self.body is not None:
                 self.body.interrupt(held.number)
 
-    def buried(self) -> tuple[str, list[Held], list[Held]]:
-        """After its death: how it died, what it was running, what it had not started."""
+    def clear(self) -> tuple[str, list[Held], list[Held]]:
+        """After the worker died: clear the slot; returns how it died, what it ran, and what it had not started."""
         assert self.body is not None
         back = self.recall()
         running = list(self.held.values())
@@ -315,7 +315,7 @@ class Slot:
         if self.marking is not None:
             back.append(self.marking)
         self.waiting, self.marking = deque(), None
-        how = self.body.bury()
+        how = self.body.reap()
         self.body = None
         self.ready = self.leaving = self.killed = False
         self.held, self.started, self.recalled = {}, {}, []

@@ -1,4 +1,4 @@
-"""Keeps the workers of a pool: starts, hears, interrupts, kills and buries them. All on the engine's thread."""
+"""Keeps the workers of a pool: starts, reads, interrupts, kills and reaps them. All on the engine's thread."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from skunkqueue.worker.pool.slot import Held, Slot
 GENTLE: Final = 1
 ROUGH: Final = 2
 KILL: Final = 3
-"""How a pool stops: what runs may finish, is interrupted, or is killed."""
+"""How a pool stops: its runs may finish, are interrupted, or are killed."""
 
 ASK: Final = 0.05
-"""Seconds between looks for dead workers, where the kernel has no descriptor that tells of a death."""
+"""Seconds between checks for dead workers, where the kernel has no process descriptors."""
 
 
 class Supervisor:
-    """``level`` is how the pool stops, 0 while it does not. ``look`` is called when a worker may take more."""
+    """``level`` is how the pool stops; 0 while it runs. ``look`` is called when a worker may take more runs."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Supervisor:
         return all(slot.done for slot in self._slots)
 
     def until(self) -> float:
-        """Ticks when something of a worker is due though nothing happens."""
+        """Ticks of the next deadline of a worker."""
         until = min(slot.next_deadline() for slot in self._slots)
         if any(slot.body is not None and slot.body.death < 0 for slot in self._slots):
             until = min(until, ticks() + ASK)
@@ -67,10 +67,10 @@ class Supervisor:
     def _never_starts(self, why: str) -> None:
         self.failure = why
 
-    # start
+    # starting
 
     def tend(self) -> None:
-        """See to each worker: start the one that is missing, write what its pipe has room for, give it what waits."""
+        """For each slot: start a missing worker, write what its pipe can take, hand out what waits."""
         for slot in self._slots:
             self._tend(slot)
 
@@ -80,7 +80,7 @@ class Supervisor:
                 self._start(slot)
             return
         if slot.unsent:
-            self._watch_room(slot)
+            self._write(slot)
         if slot.recalled and self._leases.are_sure and not slot.leaving:
             slot.again()
         most = self._settings.max_runs
@@ -100,7 +100,7 @@ class Supervisor:
             slot.start_later()
             self._say(slot, "not started", f"cannot be started ({error}); trying again", ERROR)
             return
-        self._selector.register(slot.body.pipes.from_worker, selectors.EVENT_READ, lambda: self._hear(slot))
+        self._selector.register(slot.body.pipes.from_worker, selectors.EVENT_READ, lambda: self._read(slot))
         if slot.body.death >= 0:
             self._selector.register(slot.body.death, selectors.EVENT_READ, lambda: self._died(slot))
         self._say(slot, "started", f"started, process {slot.body.pid}")
@@ -118,39 +118,39 @@ class Supervisor:
             return Thread(setup, settings.jobs, f"skunkqueue-{slot.label}", horizon)
         return Process(setup, {POOL_URL: settings.url}, self._guard, horizon)
 
-    def _watch_room(self, slot: Slot) -> None:
-        """A pipe is full: write on when there is room."""
+    def _write(self, slot: Slot) -> None:
+        """A pipe is full: continue when it is writable."""
         if slot.body is None:
             return
         fd = slot.body.pipes.to_worker
         if slot.send():
             with contextlib.suppress(KeyError):
-                # Not only _tend calls it: where something else has written all, nothing but this stops the watching.
-                self._selector.register(fd, selectors.EVENT_WRITE, lambda: self._watch_room(slot))
+                # Slot.hand writes too: if it has written everything, only this call unregisters the pipe.
+                self._selector.register(fd, selectors.EVENT_WRITE, lambda: self._write(slot))
         elif fd in self._selector.get_map():
             self._selector.unregister(fd)
 
-    # hear
+    # reading
 
-    def _hear(self, slot: Slot) -> None:
-        """Take in what a worker says."""
+    def _read(self, slot: Slot) -> None:
+        """Read what a worker has written."""
         if slot.body is None:
-            return  # buried a moment ago, for something else that the selector told of in the same breath
+            return  # reaped a moment ago, for another event of the same select
         try:
-            said = slot.heard()
+            said = slot.read()
             if said is None:
                 self._selector.unregister(slot.body.pipes.from_worker)
             else:
                 self._reader.take_in(slot, *said)
-        except Exception as error:  # its job has written into our pipe
+        except Exception as error:  # a job has written into our pipe
             self._say(slot, "killed", f"is killed: what it says cannot be read ({named(error)})", ERROR)
             slot.body.kill()
             self._died(slot)
 
-    # enforce
+    # deadlines
 
     def enforce(self) -> None:
-        """Interrupt what is past its time, kill what does not come back from that."""
+        """Interrupt runs past their timeout; kill workers whose run does not end then."""
         now = ticks()
         for slot in self._slots:
             for held in slot.executing() if self.level >= ROUGH else slot.pressed():
@@ -164,7 +164,7 @@ class Supervisor:
 
     def _enforce_on(self, slot: Slot, held: Held, now: float) -> None:
         timeout = held.seal.timeout
-        if self.level >= ROUGH:  # here, for it may have started a moment ago
+        if self.level >= ROUGH:  # in each turn, as it may have started just now
             slot.interrupt(held, "stop", self._settings.kill_after)
         if held.kill_at:
             if now >= held.kill_at and not slot.killed:
@@ -174,17 +174,17 @@ class Supervisor:
         elif timeout is not None and held.since and now >= held.since + timeout:
             slot.interrupt(held, "timeout", self._settings.kill_after)
 
-    # end
+    # ending
 
     def leave(self) -> None:
-        """Have all workers end after what they run; what they have not started goes back."""
+        """Have all workers end after their current runs; runs not started are handed back."""
         for slot in self._slots:
             self._completer.hand_back(slot, slot.leave())
             slot.leave_by = 0.0 if slot.held else ticks() + self._settings.kill_after
             slot.done = slot.body is None
 
     def kill_all(self) -> None:
-        """Kill all workers; what they run was stopped, not at fault."""
+        """Kill all workers; their runs count as stopped by the pool, not as failed."""
         for slot in self._slots:
             if slot.body is not None:
                 for held in slot.held.values():
@@ -195,20 +195,20 @@ class Supervisor:
         if slot.body is not None and not slot.killed:
             slot.killed = True
             slot.body.kill()
-            self._died(slot)  # a thread that is given up is gone at once; of a process the kernel tells
+            self._died(slot)  # a given-up thread counts as dead at once; the kernel reports the death of a process
 
     def _died(self, slot: Slot) -> None:
-        """A worker is dead: what it had finished counts, what it ran is judged, what it had not started goes back."""
+        """A worker is dead: finished runs count, current runs are judged, runs not started are handed back."""
         assert slot.body is not None
         if not slot.body.has_died():
             return
         self._forget(slot)
         try:
-            self._reader.take_in(slot, *slot.last_words())
+            self._reader.take_in(slot, *slot.read_rest())
         except Exception as error:
             self._say(slot, "unread", f"left what cannot be read ({named(error)})", ERROR)
         came_up, leaving, killed = slot.ready, slot.leaving, slot.killed
-        how, running, back = slot.buried()
+        how, running, back = slot.clear()
         self._completer.hand_back(slot, back)
         for held in running:
             if not self._completer.judge_death(slot, held, how, len(running) == 1, killed):
@@ -223,7 +223,7 @@ class Supervisor:
             self._say(slot, "died", f"died ({how})", ERROR)
 
     def _forget(self, slot: Slot) -> None:
-        """Listen no more to what is about to be buried."""
+        """Stop listening to a worker that is about to be reaped."""
         assert slot.body is not None
         pipes = slot.body.pipes
         for fd in (pipes.from_worker, pipes.to_worker, slot.body.death):
@@ -231,11 +231,11 @@ class Supervisor:
                 self._selector.unregister(fd)
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """Kill and reap the processes that are left."""
         for slot in self._slots:
-            if slot.body is not None:  # only when something went wrong here
+            if slot.body is not None:  # only after an error in the pool
                 slot.body.kill()
-                slot.buried()
+                slot.clear()
         if self._guard is not None:
             self._guard.close()
 
@@ -244,5 +244,5 @@ class Supervisor:
 
 
 def named(error: BaseException) -> str:
-    """An error with its type."""
+    """An error's type and message."""
     return f"{type(error).__name__}: {error}"
