@@ -226,10 +226,10 @@ def test_a_watch_is_roused_for_who_idles_and_not_for_who_is_soon_through(shared_
         fetcher = Fetcher(queue.store, queue.clock, settings, slots, exchanger, lambda: None)
         fetcher._served = {"a"}
 
-        assert fetcher._leaves_out_somebody()
+        assert fetcher._leaves_out_a_slot()
         envelope = Envelope(new_id(0.0), "demo", "b", 0.0, b"")
         slots[1].held[1] = Held(Claim(envelope, "token", slots[1].name, 0.0), Seal(), NONE, "job", False)
-        assert not fetcher._leaves_out_somebody()
+        assert not fetcher._leaves_out_a_slot()
         fetcher.close()
 
 
