@@ -322,7 +322,7 @@ class Engine:
             held = self._completer.admit(slot, claim)
             if held is None:
                 continue
-            if slot.leaving or slot.body is None:
+            if slot.leaving or not slot.ready:  # another may be quicker than it is replaced
                 self._completer.hand_back(slot, [held])
             elif held.careful:
                 slot.waiting.append(held)
