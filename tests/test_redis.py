@@ -554,7 +554,7 @@ def test_the_random_walk_finds_no_difference_by_small_steps(
 
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of ids that are full with two."""
-    for name in ("put", "put_each"):
+    for name in ("put_one", "put", "put_each"):
         text = SCRIPTS[name].text.decode()
         assert "14500" in text
         monkeypatch.setitem(SCRIPTS, name, _script(text.replace("14500", "58")))

@@ -124,7 +124,7 @@ class RedisPersister(Persister):
     def _put_one(self, envelope: Envelope) -> None:
         queue = envelope.queue
         self._know(queue)
-        if self._run("put", base_key(queue), one_arguments(envelope)):
+        if self._run("put_one", base_key(queue), one_arguments(envelope)):
             self._know(queue, anew=True)
         self._remember(queue, (envelope.id,))
 

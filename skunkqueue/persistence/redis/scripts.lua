@@ -1,6 +1,6 @@
 -- The Redis store's scripts. One script is one transaction, and one round trip.
 --
--- A line "-- script NAME" starts a script, "-- part NAME" what several use, and "-- with NAMES" is where such parts go.
+-- A line "-- script NAME" starts a script, "-- part NAME" a part of scripts, and "-- with NAMES" is where such parts go.
 -- Redis runs all of a script at every call, and to make a function costs as much as to call Redis: so what is met often
 -- stands in a row, and the rest is made where it is met. KEYS[1] is the base key of a queue, skunk:{queue}; all keys of
 -- a queue are made from it, so they share its hash slot:
@@ -272,13 +272,13 @@ local function write(ids)
   end
 end
 
--- part put_one
+-- part put_any
 
 local put, marks = 0, {}
 
 -- Put a run that may be here already, or whose unique key may be taken. Gives the id that stands for it: the first
 -- envelope of an id stands.
-local function put_one(id, envelope, later)
+local function put_any(id, envelope, later)
   if call('HEXISTS', base .. ':run', id) == 1 then return id end
   local route, due, _, expires, unique = head(envelope)
   if unique and not take_key(id, route, unique) then return call('HGET', base .. ':unique', route .. '\0' .. unique) end
@@ -300,37 +300,15 @@ local function finish_put()
   return put > 0 and call('HLEN', base .. ':run') == put and 1 or 0
 end
 
--- script put
--- ARGV: route, n, n times (due, id), n envelopes, the first due of those for later or "", the ids as they go on a page,
--- the smallest of them. These are different runs without an expires or a unique key. Gives 1 if the queue was empty.
+-- part put_rest
+-- All that putting n new runs of one route does after their envelopes are written and their times are set: text has
+-- their ids as they go on a page, smallest is the first of them, told is the first due of those for later, or "".
 
--- with base
-local RUN, route, n = base .. ':run', ARGV[1], tonumber(ARGV[2])
-local last, told, all_new, ids = 2 + 2 * n, ARGV[#ARGV - 2], true
-if n == 1 then
-  if call('HSETNX', RUN, ARGV[4], ARGV[5]) == 0 then return 0 end
-else
-  ids = {}
-  local runs = {}
-  for i = 1, n do
-    ids[i] = ARGV[2 + 2 * i]
-    runs[2 * i - 1], runs[2 * i] = ids[i], ARGV[last + i]
-  end
-  for _, found in ipairs(call('HMGET', RUN, unpack(ids))) do all_new = all_new and not found end
-  if all_new then call('HSET', RUN, unpack(runs)) end
-end
-if not all_new then
-  -- with head open count knock tell pages put_one
-  for i = 1, n do put_one(ids[i], ARGV[last + i], '') end
-  if put > 0 then tell(route, told) end
-  return finish_put()
-end
-call('ZADD', base .. ':ripe:' .. route, unpack(ARGV, 3, last))
 local page = call('ZREVRANGE', base .. ':pages', 0, 0)[1]
-local size = page and page <= ARGV[#ARGV] and call('APPEND', base .. ':page:' .. page, ARGV[#ARGV - 1])
+local size = page and page <= smallest and call('APPEND', base .. ':page:' .. page, text)
 if not size or size >= 14500 then
   -- with pages
-  if size then turn(page) else write(ids or {ARGV[4]}) end
+  if size then turn(page) else write(ids or {smallest}) end
 end
 local MARK = base .. ':mark:' .. route
 if call('ZADD', MARK, 0, '1') == 1 then call('PEXPIRE', MARK, 30000) end
@@ -340,14 +318,48 @@ if told ~= '' then
 end
 return call('HINCRBY', base .. ':count', 'q' .. route, n) == n and call('HLEN', RUN) == n and 1 or 0
 
+-- script put_one
+-- ARGV: route, due, id, envelope, due again where it is for later, or "". A run without an expires or a unique key: as
+-- put does it, with less to read. Gives 1 if the queue was empty.
+
+-- with base
+local RUN, route, n, smallest, told = base .. ':run', ARGV[1], 1, ARGV[3], ARGV[5]
+if call('HSETNX', RUN, smallest, ARGV[4]) == 0 then return 0 end -- the first envelope of an id stands
+call('ZADD', base .. ':ripe:' .. route, ARGV[2], smallest)
+local text, ids = smallest .. '\n'
+-- with put_rest
+
+-- script put
+-- ARGV: route, n, n times (due, id), n envelopes, the first due of those for later or "", the ids as they go on a page,
+-- the smallest of them. These are different runs without an expires or a unique key. Gives 1 if the queue was empty.
+
+-- with base
+local RUN, route, n = base .. ':run', ARGV[1], tonumber(ARGV[2])
+local last, told, text, smallest = 2 + 2 * n, ARGV[#ARGV - 2], ARGV[#ARGV - 1], ARGV[#ARGV]
+local ids, runs, all_new = {}, {}, true
+for i = 1, n do
+  ids[i] = ARGV[2 + 2 * i]
+  runs[2 * i - 1], runs[2 * i] = ids[i], ARGV[last + i]
+end
+for _, found in ipairs(call('HMGET', RUN, unpack(ids))) do all_new = all_new and not found end
+if not all_new then
+  -- with head open count knock tell pages put_any
+  for i = 1, n do put_any(ids[i], runs[2 * i], '') end
+  if put > 0 then tell(route, told) end
+  return finish_put()
+end
+call('HSET', RUN, unpack(runs))
+call('ZADD', base .. ':ripe:' .. route, unpack(ARGV, 3, last))
+-- with put_rest
+
 -- script put_each
 -- ARGV: n times (id, envelope, due again where it is for later, or ""). Gives 1 if the queue was empty, then the ids as
 -- put or found.
 
--- with base head open count knock tell pages put_one
+-- with base head open count knock tell pages put_any
 
 local answer = {0}
-for at = 1, #ARGV, 3 do answer[#answer + 1] = put_one(ARGV[at], ARGV[at + 1], ARGV[at + 2]) end
+for at = 1, #ARGV, 3 do answer[#answer + 1] = put_any(ARGV[at], ARGV[at + 1], ARGV[at + 2]) end
 answer[1] = finish_put()
 return answer
 
@@ -362,7 +374,16 @@ return answer
 -- Gives the ids refused, the next time something ripens, per bunch of claims: want, ids, envelopes, claims, untils; and
 -- now.
 
--- with base count
+-- with base count exchange_values exchange_rare
+-- with exchange_end exchange_commit
+-- with exchange_hold exchange_route exchange_claim
+-- with exchange_marks
+keep_count()
+return {refused, next_ripe, bunches, now}
+
+-- part exchange_values
+-- What one exchange knows, and what it gathers for its answer.
+
 local now, till, soon = ARGV[1], ARGV[2], ARGV[3]
 if now == '' then
   local time = call('TIME')
@@ -374,148 +395,167 @@ local refused, bunches, ripes, short, to_mark = {}, {}, {}, {}, {}
 local NONE, moment = {}, tonumber(now)
 local has_written = false
 
--- What is not met often is made when it is first met.
+-- A first write that no maxmemory refuses lets the others pass: a full server must still be drained.
+local function begin()
+  if not has_written then call('DEL', base .. ':none') end
+  has_written = true
+end
+
+-- part exchange_rare
+-- What is not met often is made when it is first met: rare() gives a table of it.
+
 local made
 
 local function rare()
   if made then return made end
   made = {}
   -- with fields head ring tell mend claim cancel
-
-  local function known(id, token)
-    local claim = call('HGET', DONE, id) or call('HGET', CLAIMS, id)
-    return claim and string.sub(claim, 2, #token) == string.sub(token, 2)
-  end
-
-  local function end_one(kind, route, id, kept, done)
-    call('HDEL', CLAIMS, id)
-    call('ZREM', RIPE .. route, id)
-    call('HSET', DONE, id, done)
-    call('ZADD', base .. ':ended:' .. kind, kept, id)
-    count('r', route, -1)
-    count(kind, route, 1)
-    ring({id})
-  end
-
-  local function queue_one(route, id, due, claim, err)
-    claim[2] = false
-    if err ~= '=' then claim[5] = fields(err, 1)[1] end
-    call('HSET', CLAIMS, id, 'q' .. joined(claim))
-    call('ZADD', RIPE .. route, due, id)
-    count('r', route, -1)
-    count('q', route, 1)
-    to_mark[route] = true
-    if tonumber(due) > moment then tell(route, due) end
-  end
-
-  local function keep_one(id, claim, progress, note)
-    if progress ~= '=' then claim[6], claim[7] = fields(progress, 1)[1], fields(note, 1)[1] end
-    call('HSET', CLAIMS, id, 'r' .. joined(claim))
-  end
-
-  -- An outcome that is more than an end.
-  function made.care(kind, token, route, id, expires, unique, time, notes, first, second)
-    local text = call('HGET', CLAIMS, id)
-    if not text or string.sub(text, 1, #token) ~= token then
-      if not known(id, token) then refused[#refused + 1] = id end
-      return
-    end
-    local claim = fields(text, 2)
-    if notes ~= '-:' then claim[4] = fields(notes, 1)[1] end
-    if kind == 'q' then return queue_one(route, id, time, claim, first) end
-    if kind == 'k' then return keep_one(id, claim, first, second) end
-    end_one(kind, route, id, time, kind .. joined(claim) .. first)
-    let_go(id, route, expires ~= '', unique ~= '' and unique)
-  end
-
-  -- Runs of which some are not held.
-  function made.end_each(letter, token, route, kept, ids, tails, claims)
-    for i, id in ipairs(ids) do
-      local claim = claims[i]
-      if claim and string.sub(claim, 1, #token) == token then
-        end_one(letter, route, id, kept, letter .. string.sub(claim, 2) .. tails[i])
-      elseif not known(id, token) then
-        refused[#refused + 1] = id
-      end
-    end
-  end
-
-  local function new_bunch(want)
-    local bunch = {want.number, {}, {}, {}, {}}
-    bunches[#bunches + 1] = bunch
-    return bunch
-  end
-
-  local function hold(bunch, want, id, envelope, route)
-    local claim, was = claim_of(id)
-    local list = fields(claim, 1)
-    if was == 'r' then list[3] = tostring(list[3] + 1) end
-    list[1], list[2] = want.token, want.worker
-    local text = 'r' .. joined(list)
-    call('HSET', CLAIMS, id, text)
-    count(was, route, -1)
-    count('r', route, 1)
-    local n = #bunch[2] + 1
-    bunch[2][n], bunch[3][n], bunch[4][n], bunch[5][n] = id, envelope, text, till
-  end
-
-  -- Runs of which some lapsed, were claimed before, or may have expired. Gives the ids claimed.
-  function made.hold_each(want, route, ids, envelopes)
-    local bunch = new_bunch(want)
-    for i, id in ipairs(ids) do
-      local envelope = envelopes[i]
-      if envelope and is_sound(envelope) ~= route then
-        envelope = '=0 ' .. route .. ' 86400\n' .. envelope
-        call('HSET', RUN, id, envelope)
-      end
-      local expires = envelope and string.byte(envelope) == 33 and select(4, head(envelope))
-      if not envelope then
-        -- A run that is gone, but for its place in the queue.
-        call('ZREM', RIPE .. route, id)
-        call('HDEL', CLAIMS, id)
-      elseif expires and tonumber(expires) <= moment then
-        cancel(id, envelope, now, 'expired')
-        ring({id})
-      else
-        hold(bunch, want, id, envelope, route)
-      end
-    end
-    return bunch[2]
-  end
-
-  -- What the token holds already, for a want whose reply was lost; leased anew, so that it is not given twice.
-  function made.hold_again(want, left)
-    local mine, bunch = {}, new_bunch(want)
-    local all = call('HGETALL', CLAIMS)
-    for i = 1, #all, 2 do
-      if string.sub(all[i + 1], 1, #want.prefix) == want.prefix then mine[#mine + 1] = all[i] end
-    end
-    table.sort(mine)
-    for n = 1, math.min(#mine, left) do
-      local id = mine[n]
-      local envelope = sound(id, call('HGET', RUN, id) or '')
-      call('HSET', RUN, id, envelope)
-      local route = head(envelope)
-      call('ZADD', RIPE .. route, 'GT', till, id)
-      bunch[2][n], bunch[3][n], bunch[4][n] = id, envelope, call('HGET', CLAIMS, id)
-      bunch[5][n] = call('ZSCORE', RIPE .. route, id)
-    end
-    ripes = {}
-    return left - #bunch[2]
-  end
-
-  function made.both(first, second)
-    local list = {}
-    for i, id in ipairs(first) do list[i] = id end
-    for _, id in ipairs(second) do list[#list + 1] = id end
-    return list
-  end
-
+  -- with commit_each commit_one hold_each hold_again
   made.ring = ring
   return made
 end
 
--- Runs that simply ended, all under one claim's token.
+-- part commit_each
+-- Rare: runs that simply ended, of which some are not held under the token. Each is ended or refused by itself.
+
+local function known(id, token)
+  local claim = call('HGET', DONE, id) or call('HGET', CLAIMS, id)
+  return claim and string.sub(claim, 2, #token) == string.sub(token, 2)
+end
+
+local function end_one(kind, route, id, kept, done)
+  call('HDEL', CLAIMS, id)
+  call('ZREM', RIPE .. route, id)
+  call('HSET', DONE, id, done)
+  call('ZADD', base .. ':ended:' .. kind, kept, id)
+  count('r', route, -1)
+  count(kind, route, 1)
+  ring({id})
+end
+
+function made.end_each(letter, token, route, kept, ids, tails, claims)
+  for i, id in ipairs(ids) do
+    local claim = claims[i]
+    if claim and string.sub(claim, 1, #token) == token then
+      end_one(letter, route, id, kept, letter .. string.sub(claim, 2) .. tails[i])
+    elseif not known(id, token) then
+      refused[#refused + 1] = id
+    end
+  end
+end
+
+-- part commit_one
+-- Rare: an outcome that is more than an end, of a group "o": the run is queued again, its progress is kept, or it ends.
+
+local function queue_one(route, id, due, claim, err)
+  claim[2] = false
+  if err ~= '=' then claim[5] = fields(err, 1)[1] end
+  call('HSET', CLAIMS, id, 'q' .. joined(claim))
+  call('ZADD', RIPE .. route, due, id)
+  count('r', route, -1)
+  count('q', route, 1)
+  to_mark[route] = true
+  if tonumber(due) > moment then tell(route, due) end
+end
+
+local function keep_one(id, claim, progress, note)
+  if progress ~= '=' then claim[6], claim[7] = fields(progress, 1)[1], fields(note, 1)[1] end
+  call('HSET', CLAIMS, id, 'r' .. joined(claim))
+end
+
+function made.care(kind, token, route, id, expires, unique, time, notes, first, second)
+  local text = call('HGET', CLAIMS, id)
+  if not text or string.sub(text, 1, #token) ~= token then
+    if not known(id, token) then refused[#refused + 1] = id end
+    return
+  end
+  local claim = fields(text, 2)
+  if notes ~= '-:' then claim[4] = fields(notes, 1)[1] end
+  if kind == 'q' then return queue_one(route, id, time, claim, first) end
+  if kind == 'k' then return keep_one(id, claim, first, second) end
+  end_one(kind, route, id, time, kind .. joined(claim) .. first)
+  let_go(id, route, expires ~= '', unique ~= '' and unique)
+end
+
+-- part hold_each
+-- Rare: claim runs one by one, of which some lapsed, were claimed before, expired or are damaged.
+
+local function new_bunch(want)
+  local bunch = {want.number, {}, {}, {}, {}}
+  bunches[#bunches + 1] = bunch
+  return bunch
+end
+
+local function hold(bunch, want, id, envelope, route)
+  local claim, was = claim_of(id)
+  local list = fields(claim, 1)
+  if was == 'r' then list[3] = tostring(list[3] + 1) end
+  list[1], list[2] = want.token, want.worker
+  local text = 'r' .. joined(list)
+  call('HSET', CLAIMS, id, text)
+  count(was, route, -1)
+  count('r', route, 1)
+  local n = #bunch[2] + 1
+  bunch[2][n], bunch[3][n], bunch[4][n], bunch[5][n] = id, envelope, text, till
+end
+
+-- Gives the ids claimed.
+function made.hold_each(want, route, ids, envelopes)
+  local bunch = new_bunch(want)
+  for i, id in ipairs(ids) do
+    local envelope = envelopes[i]
+    if envelope and is_sound(envelope) ~= route then
+      envelope = '=0 ' .. route .. ' 86400\n' .. envelope
+      call('HSET', RUN, id, envelope)
+    end
+    local expires = envelope and string.byte(envelope) == 33 and select(4, head(envelope))
+    if not envelope then
+      -- A run that is gone, but for its place in the queue.
+      call('ZREM', RIPE .. route, id)
+      call('HDEL', CLAIMS, id)
+    elseif expires and tonumber(expires) <= moment then
+      cancel(id, envelope, now, 'expired')
+      ring({id})
+    else
+      hold(bunch, want, id, envelope, route)
+    end
+  end
+  return bunch[2]
+end
+
+function made.both(first, second)
+  local list = {}
+  for i, id in ipairs(first) do list[i] = id end
+  for _, id in ipairs(second) do list[#list + 1] = id end
+  return list
+end
+
+-- part hold_again
+-- Rare: what the token holds already, for a want whose reply was lost; leased anew, so that it is not given twice.
+
+function made.hold_again(want, left)
+  local mine, bunch = {}, new_bunch(want)
+  local all = call('HGETALL', CLAIMS)
+  for i = 1, #all, 2 do
+    if string.sub(all[i + 1], 1, #want.prefix) == want.prefix then mine[#mine + 1] = all[i] end
+  end
+  table.sort(mine)
+  for n = 1, math.min(#mine, left) do
+    local id = mine[n]
+    local envelope = sound(id, call('HGET', RUN, id) or '')
+    call('HSET', RUN, id, envelope)
+    local route = head(envelope)
+    call('ZADD', RIPE .. route, 'GT', till, id)
+    bunch[2][n], bunch[3][n], bunch[4][n] = id, envelope, call('HGET', CLAIMS, id)
+    bunch[5][n] = call('ZSCORE', RIPE .. route, id)
+  end
+  ripes = {}
+  return left - #bunch[2]
+end
+
+-- part exchange_end
+-- Commit a group of runs that simply ended, all under one claim's token, with one call of Redis per thing written.
+
 local function end_all(letter, token, route, kept, n, at, waited)
   local last = at + n - 1
   local claims = call('HMGET', CLAIMS, unpack(ARGV, at, last))
@@ -542,12 +582,34 @@ local function end_all(letter, token, route, kept, n, at, waited)
   if waited then rare().ring({unpack(ARGV, at, last)}) end
 end
 
+-- part exchange_commit
+-- Commit all groups of outcomes; at is left on the first want.
+
+local at, groups = 5, tonumber(ARGV[4])
+local waited = groups > 0 and call('EXISTS', base .. ':waiting') == 1
+if groups > 0 then begin() end
+for _ = 1, groups do
+  if ARGV[at] == 'e' then
+    local n = tonumber(ARGV[at + 5])
+    end_all(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], n, at + 6, waited)
+    at = at + 6 + 2 * n
+  else
+    rare().care(unpack(ARGV, at + 1, at + 10))
+    at = at + 11
+  end
+end
+
+-- part exchange_hold
+-- Claim ripe runs that were never claimed, with one call of Redis for all.
+
 local function hold_all(want, route, ids)
   local envelopes = call('HMGET', RUN, unpack(ids))
   local claims = call('HMGET', CLAIMS, unpack(ids))
   local fresh = {}
   for i, id in ipairs(ids) do
-    if claims[i] or not envelopes[i] or string.byte(envelopes[i]) ~= 61 then return rare().hold_each(want, route, ids, envelopes) end
+    if claims[i] or not envelopes[i] or string.byte(envelopes[i]) ~= 61 then
+      return rare().hold_each(want, route, ids, envelopes)
+    end
     fresh[2 * i - 1], fresh[2 * i] = id, want.fresh
   end
   -- Redis keeps a hash of few fields as a list, in which each is searched for from the start: for a batch that costs many
@@ -560,6 +622,9 @@ local function hold_all(want, route, ids)
   bunches[#bunches + 1] = {want.number, ids, envelopes, NONE, NONE}
   return ids
 end
+
+-- part exchange_route
+-- Claim what is ripe on one route, up to the number left to claim; gives how many are left then.
 
 local function claim_route(want, route, left)
   local mine, asked, ids = NONE
@@ -579,25 +644,8 @@ local function claim_route(want, route, left)
   return left
 end
 
-local at, groups = 5, tonumber(ARGV[4])
-local waited = groups > 0 and call('EXISTS', base .. ':waiting') == 1
--- A first write that no maxmemory refuses lets the others pass: a full server must still be drained.
-local function begin()
-  if not has_written then call('DEL', base .. ':none') end
-  has_written = true
-end
-
-if groups > 0 then begin() end
-for _ = 1, groups do
-  if ARGV[at] == 'e' then
-    local n = tonumber(ARGV[at + 5])
-    end_all(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], n, at + 6, waited)
-    at = at + 6 + 2 * n
-  else
-    rare().care(unpack(ARGV, at + 1, at + 10))
-    at = at + 11
-  end
-end
+-- part exchange_claim
+-- Serve the wants in their order, each from its routes in their order; note which routes came short, and what ripens.
 
 local number = 0
 while at <= #ARGV do
@@ -623,8 +671,10 @@ while at <= #ARGV do
   at = at + 7 + routes
 end
 
--- Who came short knows all there is on a route, so nobody else need look; who was filled and leaves something behind
--- that is ripe soon wakes the next.
+-- part exchange_marks
+-- A claimer that gets fewer than it asked for clears the mark of a route: there is nothing left on it. One that is filled
+-- and leaves something behind that is ripe soon sets the mark, which wakes the next.
+
 local next_ripe, first, settled = '', math.huge, {}
 for route, ripe in pairs(ripes) do
   local time = tonumber(ripe or math.huge)
@@ -641,8 +691,6 @@ for route in pairs(to_mark) do
   local mark = base .. ':mark:' .. route
   if call('ZADD', mark, 0, '1') == 1 then call('PEXPIRE', mark, 30000) end
 end
-keep_count()
-return {refused, next_ripe, bunches, now}
 
 -- script extend
 -- ARGV: until, then times (id, what its claim begins with, route). Gives the ids still held.

@@ -22,13 +22,12 @@ def _load_scripts() -> dict[str, Script]:
     parts = {name: body for kind, name, body in found if kind == "part"}
 
     def join(named: re.Match[str]) -> str:
-        return "".join(parts[name] for name in named[1].split())
+        return "".join(whole(parts[name]) for name in named[1].split())
 
-    return {
-        name: _script(re.sub(r"^ *-- with (.*)\n", join, body, flags=re.MULTILINE))
-        for kind, name, body in found
-        if kind == "script"
-    }
+    def whole(body: str) -> str:
+        return re.sub(r"^ *-- with (.*)\n", join, body, flags=re.MULTILINE)
+
+    return {name: _script(whole(body)) for kind, name, body in found if kind == "script"}
 
 
 def _script(text: str) -> Script:

@@ -119,9 +119,8 @@ def is_plain(envelope: Envelope) -> bool:
 
 
 def one_arguments(envelope: Envelope) -> tuple[Any, ...]:
-    """The arguments of the script ``put`` for a single plain run."""
-    id, told = envelope[0], _told(envelope)
-    return envelope[2], 1, repr(envelope[3]), id, _pack_envelope(envelope), told, id + "\n", id
+    """The arguments of the script ``put_one``, for a single plain run."""
+    return envelope[2], repr(envelope[3]), envelope[0], _pack_envelope(envelope), _told(envelope)
 
 
 def _told(envelope: Envelope) -> str:
