@@ -80,7 +80,10 @@ class RedisServer:
         end = time.monotonic() + LIMIT
         while time.monotonic() < end:
             assert self.process is not None and self.process.poll() is None, self.log()
-            with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError, redis.TimeoutError):
+            with contextlib.suppress(OSError, redis.ConnectionError, redis.BusyLoadingError, redis.TimeoutError):
+                # Old versions of redis-py leave a socket open that could not be connected.
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(self.socket_path)
                 with self.client() as client:
                     client.ping()
                 return

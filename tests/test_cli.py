@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,8 @@ def test_skunq_is_installed_as_a_program() -> None:
 
 
 def test_without_a_command_it_shows_the_help(skunq: Skunq) -> None:
-    said = skunq(code=2)
+    is_old = tuple(map(int, version("click").split(".")[:2])) < (8, 2)
+    said = skunq(code=0 if is_old else 2)
 
     assert "Usage: skunq" in said + skunq.complaint
 
