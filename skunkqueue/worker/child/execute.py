@@ -19,7 +19,7 @@ from skunkqueue.errors import Fail, NotAJob, PayloadError, Retry, UnknownJob
 from skunkqueue.policy import Raised
 from skunkqueue.run import CurrentRun
 from skunkqueue.worker import frames
-from skunkqueue.worker.child.resolve import Callee, Resolver
+from skunkqueue.worker.child.resolve import Callee, Resolver, is_async
 from skunkqueue.worker.hook import ShownResult
 
 MOST_TEXT = 20_000
@@ -50,7 +50,7 @@ class Invocation(NamedTuple):
 
     @property
     def is_async(self) -> bool:
-        return _is_async(self.job.function)
+        return is_async(self.job.function)
 
     async def ended(self) -> tuple[Any, BaseException | None]:
         """Await an async job. What it raises is given, not raised: a SystemExit would end the event loop."""
@@ -58,10 +58,6 @@ class Invocation(NamedTuple):
             return await self.job.function(*self.args, **self.kwargs), None
         except BaseException as error:
             return None, error
-
-
-def _is_async(function: Any) -> bool:
-    return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & 0x80)  # inspect.CO_COROUTINE
 
 
 class Executor:
@@ -81,11 +77,13 @@ class Executor:
 
     def is_async(self, task: Task) -> bool:
         """Whether a glance tells that the job is async, and that opening the run takes no time."""
+        if not self.resolver.has_async:
+            return False
         try:
             job = self.resolver.glance(open_body(task.body))
         except Exception:  # to be told when it is opened
             return False
-        return job is not None and _is_async(job.function)
+        return job is not None and is_async(job.function)
 
     def current(self, task: Task) -> CurrentRun:
         """What ``current_run()`` gives inside the job; it speaks through the pipe."""

@@ -23,10 +23,17 @@ MOST_CODES = 256
 Callee: TypeAlias = Job[Any, Any] | Carried
 
 
+def is_async(function: Any) -> bool:
+    """Whether calling it gives a coroutine, as far as the function itself tells."""
+    return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & 0x80)  # inspect.CO_COROUTINE
+
+
 class Resolver:
     """Finds the jobs of a queue's runs, and remembers them. ``jobs`` are known by name from the start."""
 
     def __init__(self, jobs: Mapping[str, Carried] | None = None, queue: str = "") -> None:
+        self.has_async = False
+        """Whether an async job was ever found: who has met none need not look for any."""
         self._jobs = jobs or {}
         self._queue = queue
         self._by_head: dict[bytes, tuple[str, Callee]] = {}
@@ -55,6 +62,7 @@ class Resolver:
         if len(self._by_head) >= MOST_HEADS:
             self._by_head.clear()
         self._by_head[written] = found
+        self.has_async = self.has_async or is_async(found[1].function)
         return found
 
     def glance(self, body: Body) -> Callee | None:
@@ -77,6 +85,7 @@ class Resolver:
             elif not is_a(found, Job):
                 raise NotAJob(f"what came by value as {head.name} is a {type(found).__name__}, not a job")
             self._by_code[code] = found
+            self.has_async = self.has_async or is_async(found.function)
             if len(self._by_code) > MOST_CODES:
                 self._by_code.popitem(last=False)
         return found
