@@ -10,7 +10,7 @@ READY_OLDEST := $(VENV_OLDEST)/ready-to-test
 # Other Pythons than the one of .venv, where they are found: on the PATH or in pyenv.
 VERSIONS := 3.12 3.13
 # Beside the whole suite of `make test`: neither what measures time or processor nor the long random walks.
-IN_SHORT := -m 'not alone and not slow'
+IN_SHORT := -m 'not alone and not slow' -n 2 --dist worksteal
 
 .PHONY: help demo test test-oldest test-versions lint bench clean
 
@@ -32,13 +32,13 @@ ifdef ARGS
 	$(PYTHON) -m pytest $(ARGS)
 else
 	@failed=0; set -x; \
-	.ci/tests $(PYTHON) -m 'not alone' || failed=1; \
+	$(PYTHON) -m pytest -m 'not alone' -n 2 --dist worksteal || failed=1; \
 	$(PYTHON) -m pytest -m alone || failed=1; \
 	exit $$failed
 endif
 
 test-oldest: $(READY_OLDEST)
-	.ci/tests $(VENV_OLDEST)/bin/python $(or $(ARGS),$(IN_SHORT))
+	$(VENV_OLDEST)/bin/python -m pytest $(or $(ARGS),$(IN_SHORT))
 
 test-versions:
 	@failed=0; \
@@ -52,7 +52,7 @@ test-3.%: .ci/servers
 	@python=$$(.ci/python 3.$*) || { echo "NOT TESTED: there is no Python 3.$* here" >&2; exit 0; }; set -ex; \
 	test -x .venv-3.$*/bin/pip || .ci/venv .venv-3.$* "$$python"; \
 	.venv-3.$*/bin/python -m pip install --quiet --editable '.[test]'; \
-	.ci/tests .venv-3.$*/bin/python $(or $(ARGS),$(IN_SHORT))
+	.venv-3.$*/bin/python -m pytest $(or $(ARGS),$(IN_SHORT))
 
 lint: $(READY_TO_TEST)
 	$(PYTHON) -m ruff check .
