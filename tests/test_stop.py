@@ -166,6 +166,7 @@ def test_a_signal_before_the_engine_is_there_is_obeyed(monkeypatch):
     assert run.result == 3
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("start", [WorkerPool.listen, in_with], ids=["listen", "with"])
 def test_a_signal_at_any_line_of_the_start_is_obeyed(start):
     """A signal is answered between any two steps of the very thread that starts, also while it holds the lock."""
