@@ -7,11 +7,12 @@ returns what took. ``skunkqueue.persistence.memory`` is the same contract in dic
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
+from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Exchange, Filter, Order, Outcome, Record, State, Want
 from skunkqueue.errors import WrongCall
 
 REMEMBERED = 60.0
@@ -54,6 +55,17 @@ class WorkerKey(NamedTuple):
 
     worker: str
     kind: Literal["worker"] = "worker"
+
+
+BRIEF = 4096
+"""Bytes of a body that a brief record has at least, if the body has as many."""
+
+
+def expires_at(envelope: Envelope, held_until: float | None) -> float:
+    """Store time from which an open run can only end as expired; infinite if it never does."""
+    if envelope.expires is None:
+        return math.inf
+    return envelope.expires if held_until is None else max(envelope.expires, held_until)
 
 
 Key = WorkKey | RunKey | WorkerKey
@@ -219,6 +231,14 @@ class Persister(Source):
     """Whether ids are unique per queue, so that the same id on two queues is two runs; else they are unique in the
     store. Senders make ids that never collide, so the difference only shows if ids are reused on purpose."""
 
+    @property
+    def missing(self) -> str:
+        """Why there is nothing to look at, where looking would make an empty store of it; empty if there is something.
+
+        What only looks asks first. Raises nothing.
+        """
+        return ""
+
     # the path of a job
 
     def put(self, envelopes: Sequence[Envelope], *, via: Any = None) -> list[str]:
@@ -271,20 +291,39 @@ class Persister(Source):
         """The records of those runs that exist."""
         raise NotImplementedError
 
-    def await_end(self, id: str, timeout: float) -> Record | None:
-        """The record of a run once it has ended, else as it is after ``timeout`` seconds or sooner. None: no such run.
-
-        By default ``get`` and ``wait``; a store may do both in one round trip.
-        """
-        record = self.get([id]).get(id)
-        if record is None or not record.open or timeout <= 0:
-            return record
-        self.wait([RunKey(id)], timeout)
-        return self.get([id]).get(id)
-
     def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
         """Records by id, newest first; ``after`` is the id of the last one of the page before."""
         raise NotImplementedError
+
+    # The desk for those who wait or list, and would read large bodies and results in vain. By default as the above.
+
+    def get_brief(self, ids: Iterable[str]) -> dict[str, Record]:
+        """As ``get``, but a body may be cut behind its first ``BRIEF`` bytes, which have the job's name."""
+        return self.get(ids)
+
+    def find_brief(
+        self, which: Filter, *, now: float, after: str | None = None, limit: int = 100, values: int | None = None
+    ) -> list[Record]:
+        """As ``find``, but bodies may be cut, as by ``get_brief``, and values of more than ``values`` bytes be None."""
+        return self.find(which, now=now, after=after, limit=limit)
+
+    def open_of(self, ids: Iterable[str]) -> dict[str, float]:
+        """Those of these runs that are open, each with the time from which it can only end as expired, or infinity.
+
+        For a run that is held, that is not before its lease ends. This is asked each second for all that is waited for.
+        """
+        records = ((id, record) for id, record in self.get(ids).items() if record.open)
+        return {id: expires_at(r.envelope, r.ripe if r.state == State.RUNNING else None) for id, r in records}
+
+    def await_end(self, id: str, timeout: float) -> Record | None:
+        """The record of a run that has ended, or does so within ``timeout`` seconds, as ``get_brief``; else None.
+
+        By default made of the others; a store may do it in one round trip.
+        """
+        if timeout > 0 and id in self.open_of([id]):
+            self.wait([RunKey(id)], timeout)
+        record = None if id in self.open_of([id]) else self.get_brief([id]).get(id)
+        return None if record is None or record.open else record
 
     def count(self) -> dict[tuple[str, str, str], int]:
         """How many runs by (queue, route, stored state), without scanning; zeros are left out."""

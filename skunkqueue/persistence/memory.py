@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from skunkqueue.clock import ticks
 from skunkqueue.envelope import (
     Claim,
     Envelope,
@@ -21,9 +22,11 @@ from skunkqueue.envelope import (
     base_route,
 )
 from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Key, Persister, RunKey, WorkerKey, WorkKey
-from skunkqueue.persistence.url import url_path
+from skunkqueue.persistence.records import Records
+from skunkqueue.persistence.steps import Steps, is_of_wrong_clock, measured, moved
+from skunkqueue.persistence.url import StoreConfig, url_path
 
-default_cfg = {"backend": "memory", "conn_url": "", "dbname": ""}
+default_cfg: StoreConfig = {"backend": "memory", "conn_url": "", "dbname": ""}
 
 
 class MemoryPersister(Persister):
@@ -31,7 +34,7 @@ class MemoryPersister(Persister):
 
     def __init__(self, name: str = "") -> None:
         self.url = f"memory://{name}"
-        self._records: dict[str, Record] = {}
+        self._records = Records()
         self._orders: dict[str, list[Order]] = {}
         self._beats: dict[str, tuple[str, float]] = {}
         self._told = 0
@@ -39,6 +42,7 @@ class MemoryPersister(Persister):
         self._changes: Counter[Key] = Counter()  # of work and worker keys
         self._waits: list[_Wait] = []
         self._seen = threading.local()
+        self._steps = Steps()
 
     # the path of a job
 
@@ -62,16 +66,13 @@ class MemoryPersister(Persister):
         """The open run that has the unique key of this one, if it is another."""
         if envelope.unique is None:
             return None
-        key = (envelope.queue, envelope.route, envelope.unique)
-        for record in self._records.values():
-            other = record.envelope
-            if record.open and (other.queue, other.route, other.unique) == key and other.id != envelope.id:
-                return record
-        return None
+        found = self._records.open_with(envelope.queue, envelope.route, envelope.unique)
+        return None if found is None or found.id == envelope.id else found
 
     def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
         with self._changed:
-            return [claim for want in wants for claim in self._claim(want, now, until)]
+            late = self._steps.late(now)
+            return [claim for want in wants for claim in self._claim(want, now + late, until + late)]
 
     def _claim(self, want: Want, now: float, until: float) -> Iterator[Claim]:
         left = want.limit
@@ -80,14 +81,15 @@ class MemoryPersister(Persister):
             # Leased again, so that a run whose lease ended meanwhile is not claimed a second time below.
             yield self._hold(record._replace(ripe=max(record.ripe, until)))
         for route in want.routes:
-            for record in self._ripe(want.queue, route, now):
-                if left == 0:
-                    return
-                if _is_expired(record, now):
-                    self._end(record._replace(token=None), State.CANCELLED, now, error=EXPIRED)
-                else:
-                    left -= 1
-                    yield self._lease(record, want, until)
+            given: set[str] = set()  # they are ripe again at once where the lease is that short
+            while left and (ripe := self._others_ripe(want.queue, route, now, left, given)):
+                for one in ripe:
+                    given.add(one.id)
+                    if _is_expired(one, now):
+                        self._end(one._replace(token=None), State.CANCELLED, now, error=EXPIRED)
+                    else:
+                        left -= 1
+                        yield self._lease(one, want, until)
 
     def _held_by(self, want: Want) -> list[Record]:
         if not want.repeated:
@@ -95,13 +97,11 @@ class MemoryPersister(Persister):
         held = (r for r in self._records.values() if r.state == State.RUNNING and r.token == want.token)
         return sorted(held, key=lambda record: record.id)
 
-    def _ripe(self, queue: str, route: str, now: float) -> list[Record]:
-        ripe = (
-            r
-            for r in self._records.values()
-            if r.open and r.ripe <= now and r.envelope.queue == queue and r.envelope.route == route
-        )
-        return sorted(ripe, key=lambda record: (record.ripe, record.id))
+    def _others_ripe(self, queue: str, route: str, now: float, limit: int, given: set[str]) -> list[Record]:
+        return [r for r in self._ripe(queue, route, now, limit + len(given)) if r.id not in given][:limit]
+
+    def _ripe(self, queue: str, route: str, now: float, limit: int) -> list[Record]:
+        return self._records.ripe(queue, route, now, limit)
 
     def _lease(self, record: Record, want: Want, until: float) -> Claim:
         lapses = record.lapses + (record.state == State.RUNNING)
@@ -127,7 +127,8 @@ class MemoryPersister(Persister):
 
     def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
         with self._changed:
-            return {claim.id for claim, outcome in outcomes if self._commit(claim, outcome, now)}
+            late = self._steps.late(now)
+            return {claim.id for claim, outcome in outcomes if self._commit(claim, _delayed(outcome, late), now + late)}
 
     def _commit(self, claim: Claim, outcome: Outcome, now: float) -> bool:
         record = self._records.get(claim.id)
@@ -185,8 +186,7 @@ class MemoryPersister(Persister):
             taken = self.commit(outcomes, now=now)
             claims = self.claim(wants, now=now, until=until)
             routes = {(want.queue, route) for want in wants for route in want.routes}
-            ripe = (r.ripe for r in self._records.values() if r.open and (r.envelope.queue, r.envelope.route) in routes)
-            return Exchange(taken, claims, min(ripe, default=None))
+            return Exchange(taken, claims, self._records.next_ripe(routes))
 
     # the desk
 
@@ -229,7 +229,7 @@ class MemoryPersister(Persister):
 
     def count(self) -> dict[tuple[str, str, str], int]:
         with self._changed:
-            return dict(Counter((r.envelope.queue, r.envelope.route, str(r.state)) for r in self._records.values()))
+            return dict(self._records.counts)
 
     # the workers
 
@@ -260,14 +260,14 @@ class MemoryPersister(Persister):
             return done
 
     def _purge_kept(self, now: float, limit: int) -> int:
-        over = sorted((r for r in self._records.values() if not r.open and r.ripe <= now), key=lambda r: (r.ripe, r.id))
-        for record in over[:limit]:
+        over = self._records.over(now, limit)
+        for record in over:
             del self._records[record.id]
-        return len(over[:limit])
+        return len(over)
 
     def _purge_expired(self, now: float, limit: int) -> int:
-        over = [r for r in self._records.values() if r.open and _is_unleased(r, now) and _is_expired(r, now)]
-        for record in sorted(over, key=lambda r: (r.envelope.expires or 0.0, r.id))[:limit]:
+        over = [r for r in self._records.expired(now) if _is_unleased(r, now)]
+        for record in over[:limit]:
             self._end(record._replace(token=None), State.CANCELLED, now, error=EXPIRED)
         return min(len(over), limit)
 
@@ -283,9 +283,7 @@ class MemoryPersister(Persister):
 
     def _purge_addressed(self, now: float, limit: int) -> int:
         alive = self.workers(now=now)
-        lost = [
-            r for r in self._records.values() if r.open and _is_unleased(r, now) and _addressee(r) not in {None, *alive}
-        ]
+        lost = [r for r in self._records.addressed() if _is_unleased(r, now) and _addressee(r) not in alive]
         for record in sorted(lost, key=lambda r: r.id)[:limit]:
             self._end(record._replace(token=None), State.CANCELLED, now, error=WORKER_GONE)
         return min(len(lost), limit)
@@ -320,11 +318,34 @@ class MemoryPersister(Persister):
         return id in self._records and self._records[id].open
 
     def _happened(self, keys: Iterable[Key]) -> None:
-        self._changes.update(key for key in keys if not isinstance(key, RunKey))
+        for key in keys:
+            if key.kind != "run":
+                self._changes[key] += 1
         self._changed.notify_all()
 
     def offset(self) -> float | None:
-        return None
+        """The clock of this process: it follows the wall clock, and leases last as long as before."""
+        with self._changed:
+            before, since = self._steps.base, self._steps.since
+            if before is None or self._steps.is_behind():
+                base = measured()
+                self._steps.take(base)
+                if before is not None:
+                    self._follow(base - before, base + ticks(), before + since)
+            return (self._steps.base or 0.0) + ticks() - time.time()
+
+    def _follow(self, step: float, now: float, since: float) -> None:
+        self._records = Records([_moved(record, step, now, since) for record in self._records.values()])
+        self._beats = {worker: (about, until + step) for worker, (about, until) in self._beats.items()}
+        self._happened({WorkKey(r.envelope.queue, base_route(r.envelope.route)) for r in self._records.values()})
+
+    def clear(self) -> None:
+        """Forget everything, as a new store would know nothing: for the time between two tests."""
+        with self._changed:
+            self._records = Records()
+            self._orders.clear()
+            self._beats.clear()
+            self._changed.notify_all()
 
 
 class _Wait:
@@ -349,6 +370,11 @@ def _claim_of(record: Record) -> Claim:
     return Claim(record.envelope, record.token or "", record.worker or "", record.ripe, record.lapses, record.notes)
 
 
+def _delayed(outcome: Outcome, late: float) -> Outcome:
+    """The outcome; if it was reckoned before the wall clock was set, with its due moved."""
+    return outcome._replace(due=outcome.due + late) if late and outcome.due is not None else outcome
+
+
 def _is_expired(record: Record, now: float) -> bool:
     expires = record.envelope.expires
     return expires is not None and expires <= now
@@ -358,9 +384,19 @@ def _is_unleased(record: Record, now: float) -> bool:
     return record.state == State.QUEUED or record.ripe <= now
 
 
-def _addressee(record: Record) -> str | None:
-    route = base_route(record.envelope.route)
-    return route[1:] if route.startswith("@") else None
+def _moved(record: Record, step: float, now: float, since: float) -> Record:
+    """A record after the wall clock was set, see ``skunkqueue.persistence.steps``."""
+    envelope, ripe = record.envelope, record.ripe
+    if record.open and is_of_wrong_clock(envelope, step, now, since):
+        envelope = moved(envelope, step)
+        ripe = envelope.due if ripe == record.envelope.due else ripe
+    if record.state == State.RUNNING:
+        ripe = record.ripe + step
+    return record._replace(envelope=envelope, ripe=ripe)
+
+
+def _addressee(record: Record) -> str:
+    return base_route(record.envelope.route)[1:]
 
 
 _stores: dict[str, MemoryPersister] = {}

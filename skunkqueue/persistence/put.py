@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from math import inf
 
 from skunkqueue.envelope import Envelope
-from skunkqueue.errors import StoreFull, StoreRefused
+from skunkqueue.errors import StoreRefused
 from skunkqueue.persistence import Limits, Persister
+from skunkqueue.persistence.halves import isolated
 
 
 def put(store: Persister, envelopes: Sequence[Envelope]) -> list[str]:
     """Like ``store.put``, in as many calls as the store's limits require.
 
-    Raises StoreRefused, which names those that were not stored; the others were.
+    Raises StoreRefused, which names the envelopes that were not stored; the others were stored.
     """
     if len(envelopes) == 1 and (store.limits.body or inf) >= len(envelopes[0].body):
         return store.put(envelopes)
@@ -39,7 +40,7 @@ def _too_large(store: Persister, envelopes: Sequence[Envelope]) -> dict[str, str
 
 
 def _parts(envelopes: Sequence[Envelope], limits: Limits) -> Iterator[Sequence[Envelope]]:
-    """The envelopes, in order, split into what one call may carry."""
+    """The envelopes in order, split into parts that one call may carry."""
     if limits.items is None and limits.batch is None:
         yield envelopes
         return
@@ -54,17 +55,13 @@ def _parts(envelopes: Sequence[Envelope], limits: Limits) -> Iterator[Sequence[E
 
 
 def _put(store: Persister, part: Sequence[Envelope], ids: dict[str, str], refused: dict[str, str]) -> None:
-    """Put; if that is refused, put each half by itself."""
-    try:
-        ids.update(zip([envelope.id for envelope in part], store.put(part), strict=True))
-    except StoreFull:
-        raise
-    except StoreRefused as error:
-        if len(part) == 1:
-            refused[part[0].id] = str(error)
-            return
-        _put(store, part[: len(part) // 2], ids, refused)
-        _put(store, part[len(part) // 2 :], ids, refused)
+    """Put these; an envelope that is refused on its own is added to ``refused``."""
+
+    def put_some(some: Sequence[Envelope]) -> None:
+        ids.update(zip([envelope.id for envelope in some], store.put(some), strict=True))
+
+    _, failed = isolated(put_some, part, of_one=StoreRefused)
+    refused.update((envelope.id, str(error)) for envelope, error in failed)
 
 
 def _refusal(store: Persister, refused: dict[str, str]) -> StoreRefused:

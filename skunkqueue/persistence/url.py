@@ -6,13 +6,22 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict
 
+from skunkqueue.distribution import pip_install, with_extra
 from skunkqueue.errors import SkunkError, WrongCall
 from skunkqueue.persistence import Persister
 
 GROUP: Final = "skunkqueue.stores"
 """The entry point group by which other packages register their stores: scheme = "module:row", a row is a Backend."""
+
+
+class StoreConfig(TypedDict):
+    """A ``default_cfg``: where a store is, in parts, as SkunkQueue and WorkerPool take them."""
+
+    backend: str
+    conn_url: str
+    dbname: str | int
 
 
 class Address(NamedTuple):
@@ -32,7 +41,8 @@ class Backend(NamedTuple):
     ``module`` has ``open_url(url) -> Persister``, and may raise ImportError where its driver is missing: then people
     are told to install ``install``. ``path_schemes`` are the schemes whose URL leads to a file or a name, not to a
     host, so that an ``@`` in it ends no password. ``one_process`` says that its runs are seen by the process that
-    opened it alone. ``url_of`` makes a URL of (first scheme, ``conn_url``, ``dbname``), for a ``default_cfg``.
+    opened it alone. ``url_of`` makes a URL of (first scheme, ``conn_url``, ``dbname``), for a ``default_cfg``;
+    ``with_dbname`` puts a ``dbname`` into a URL that was given beside it, which has no meaning elsewhere.
     """
 
     name: str
@@ -42,6 +52,7 @@ class Backend(NamedTuple):
     path_schemes: tuple[str, ...] = ()
     one_process: bool = False
     url_of: Callable[[str, str, Any], str] = _plain_url
+    with_dbname: Callable[[str, Any], str] = lambda url, dbname: url
 
 
 def get_backend(conn_url: str | None = None, backend: str | None = None, dbname: Any = None) -> Persister:
@@ -54,7 +65,7 @@ def get_backend(conn_url: str | None = None, backend: str | None = None, dbname:
     try:
         opened = importlib.import_module(row.module).open_url(found.url)
     except ImportError as error:
-        remedy = f": pip install '{row.install}'" if row.install else ""
+        remedy = f": {pip_install(row.install)}" if row.install else ""
         raise WrongCall(f"the {row.name} store needs its driver{remedy} ({error})") from error
     except SkunkError:
         raise
@@ -72,12 +83,12 @@ def locate(conn_url: str | None = None, backend: str | None = None, dbname: Any 
     if conn_url is None and backend is None:
         conn_url = os.environ.get("SKUNKQUEUE_URL") or "sqlite://"
     if conn_url is not None and "://" in conn_url:
-        return _from_url(conn_url, backend)
+        return _from_url(conn_url, backend, dbname)
     row = find_backend(backend or "sqlite")
     return Address(row.name, row.url_of(row.schemes[0], conn_url or "", dbname))
 
 
-def _from_url(url: str, backend: str | None) -> Address:
+def _from_url(url: str, backend: str | None, dbname: Any) -> Address:
     scheme = url.partition("://")[0].lower()
     row = _find(scheme)
     if row is None or scheme not in row.schemes:
@@ -86,7 +97,7 @@ def _from_url(url: str, backend: str | None) -> Address:
         raise WrongCall(f"there is no store for {wrong} ; there are {', '.join(s + '://' for s in known)}")
     if backend is not None and backend != row.name:
         raise WrongCall(f"the URL is one of {row.name}, but backend is {backend!r}; give one of the two")
-    return Address(row.name, url)
+    return Address(row.name, url if dbname in (None, "") else row.with_dbname(url, dbname))
 
 
 # -- the registry ----------------------------------------------------------------------------------------------------
@@ -155,6 +166,31 @@ def _redis_url(scheme: str, conn_url: str, dbname: Any) -> str:
     return f"{scheme}://{conn_url or 'localhost:6379'}/{0 if dbname is None else dbname}"
 
 
+def _mongodb_url(scheme: str, conn_url: str, dbname: Any) -> str:
+    where, mark, options = (conn_url or "localhost:27017").partition("?")
+    return f"{scheme}://{where.rstrip('/')}/{dbname or 'skunkqueue'}{mark}{options}"
+
+
+def _fdb_url(scheme: str, conn_url: str, dbname: Any) -> str:
+    """``conn_url`` is a cluster file (the platform's default one when empty), ``dbname`` a directory in the cluster."""
+    from urllib.parse import quote
+
+    return f"{scheme}://{quote(conn_url)}" + (f"?prefix={quote(str(dbname), safe='')}" if dbname else "")
+
+
+def _mongodb_with_dbname(url: str, dbname: Any) -> str:
+    """The URL with a database. Raises WrongCall where it names another one."""
+    from urllib.parse import quote, unquote
+
+    before, mark, options = url.partition("?")
+    scheme, _, rest = before.partition("://")
+    login, at, place = rest.rpartition("@")
+    hosts, _, path = place.partition("/")
+    if path and unquote(path) != str(dbname):
+        raise WrongCall(f"the URL names the database {unquote(path)!r}, but dbname is {dbname!r}; give one of the two")
+    return f"{scheme}://{login}{at}{hosts}/{path or quote(str(dbname), safe='')}{mark}{options}"
+
+
 BACKENDS: Final = (
     Backend(
         "memory", ("memory",), "skunkqueue.persistence.memory",
@@ -167,9 +203,14 @@ BACKENDS: Final = (
             "redis", "rediss", "redis+unix", "unix",
             "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
         ),
-        "skunkqueue.persistence.redis", "skunkqueue[redis]",
+        "skunkqueue.persistence.redis", with_extra("redis"),
         path_schemes=("redis+unix", "unix"), url_of=_redis_url,
     ),
+    Backend(
+        "mongodb", ("mongodb", "mongodb+srv"), "skunkqueue.persistence.mongodb", with_extra("mongodb"),
+        url_of=_mongodb_url, with_dbname=_mongodb_with_dbname,
+    ),
+    Backend("fdb", ("fdb",), "skunkqueue.persistence.fdb", with_extra("fdb"), path_schemes=("fdb",), url_of=_fdb_url),
 )  # fmt: skip
 """The stores that come with SkunkQueue."""
 

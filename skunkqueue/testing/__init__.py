@@ -1,6 +1,9 @@
-"""What lets anyone check a store of their own: the contract suite and the random walk. And ``drain``, for your tests.
+"""Checks for a store of your own: the contract suite and the random walk. And two helpers for your own tests.
 
-A store is finished when both are green. With pytest, in a file of tests::
+The helpers: ``drain`` executes what was fired, ``reset`` forgets the runs of a ``memory://`` store. With pytest, the
+fixture ``skunk`` does both, see ``skunkqueue.testing.skunk``.
+
+A store is finished when the suite and the walk pass. With pytest, in a file of tests::
 
     import pytest
     from skunkqueue.testing import StoreContract, random_walk
@@ -15,7 +18,7 @@ A store is finished when both are green. With pytest, in a file of tests::
         def open_again(self, store):                # optional: a second handle to the same data
             return MyPersister(store.path)
 
-        def begin(self, store):                     # where ``put`` takes a ``via``: a CallersTransaction
+        def begin(self, store):                     # if ``put`` takes a ``via``: a CallersTransaction
             ...
 
     @pytest.mark.parametrize("seed", range(40))
@@ -33,27 +36,28 @@ import sys
 from collections.abc import Callable
 
 from skunkqueue.persistence import Persister
+from skunkqueue.testing.brief import BriefPromises
 from skunkqueue.testing.desk import CancelPromises, CountPromises, GetPromises, PromotePromises, ReopenPromises
 from skunkqueue.testing.housekeeping import HandlePromises, PurgePromises, WaitPromises, WorkerPromises
 from skunkqueue.testing.outcomes import CommitPromises, ExchangePromises
 from skunkqueue.testing.path import ClaimPromises, ExtendPromises, PutPromises
-from skunkqueue.testing.pools import drain
+from skunkqueue.testing.pools import drain, reset
 from skunkqueue.testing.via import ViaPromises
 from skunkqueue.testing.walk import random_walk
 
-__all__ = ["StoreContract", "check_store", "drain", "promises", "random_walk"]
+__all__ = ["StoreContract", "check_store", "drain", "promises", "random_walk", "reset"]
 
 
 class StoreContract(
     PutPromises, ViaPromises, ClaimPromises, ExtendPromises, CommitPromises, ExchangePromises,
-    CancelPromises, ReopenPromises, PromotePromises, GetPromises, CountPromises,
+    CancelPromises, ReopenPromises, PromotePromises, GetPromises, BriefPromises, CountPromises,
     WorkerPromises, PurgePromises, WaitPromises, HandlePromises,
 ):  # fmt: skip
     """Every promise of the contract, one test each; ``store`` is a fixture that gives a fresh, empty store."""
 
 
 def promises(contract: type[StoreContract] = StoreContract) -> list[str]:
-    """The names of the tests, in the order of the story."""
+    """The names of the tests, in the order of the contract."""
     return list(dict.fromkeys(name for part in contract.__mro__ for name in vars(part) if name.startswith("test_")))
 
 
@@ -66,8 +70,8 @@ def check_store(
 ) -> list[str]:
     """Check every promise and walk ``seeds`` random walks, without pytest; prints a line for each.
 
-    ``make_store`` gives a fresh, empty store at every call; it is closed afterwards. Gives what was broken, by name.
-    Raises RuntimeError under ``python -O``, which leaves out the assertions.
+    ``make_store`` returns a fresh, empty store at every call; it is closed afterwards. Returns the names of the checks
+    that failed. Raises RuntimeError under ``python -O``, which leaves out the assertions.
     """
     if not __debug__:
         raise RuntimeError("check_store needs assertions; run it without -O")

@@ -1,4 +1,4 @@
-"""The promises of the desk: cancel, reopen, get, find, count."""
+"""The promises of the desk: cancel, reopen, promote, get, find, count."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CancelPromises(Promises):
     """What ``cancel`` promises."""
 
     def test_a_queued_run_is_cancelled(self, store: Persister) -> None:
-        """It ends as cancelled, now, is kept as its envelope says, and nobody gets it any more."""
+        """It ends as cancelled, now, and is kept as its envelope says. No claim gets it any more."""
         store.put([sealed(keep=1e5 / 3)])
 
         records = store.cancel([sealed().id], now=NOW + 0.2)
@@ -36,7 +36,7 @@ class CancelPromises(Promises):
         assert take(store, now=LATE) == []
 
     def test_a_running_run_is_cancelled_and_its_lease_taken_away(self, store: Persister) -> None:
-        """The record has no token any more, and still names the worker, who must be told."""
+        """The record has no token any more. It still names the worker, which must be told."""
         store.put([sealed()])
         claim = take_one(store)
         store.commit([(claim, Outcome.started(notes=b"notes")), (claim, Outcome.at(0.5, "half"))], now=NOW)
@@ -50,7 +50,7 @@ class CancelPromises(Promises):
         assert take(store, "B", now=LATE) == []
 
     def test_a_cancelled_run_has_no_error_of_an_attempt(self, store: Persister) -> None:
-        """The error of the attempt before says nothing about why it ended."""
+        """The error of an earlier attempt does not say why the run ended."""
         store.put([sealed()])
         store.commit([(take_one(store), Outcome.again(error="no"))], now=NOW)
 
@@ -59,7 +59,7 @@ class CancelPromises(Promises):
         assert (record.error, record.value, record.worker) == (None, None, None)
 
     def test_cancel_gives_the_records_it_took_by_id(self, store: Persister) -> None:
-        """Ended and unknown runs are left as they are; naming a run twice is naming it once."""
+        """Ended and unknown runs are left as they are; a run that is named twice counts once."""
         store.put([sealed(n) for n in range(5)])
         first, second = take(store, limit=2)
         store.commit([(first, Outcome.complete(b"value")), (second, Outcome.failed("no"))], now=NOW)
@@ -112,7 +112,7 @@ class ReopenPromises(Promises):
         assert store.reopen([], now=NOW) == set()
 
     def test_a_run_is_not_reopened_where_its_unique_key_is_taken(self, store: Persister) -> None:
-        """Not while another open run has it; once that has ended it can be, and holds the key again."""
+        """Not while another open run has the key. After that has ended, it can be reopened and holds the key again."""
         store.put([sealed(1, unique="user-7")])
         store.cancel([sealed(1).id], now=NOW)
         store.put([sealed(2, unique="user-7")])
@@ -133,7 +133,7 @@ class ReopenPromises(Promises):
         assert count_states(store) == {"queued": 1, "cancelled": 1}
 
     def test_a_run_is_not_reopened_past_its_expiry(self, store: Persister) -> None:
-        """Up to ``expires`` it is, from then on not."""
+        """It is reopened before ``expires``, but not from then on."""
         store.put([sealed(expires=NOW + 5.1)])
         store.cancel([sealed().id], now=NOW)
 
@@ -141,7 +141,7 @@ class ReopenPromises(Promises):
         assert store.reopen([sealed().id], now=NOW + 5) == {sealed().id}
 
     def test_a_reopened_run_is_not_purged_as_ended(self, store: Persister) -> None:
-        """The time until which it was kept is no more."""
+        """The time until which it was kept no longer applies."""
         store.put([sealed(keep=0.0)])
         store.cancel([sealed().id], now=NOW)
         store.reopen([sealed().id], now=NOW)
@@ -154,7 +154,7 @@ class PromotePromises(Promises):
     """What ``promote`` promises."""
 
     def test_a_scheduled_run_is_made_ripe_and_stays_due(self, store: Persister) -> None:
-        """It can be claimed at once; when it was asked to run is not changed."""
+        """It can be claimed at once; the time it was due does not change."""
         store.put([sealed(due=NOW + 100, expires=NOW + 500, unique="user-7")])
         assert take(store) == []
 
@@ -193,14 +193,14 @@ class PromotePromises(Promises):
         assert store.promote([], now=NOW) == set()
 
     def test_a_promoted_run_wakes_a_pool_that_waits(self, store: Persister) -> None:
-        """As a fresh one does."""
+        """Just as a new run does."""
         store.put([sealed(due=NOW + 100)])
         take(store)  # nothing is ripe, so the pool goes to sleep
         waited: list[float] = []
         begun = threading.Event()
 
         def wait() -> None:
-            store.wait([WorkKey("demo", "foo")], 0.2)  # what the put above did is no news
+            store.wait([WorkKey("demo", "foo")], 0.2)  # the put above may end this wait, but not the next
             begun.set()
             start = time.monotonic()
             store.wait([WorkKey("demo", "foo")], 30.0)
@@ -209,7 +209,7 @@ class PromotePromises(Promises):
         waiter = threading.Thread(target=wait, daemon=True)
         waiter.start()
         begun.wait(10.0)
-        time.sleep(0.1)  # so that it waits, most likely; sooner is no fault
+        time.sleep(0.1)  # so that it most likely waits; the test also passes if not
 
         self.open_again(store).promote([sealed().id], now=NOW)
 
@@ -229,7 +229,7 @@ class GetPromises(Promises):
         assert store.get([sealed(3).id]) == {}
 
     def test_another_handle_sees_the_same(self, store: Persister) -> None:
-        """What one put and another claimed, a third reads."""
+        """One handle puts, another claims, and a third reads the same run."""
         store.put([sealed(1)])
         claim = take_one(self.open_again(store))
         store.commit([(claim, Outcome.complete(EVERY_BYTE))], now=NOW)
@@ -238,7 +238,7 @@ class GetPromises(Promises):
         assert (record.state, record.value) == (State.SUCCEEDED, EVERY_BYTE)
 
     def test_find_gives_the_newest_first_page_by_page(self, store: Persister) -> None:
-        """The page after a record begins right after it, although newer runs came meanwhile."""
+        """The page after a record begins right after it, even if newer runs came meanwhile."""
         store.put([sealed(n) for n in range(7)])
 
         first = store.find(Filter(), now=NOW, limit=3)
@@ -252,7 +252,7 @@ class GetPromises(Promises):
         assert store.find(Filter(), now=NOW, after=third[-1].id) == []
 
     def test_a_page_may_begin_after_an_id_that_is_gone(self, store: Persister) -> None:
-        """``after`` is a place in the order, whether a run is there or not."""
+        """``after`` is a place in the order, whether or not a run has that id."""
         store.put([sealed(1), sealed(3)])
 
         assert [record.id for record in store.find(Filter(), now=NOW, after=sealed(2).id)] == [sealed(1).id]
@@ -266,7 +266,7 @@ class GetPromises(Promises):
         assert store.find(Filter(), now=NOW) == list(store.get([claim.id]).values())
 
     def test_find_filters_by_queue_and_route(self, store: Persister) -> None:
-        """A route includes its sub-routes, and no other that looks like it."""
+        """A route includes its sub-routes, but no other route with a similar name."""
         places = [
             *(("demo", route) for route in ("foo", "foo" + HIGH, "foo" + LOW, "food", "Foo", "foo.bar", "fo_", "@foo")),
             *(("other", "foo"), ("demo:foo", "foo"), ("Demo", "foo")),
@@ -285,7 +285,7 @@ class GetPromises(Promises):
         assert found(queue="dem") == found(route="fo") == []
 
     def test_find_filters_by_the_state_that_people_see(self, store: Persister) -> None:
-        """``scheduled`` is what is queued for later, ``queued`` all that is queued."""
+        """``scheduled`` finds runs that are queued for later, ``queued`` all that are queued."""
         store.put([sealed(n) for n in range(5)])
         store.put([sealed(5, due=NOW + 5.1)])
         running, done, failed, back = take(store, limit=4)
@@ -307,7 +307,7 @@ class GetPromises(Promises):
         assert found(State.CANCELLED) == [sealed(6).id]
 
     def test_find_pages_through_a_filter(self, store: Persister) -> None:
-        """``after`` and ``limit`` count what the filter lets through."""
+        """``after`` and ``limit`` apply to the runs that the filter lets through."""
         store.put([sealed(n, route="foo" if n % 10 == 0 else "bar") for n in range(60)])
         pages, after = [], None
 
@@ -322,7 +322,7 @@ class CountPromises(Promises):
     """What ``count`` promises."""
 
     def test_count_counts_by_queue_route_and_stored_state(self, store: Persister) -> None:
-        """Sub-routes are counted by themselves, what is scheduled as queued, and zeros are left out."""
+        """Sub-routes are counted by themselves, scheduled runs as queued, and zeros are left out."""
         store.put([sealed(1), sealed(2), sealed(3, due=NOW + 99), sealed(4, route="foo" + HIGH), sealed(5, queue="b")])
         take(store, limit=1)
 
@@ -334,7 +334,7 @@ class CountPromises(Promises):
         }
 
     def test_count_keeps_places_apart_that_look_alike_when_joined(self, store: Persister) -> None:
-        """A name may hold what a store would join names with."""
+        """A name may contain the character with which a store joins names."""
         places = [("a", "b:c"), ("a:b", "c"), ("a.b", "c"), ("a-b", "c"), ("a_b", "c")]
         store.put([sealed(n, queue=queue, route=route) for n, (queue, route) in enumerate(places)])
 
@@ -369,7 +369,7 @@ class CountPromises(Promises):
         assert store.count() == {}
 
     def test_count_follows_what_expires(self, store: Persister) -> None:
-        """Whether a claim met it or a purge."""
+        """Whether a claim or a purge ended the run."""
         store.put([sealed(n, expires=NOW + n) for n in (1, 2)])
         take(store, now=NOW + 1, limit=1)
         assert count_states(store) == {"cancelled": 1, "running": 1}
@@ -379,7 +379,7 @@ class CountPromises(Promises):
         assert count_states(store) == {"cancelled": 2}
 
     def test_the_same_place_is_counted_once(self, store: Persister) -> None:
-        """One number for all runs of a place, however they came there."""
+        """There is one number for all runs of a place, however they came there."""
         batch: list[Envelope] = [sealed(n, unique=str(n % 2)) for n in range(4)]
         store.put(batch)
         for envelope in batch:

@@ -1,4 +1,4 @@
-"""The promises around the runs: workers and their orders, purge, wait, and handles shared or opened anew."""
+"""The promises about workers and their orders, purge, wait, channels, and handles that are shared or opened again."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ from skunkqueue.testing.makers import (
 T = TypeVar("T")
 
 SOON = 20.0
-"""A wait that is woken ends within so many seconds, on the slowest machine."""
+"""A wait that is woken ends within so many seconds, even on the slowest machine."""
 
 LONG = 40.0
-"""A wait that is not woken."""
+"""The timeout of a wait that is to be woken."""
 
 
 class WorkerPromises(Promises):
     """What ``beat``, ``tell`` and ``workers`` promise."""
 
     def test_a_worker_is_there_until_its_beat_ends(self, store: Persister) -> None:
-        """Each beat says anew what it is about, and until when."""
+        """Each heartbeat replaces the description of the worker, and the time until which it is there."""
         store.beat("w1", "first", until=NOW + 10.1)
         store.beat("w2", UNICODE, until=NOW + 20)
         assert store.workers(now=NOW) == {"w1": "first", "w2": UNICODE}
@@ -63,7 +63,7 @@ class WorkerPromises(Promises):
         assert store.workers(now=NOW + 30) == {}
 
     def test_a_beat_until_now_unregisters(self, store: Persister) -> None:
-        """So a worker that stops is not taken for one that is there; a later beat brings it back."""
+        """So a worker that has stopped is not listed as alive. A later heartbeat registers it again."""
         store.beat("w1", "about", until=NOW + 60)
         store.beat("w1", "about", until=NOW)
         assert store.workers(now=NOW) == {}
@@ -73,7 +73,7 @@ class WorkerPromises(Promises):
         assert store.workers(now=NOW) == {"w1": "back"}
 
     def test_a_beat_gives_the_orders_of_its_worker_in_order(self, store: Persister) -> None:
-        """Orders told by anyone, to this worker, oldest first, each with an id of its own."""
+        """Anyone may send them. A worker gets only its own, oldest first, each with an id of its own."""
         store.beat("w1", "", until=NOW + 60)
         store.beat("w2", "", until=NOW + 60)
         for text in ("first", UNICODE, "first"):
@@ -87,7 +87,7 @@ class WorkerPromises(Promises):
         assert [order.text for order in store.beat("w2", "", until=NOW + 60)] == ["other"]
 
     def test_an_order_stays_until_it_was_seen(self, store: Persister) -> None:
-        """A beat whose reply was lost loses no order; one that was seen does not come again."""
+        """If the reply of a heartbeat is lost, no order is lost; an order that was seen does not come again."""
         store.beat("w1", "", until=NOW + 60)
         store.tell("w1", "first")
         store.tell("w1", "second")
@@ -102,7 +102,7 @@ class WorkerPromises(Promises):
         assert store.beat("w1", "", seen=[order.id for order in rest], until=NOW + 60) == []
 
     def test_an_order_told_after_others_were_seen_is_a_new_one(self, store: Persister) -> None:
-        """Its id was never used before, so that a repeated ``seen`` does not swallow it."""
+        """Its id was never used before, so that a repeated ``seen`` does not remove it."""
         store.beat("w1", "", until=NOW + 60)
         store.tell("w1", "first")
         seen = [order.id for order in store.beat("w1", "", until=NOW + 60)]
@@ -117,7 +117,7 @@ class PurgePromises(Promises):
     """What ``purge`` promises."""
 
     def test_an_ended_run_is_purged_when_its_keep_is_over(self, store: Persister) -> None:
-        """Not a moment before, and a purged run is as if it had never been."""
+        """Not a moment before. A purged run is as if it had never existed."""
         store.put([sealed(1, keep=100.1), sealed(2, keep=200.0), sealed(3, keep=100.1)])
         first, second = take(store, limit=2)
         store.commit([(first, Outcome.complete(b"")), (second, Outcome.failed("no"))], now=NOW)
@@ -134,7 +134,7 @@ class PurgePromises(Promises):
         assert record_of(store, sealed(1).id).state == State.QUEUED
 
     def test_an_ended_run_outlives_a_purge_for_a_minute(self, store: Persister) -> None:
-        """So that a repeated put or commit within it is still known."""
+        """So that the store still recognises a repeated put or commit within that minute."""
         store.put([sealed(1, keep=0.0)])
         claim = take_one(store)
         store.commit([(claim, Outcome.complete(b"", notes=b""))], now=NOW)
@@ -145,7 +145,7 @@ class PurgePromises(Promises):
         assert store.get([claim.id]) == {}
 
     def test_open_runs_are_not_purged(self, store: Persister) -> None:
-        """However long they wait, or have been running."""
+        """However long they have been waiting or running."""
         store.put([sealed(n, keep=0.0) for n in (1, 2)])
         take(store, limit=1)
 
@@ -153,7 +153,7 @@ class PurgePromises(Promises):
         assert count_states(store) == {"queued": 1, "running": 1}
 
     def test_purge_ends_open_runs_past_their_expiry(self, store: Persister) -> None:
-        """They end as cancelled, "expired", their token cleared, and are kept like other ended runs."""
+        """They end as cancelled, with the error "expired" and no token, and are kept like other ended runs."""
         store.put([sealed(1, expires=NOW + 5), sealed(2, expires=NOW + 9, route="bar"), sealed(3, expires=NOW + 99)])
         take(store)
 
@@ -166,7 +166,7 @@ class PurgePromises(Promises):
         assert record_of(store, sealed(3).id).state == State.RUNNING
 
     def test_purge_leaves_a_leased_run_past_its_expiry(self, store: Persister) -> None:
-        """It started in time and may end."""
+        """It started in time, and may run to its end."""
         store.put([sealed(expires=NOW + 5)])
         claim = take_one(store)
 
@@ -174,7 +174,7 @@ class PurgePromises(Promises):
         assert store.commit([(claim, Outcome.complete(b""))], now=NOW + LEASE - 0.1) == {claim.id}
 
     def test_purge_ends_runs_addressed_to_a_worker_that_is_gone(self, store: Persister) -> None:
-        """Nobody else will ever claim them; those of a worker that is there stay, high and low."""
+        """No other worker will ever claim them. Those of a worker that is there stay, whatever their priority."""
         store.beat("here", "", until=NOW + 60)
         store.beat("gone", "", until=NOW + 5)
         routes = [address("here"), address("here") + HIGH, address("gone"), address("gone") + HIGH, address("never")]
@@ -187,7 +187,7 @@ class PurgePromises(Promises):
         assert [record.error for record in records] == [None] * 2 + [WORKER_GONE] * 3
 
     def test_purge_leaves_a_leased_run_of_a_worker_that_is_gone(self, store: Persister) -> None:
-        """As long as its lease holds its holder may still commit; then its token is cleared."""
+        """While the lease lasts, its holder may still commit; after that, the token is cleared."""
         store.put([sealed(route=address("gone"))])
         (claim,) = take(store, "A", address("gone"))
 
@@ -212,7 +212,7 @@ class PurgePromises(Promises):
         assert count_states(store) == {"cancelled": 5}
 
     def test_one_step_of_purge_does_no_more_than_its_limit(self, store: Persister) -> None:
-        """What is over stays for the next."""
+        """The rest stays for the next step."""
         store.put([sealed(n, keep=0.0) for n in range(5)])
         store.cancel([sealed(n).id for n in range(5)], now=NOW)
 
@@ -220,7 +220,7 @@ class PurgePromises(Promises):
         assert count_states(store) == {"cancelled": 3}
 
     def test_nothing_is_left_behind(self, store: Persister) -> None:
-        """When all is done and purged there is no run, no count, no worker, and no key or row."""
+        """When all is done and purged, no run, count, worker, key or row is left."""
         store.put([sealed(n, unique=str(n), keep=9.0, expires=NOW + DAY) for n in range(6)])
         store.put([sealed(6, route=address("w1")), sealed(7, queue="other", route="foo" + HIGH)])
         store.beat("w1", UNICODE, until=NOW + 9)
@@ -244,10 +244,10 @@ class PurgePromises(Promises):
 
 
 class WaitPromises(Promises):
-    """What ``wait`` promises. It is a hint, but one that comes."""
+    """What ``wait`` promises. It may end without a change, but a change always ends it."""
 
     def test_wait_never_outlasts_its_timeout(self, store: Persister) -> None:
-        """Also with nothing to wait for, or with nothing that exists."""
+        """Even with no keys, or with keys of what does not exist."""
         begun = time.monotonic()
 
         mixed: list[Key] = [RunKey(sealed().id), WorkerKey("w1"), WorkKey("demo", "bar")]
@@ -260,7 +260,7 @@ class WaitPromises(Promises):
         assert time.monotonic() - begun < SOON
 
     def test_a_put_ends_a_wait_for_work(self, store: Persister) -> None:
-        """Of whatever priority, on any of the routes waited for."""
+        """A put of any priority, on any of the routes waited for."""
         keys = [WorkKey("demo", "bar"), WorkKey("demo", "foo")]
 
         self.wakes(store, keys, lambda other: other.put([sealed(1)]))
@@ -271,7 +271,7 @@ class WaitPromises(Promises):
         self.wakes(store, [WorkKey("demo", address("w1"))], lambda other: other.put([sealed(route=address("w1"))]))
 
     def test_a_run_that_goes_back_ends_a_wait_for_work(self, store: Persister) -> None:
-        """Handed back, to be run again, or reopened: another pool may take it at once."""
+        """A run that was handed back, is to run again, or was reopened: another pool may take it at once."""
         store.put([sealed(n) for n in range(3)])
         first, second, third = take(store)
         store.commit([(third, Outcome.failed("no"))], now=NOW)
@@ -282,7 +282,7 @@ class WaitPromises(Promises):
         self.wakes(store, keys, lambda other: other.reopen([third.id], now=NOW))
 
     def test_an_end_ends_a_wait_for_a_run(self, store: Persister) -> None:
-        """Done, failed, cancelled or expired."""
+        """The run may have succeeded, failed, been cancelled or expired."""
         store.put([sealed(n, expires=NOW + 60) for n in range(5)])
         done, failed, swapped = take(store, limit=3)
         ends: list[tuple[str, Callable[[Persister], object]]] = [
@@ -300,13 +300,13 @@ class WaitPromises(Promises):
             self.wakes(store, [RunKey(id)], end)
 
     def test_an_order_ends_a_wait_of_its_worker(self, store: Persister) -> None:
-        """So that a cancel reaches a job at once, not at its worker's next beat."""
+        """So that a cancel reaches a job at once, not at the next heartbeat of its worker."""
         store.beat("w1", "", until=NOW + 60)
 
         self.wakes(store, [WorkerKey("w1")], lambda other: other.tell("w1", "order"))
 
     def test_a_change_between_the_look_and_the_wait_is_not_lost(self, store: Persister) -> None:
-        """Whoever waited on a key before looks, and waits again, hears of what came in between."""
+        """A caller that has waited on a key, then looks, and then waits again, is woken by a change in between."""
         other = self.open_again(store)
         store.put([sealed(9, route="bar")])
         (claim,) = take(store, "B", "bar")
@@ -326,7 +326,7 @@ class WaitPromises(Promises):
             store.cancel([sealed(1).id], now=NOW)
 
     def test_a_rouse_ends_the_waits_on_its_keys_and_no_others(self, store: Persister) -> None:
-        """Of whatever kind they are; where it cannot be done, no wait may be so long that anybody would mind."""
+        """For keys of every kind. In a store that cannot do this, no wait may be long."""
         store.put([sealed(1, route="bar")])
         (claim,) = take(store, "B", "bar")
         keys: list[Key] = [WorkKey("demo", "foo"), WorkerKey("w1"), RunKey(claim.id)]
@@ -337,7 +337,7 @@ class WaitPromises(Promises):
 
             end = time.monotonic() + SOON
             while (alone.is_alive() or among.is_alive()) and time.monotonic() < end:
-                can = store.rouse([key])  # it may just have been about to wait
+                can = store.rouse([key])  # repeated, as it may not have waited yet
                 time.sleep(0.02)
             assert not alone.is_alive() and not among.is_alive()
             assert left.is_alive() or not can
@@ -348,7 +348,7 @@ class WaitPromises(Promises):
             assert not left.is_alive()
 
     def waiting(self, store: Persister, keys: Sequence[Key]) -> threading.Thread:
-        """A thread that waits for nothing that happens, several times as long as a test may take."""
+        """A thread that waits for what does not happen, for several times as long as a test may take."""
 
         def wait() -> None:
             store.wait(keys, 0)
@@ -362,7 +362,7 @@ class WaitPromises(Promises):
         return thread
 
     def test_a_line_exchanges_as_the_store_does(self, store: Persister) -> None:
-        """Outcomes are taken or refused, claims given. A store without a channel promises nothing of it."""
+        """Outcomes are taken or refused, and claims are given. A store without a channel promises nothing here."""
         store.put([sealed(n) for n in range(4)])
         one, stolen = take(store, limit=2)
         store.cancel([stolen.id], now=NOW)
@@ -385,7 +385,7 @@ class WaitPromises(Promises):
             assert record_of(store, one.id).value == b"done"
 
     def test_a_line_gives_again_what_was_claimed_before(self, store: Persister) -> None:
-        """So that a claim whose answer was lost is none lost."""
+        """So that a claim is not lost with its answer."""
         store.put([sealed(1), sealed(2)])
         (claim,) = take(store, "A", limit=1)
         channel = store.channel("demo")
@@ -396,7 +396,7 @@ class WaitPromises(Promises):
             assert ids_of(self.heard(channel.answer_fd, channel.answer).claims) == [claim.id]
 
     def test_a_line_claims_what_ends_its_wait(self, store: Persister) -> None:
-        """Held under the token asked with, and leased from that moment on for as long as was asked."""
+        """The claims have the token asked for. Their leases last as long as asked, from the time of the claim."""
         keys = [WorkKey("demo", "foo"), WorkKey("demo", "bar")]
         wants = [want("A", limit=1), want("B", limit=5)]
         channel = store.channel("demo")
@@ -405,7 +405,7 @@ class WaitPromises(Promises):
         with closing(channel):
             channel.watch(keys, LONG, Asked(wants, NOW, LATE))
             assert channel.caught() is None
-            assert channel.ask([], [want("C")], now=NOW, until=LATE)  # meanwhile it can be asked
+            assert channel.ask([], [want("C")], now=NOW, until=LATE)  # it answers while it waits
             assert self.heard(channel.answer_fd, channel.answer).claims == []
 
             self.open_again(store).put([sealed()])
@@ -419,7 +419,7 @@ class WaitPromises(Promises):
             assert store.commit([(claim, Outcome.complete(b"done"))], now=NOW) == {claim.id}
 
     def test_a_line_whose_wait_is_over_claims_nothing_where_nothing_is(self, store: Persister) -> None:
-        """Whether its time is up or it is roused; it knows when the next run ripens, and can wait again."""
+        """Whether its timeout has passed or it was roused. It tells when the next run ripens, and can wait again."""
         keys, later = [WorkKey("demo", "foo")], time.time() + DAY
         store.put([sealed(due=later)])
         channel = store.channel("demo")
@@ -433,7 +433,7 @@ class WaitPromises(Promises):
         assert count_states(store) == {"queued": 1}
 
     def heard(self, fd: int, hear: Callable[[], T | None], meanwhile: Callable[[], object] | None = None) -> T:
-        """What there is to be heard, as soon as it is all there."""
+        """The answer, as soon as it is complete."""
         end = time.monotonic() + SOON
         while (found := hear()) is None:
             assert time.monotonic() < end, "nothing was heard"
@@ -442,14 +442,14 @@ class WaitPromises(Promises):
         return found
 
     def test_the_end_of_a_run_can_be_awaited(self, store: Persister) -> None:
-        """Its record comes when it ends, whoever ends it; at once where it has; in time where it does not."""
+        """The record comes when the run ends, whoever ends it, at once if it has ended; None at the timeout if not."""
         store.put([sealed(1)])
         claim = take_one(store)
         store.put([sealed(2)])
         found: list[Record | None] = []
 
         def waiter() -> None:
-            while not found or (found[-1] is not None and found[-1].open):
+            while not found or found[-1] is None:
                 found.append(store.await_end(claim.id, LONG))
 
         thread = threading.Thread(target=waiter, daemon=True)
@@ -464,11 +464,11 @@ class WaitPromises(Promises):
         assert store.await_end(claim.id, LONG) == found[-1]
         assert store.await_end("unknown", LONG) is None
         for patience in (0.05, 0, -1):
-            assert store.await_end(sealed(2).id, patience) == record_of(store, sealed(2).id)
+            assert store.await_end(sealed(2).id, patience) is None
         assert time.monotonic() - begun < SOON
 
     def wakes(self, store: Persister, keys: Sequence[Key], change: Callable[[Persister], object]) -> None:
-        """Wait on a thread, make the change through another handle, and see the wait end."""
+        """Wait on a thread, make the change through another handle, and check that the wait ends."""
         ready, woken = threading.Event(), threading.Event()
 
         def waiter() -> None:
@@ -488,7 +488,7 @@ class WaitPromises(Promises):
 
 
 class HandlePromises(Promises):
-    """What every handle promises: to be shared by threads, to be one of many, to open anew."""
+    """What every handle promises: threads can share it, it can be one of many, and it opens again once closed."""
 
     def test_claimers_at_once_never_get_the_same_run(self, store: Persister) -> None:
         """Each run goes to exactly one of them, whether they share a handle or have their own."""
@@ -523,7 +523,7 @@ class HandlePromises(Promises):
         assert count_states(store) == {"queued": 1}
 
     def test_of_a_commit_and_a_cancel_at_once_one_is_taken(self, store: Persister) -> None:
-        """Never both, never neither."""
+        """Each run is either committed or cancelled, never both, never neither."""
         store.put([sealed(n) for n in range(100)])
         claims = take(store, limit=100)
         other = self.open_again(store)
@@ -545,7 +545,7 @@ class HandlePromises(Promises):
         assert count_states(store) == {state: number for state, number in wanted.items() if number}
 
     def test_a_closed_handle_opens_anew(self, store: Persister) -> None:
-        """Closing lets go of connections, not of runs; closing twice is closing once."""
+        """Closing releases connections, not runs; closing twice does no harm."""
         store.put([sealed(1)])
         other = self.open_again(store)
         other.count()

@@ -1,6 +1,6 @@
 """The random walk as a state machine of Hypothesis: a walk that finds a fault is shrunk to a few steps, and remembered.
 
-It needs Hypothesis; everything else of ``skunkqueue.testing`` does without.
+It needs Hypothesis; nothing else in ``skunkqueue.testing`` does.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ DEFAULTS: dict[str, Any] = {
     "max_examples": 100,
     "stateful_step_count": 20,  # short walks shrink fast; the seeded ones are long
     "deadline": None,
-    "report_multiple_bugs": False,  # one fault has many faces, and the first is shrunk best
+    "report_multiple_bugs": False,  # one fault can fail in many ways, and the first is shrunk best
     "phases": [phase for phase in Phase if phase is not Phase.explain],
-    "verbosity": Verbosity.quiet,  # the error says it all
+    "verbosity": Verbosity.quiet,  # the error has all that is needed
     "suppress_health_check": list(HealthCheck),  # a store on a disk or a server is slow, and that is no fault
 }
 
 
 SEEDS = st.integers(0, 999)
-"""One number gives all the arguments of a step: so a long walk is a short list of numbers, which shrinks fast."""
+"""One number determines all arguments of a step: a long walk is a short list of numbers, which shrinks fast."""
 
 
 class RecordingWalk(Walk):
-    """A walk that says all the calls that led to a difference."""
+    """A walk whose errors list all calls that led to the difference."""
 
     def __init__(self, store: Persister) -> None:
         super().__init__(store)
@@ -62,7 +62,7 @@ class RecordingWalk(Walk):
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """One rule for each verb, and one for time; after each step both stores are compared as a whole."""
+    """One rule for each verb. After each step, both stores are compared as a whole."""
 
     def __init__(self, store: Persister) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small values to test a store with: envelopes, wants, and times that only a whole double can hold."""
+"""Small values to test a store with: envelopes, wants, and times that need all digits of a float."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def ids_of(things: Iterable[Envelope | Claim]) -> list[str]:
 
 
 class CallersTransaction(NamedTuple):
-    """A transaction of a store's user: what ``put`` is given as ``via``, and how the user ends it."""
+    """A transaction of the caller: what ``put`` gets as ``via``, and how the caller ends it."""
 
     via: Any
     commit: Callable[[], object]
@@ -78,18 +78,18 @@ class CallersTransaction(NamedTuple):
 
 
 class Promises:
-    """What a class of promises may be told about a store. Each promise gets ``store``, fresh and empty."""
+    """What a test may override to tell the promises about its store. Each promise gets a fresh, empty ``store``."""
 
     def open_again(self, store: Persister) -> Persister:
-        """A second, independent handle to the same data; the same handle where there is no other."""
+        """A second, independent handle to the same data; the same handle if there is no other."""
         return store
 
     def begin(self, store: Persister) -> AbstractContextManager[CallersTransaction | None]:
-        """A transaction of the user's own to this store; None where it takes none, or there is no way to make one."""
+        """Begin a transaction of the caller on this store; None if it takes none, or there is no way to make one."""
         return nullcontext()
 
     def left_behind(self, store: Persister) -> Collection[object]:
-        """Keys, rows or files that are still there when all is done and purged; for whoever can look inside."""
+        """Keys, rows or files that are left when all is done and purged; for tests that can look inside the store."""
         return ()
 
 

@@ -1,4 +1,4 @@
-"""The promises of what becomes of a claim: commit and exchange."""
+"""The promises about outcomes: commit and exchange."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EACH = (
     Outcome.started(notes=b"notes"),
     Outcome.at(0.5, "half"),
 )
-"""One of each."""
+"""One outcome of each kind."""
 
 
 class CommitPromises(Promises):
@@ -48,7 +48,7 @@ class CommitPromises(Promises):
         assert record_of(store, claim.id) == wanted
 
     def test_no_value_and_an_empty_value_are_told_apart(self, store: Persister) -> None:
-        """None comes back as None, no bytes as no bytes."""
+        """None comes back as None, empty bytes as empty bytes."""
         store.put([sealed(1), sealed(2)])
         first, second = take(store)
         store.commit([(first, Outcome.complete(None)), (second, Outcome.complete(b""))], now=NOW)
@@ -69,7 +69,7 @@ class CommitPromises(Promises):
         assert record_of(store, claim.id) == wanted
 
     def test_an_outcome_may_say_how_long_to_keep_the_run(self, store: Persister) -> None:
-        """Its ``keep`` goes before the envelope's, longer or shorter."""
+        """Its ``keep`` replaces the envelope's, whether longer or shorter."""
         store.put([sealed(1, keep=100.0), sealed(2, keep=1000.0)])
         claims = take(store)
 
@@ -79,7 +79,7 @@ class CommitPromises(Promises):
         assert [record_of(store, c.id).ripe for c in claims] == [NOW + 7 * DAY, NOW + 61.5]
 
     def test_an_ended_run_is_remembered_a_minute_at_least(self, store: Persister) -> None:
-        """Whatever ``keep`` says, so that a late repetition of its put does not run it again."""
+        """Whatever ``keep`` says, so that a late repetition of its put does not execute it again."""
         store.put([sealed(1, keep=0.0), sealed(2, keep=9.9), sealed(3, keep=1000.0), sealed(4, keep=0.0)])
         claims = take(store, limit=3)
         outcomes = [Outcome.complete(b""), Outcome.failed("no"), Outcome.failed("no", keep=0.0)]
@@ -89,7 +89,7 @@ class CommitPromises(Promises):
         assert {record_of(store, sealed(n).id).ripe for n in (1, 2, 3, 4)} == {NOW + REMEMBERED}
 
     def test_a_run_is_run_again_when_it_is_due_again(self, store: Persister) -> None:
-        """It is queued with no worker, ripe then and not before, with the error of the last attempt."""
+        """It is queued without a worker, ripe at that time and not before, with the error of the last attempt."""
         store.put([sealed()])
         claim = take_one(store)
 
@@ -101,7 +101,7 @@ class CommitPromises(Promises):
         assert take_one(store, "B", now=NOW + 20.2).lapses == 0
 
     def test_a_run_to_be_run_again_at_no_time_takes_its_first_place(self, store: Persister) -> None:
-        """Without a time it is ripe when it was first due, so before the backlog."""
+        """Without a time, it is ripe when it was first due, and so comes before the backlog."""
         store.put([sealed(1, due=NOW - 5.5), sealed(2, due=NOW - 3)])
         (claim,) = take(store, limit=1)
 
@@ -121,7 +121,7 @@ class CommitPromises(Promises):
         assert ids_of(take(store, "B")) == [sealed(1).id, sealed(2).id]
 
     def test_an_untouched_run_keeps_the_error_of_its_last_attempt(self, store: Persister) -> None:
-        """Only what is run again, or ends, gets another error, or none."""
+        """The error changes only when the run is to run again, or ends."""
         store.put([sealed()])
         store.commit([(take_one(store, "A"), Outcome.again(error="first"))], now=NOW)
         store.commit([(take_one(store, "B"), Outcome.untouched())], now=NOW)
@@ -157,7 +157,7 @@ class CommitPromises(Promises):
         assert (record.progress, record.note, record.value) == (0.0, "", b"value")
 
     def test_outcomes_of_one_batch_are_written_in_order(self, store: Persister) -> None:
-        """What was started, came half way and ended in one call has all of it; after the end nothing counts."""
+        """A run that starts, reports progress and ends in one call has all of it; later outcomes have no effect."""
         store.put([sealed()])
         claim = take_one(store)
         batch = [Outcome.started(notes=b"n"), Outcome.at(0.5, "half"), Outcome.complete(b"value"), Outcome.failed("no")]
@@ -169,7 +169,7 @@ class CommitPromises(Promises):
         assert (record.value, record.error) == (b"value", None)
 
     def test_notes_stay_unless_an_outcome_sets_them(self, store: Persister) -> None:
-        """None leaves them, bytes set them, no bytes clear them; the next claim carries them."""
+        """None leaves them, bytes set them, empty bytes clear them; the next claim carries them."""
         store.put([sealed()])
         for token, notes, kept in (("A", EVERY_BYTE, EVERY_BYTE), ("B", None, EVERY_BYTE), ("C", b"", b"")):
             store.commit([(take_one(store, token), Outcome.again(notes=notes))], now=NOW)
@@ -182,7 +182,7 @@ class CommitPromises(Promises):
         assert record_of(store, claim.id).notes == b"d"
 
     def test_a_late_worker_cannot_commit_over_the_new_one(self, store: Persister) -> None:
-        """Whoever lost a lease can no longer write, whatever the outcome, before and after the new holder ended."""
+        """A worker that lost its lease can no longer write any outcome, before or after the new holder has."""
         store.put([sealed()])
         late = take_one(store)
         new = take_one(store, "B", now=LATE)
@@ -215,7 +215,7 @@ class CommitPromises(Promises):
         assert record_of(store, claim.id) == before
 
     def test_an_old_claim_does_not_reach_a_reopened_run(self, store: Persister) -> None:
-        """Nor does one of a run that is gone, or never was claimed."""
+        """Nor does a claim of a run that is gone, or that was never claimed."""
         store.put([sealed(1), sealed(2)])
         (claim,) = take(store, limit=1)
         store.commit([(claim, Outcome.failed("no"))], now=NOW)
@@ -226,7 +226,7 @@ class CommitPromises(Promises):
         assert count_states(store) == {"queued": 2}
 
     def test_a_repeated_commit_is_taken_and_changes_nothing(self, store: Persister) -> None:
-        """After a lost reply the pool commits again: it is told the same, however late."""
+        """After a lost reply, the pool commits again and gets the same answer, however late."""
         for number, outcome in enumerate(EACH):
             store.put([sealed(number, route=f"r{number}")])
             (claim,) = take(store, "A", f"r{number}")
@@ -237,7 +237,7 @@ class CommitPromises(Promises):
             assert record_of(store, claim.id) == before
 
     def test_a_commit_after_the_end_is_taken_and_changes_nothing(self, store: Persister) -> None:
-        """Even another outcome: the row still bears the token, but the first outcome stands."""
+        """Even another outcome: the record still has the token, but the first outcome stands."""
         store.put([sealed(n) for n in range(4)])
         claims = take(store)
         ends = [Outcome.complete(b"1"), Outcome.failed("2"), Outcome.again(due=LATE), Outcome.untouched()]
@@ -249,7 +249,7 @@ class CommitPromises(Promises):
         assert store.get(ids_of(claims)) == before
 
     def test_a_batch_says_of_each_whether_it_was_taken(self, store: Persister) -> None:
-        """One refused does not keep the others from being taken."""
+        """A refused outcome does not stop the others from being taken."""
         store.put([sealed(n) for n in range(3)])
         claims = take(store)
         store.cancel([claims[1].id], now=NOW)
@@ -264,7 +264,7 @@ class ExchangePromises(Promises):
     """What ``exchange`` promises."""
 
     def test_exchange_commits_and_then_claims(self, store: Persister) -> None:
-        """It may give back the very run whose outcome it took."""
+        """It may claim the very run whose outcome it took."""
         store.put([sealed(1), sealed(2)])
         first, second = take(store)
         store.cancel([second.id], now=NOW)
@@ -281,7 +281,7 @@ class ExchangePromises(Promises):
         assert claims[1].notes == b"n"
 
     def test_exchange_of_nothing_is_nothing(self, store: Persister) -> None:
-        """Without outcomes and wants there is nothing to take, to give or to look for."""
+        """Without outcomes and wants, there is nothing to take, to claim or to look for."""
         store.put([sealed()])
 
         assert store.exchange([], [], now=NOW, until=LATE) == Exchange(set(), [], None)
@@ -297,7 +297,7 @@ class ExchangePromises(Promises):
         assert store.exchange([], [want("A", "foo")], now=NOW, until=LATE).next_ripe == NOW + 7.7
 
     def test_exchange_says_when_a_lease_ends(self, store: Persister) -> None:
-        """A running run may be taken when its lease ends, so that counts, one's own too."""
+        """A running run can be claimed when its lease ends, so that time counts too, even for one's own runs."""
         store.put([sealed()])
         take_one(store)
 
@@ -305,7 +305,7 @@ class ExchangePromises(Promises):
         assert store.exchange([], [want("B")], now=NOW + LEASE, until=LATE + 9.1).next_ripe == LATE + 9.1
 
     def test_exchange_says_that_nothing_is_open(self, store: Persister) -> None:
-        """None, when the routes wanted have no open run: none at all, only ended ones, or only of other routes."""
+        """None if the routes wanted have no open run: none at all, only ended ones, or only of other routes."""
         assert store.exchange([], [want()], now=NOW, until=LATE).next_ripe is None
         store.put([sealed(1), sealed(2, route="bar"), sealed(3, expires=NOW)])
         (claim,) = take(store)
@@ -315,7 +315,7 @@ class ExchangePromises(Promises):
         assert given == Exchange({claim.id}, [], None)
 
     def test_exchange_tells_a_filled_want_to_look_again(self, store: Persister) -> None:
-        """Where more may be ripe the next time is not later than now."""
+        """If more may be ripe, the next time is not later than now."""
         store.put([sealed(n) for n in range(3)])
 
         _, claims, next_ripe, _ = store.exchange([], [want("A", limit=2)], now=NOW, until=LATE)
@@ -325,7 +325,7 @@ class ExchangePromises(Promises):
         assert next_ripe <= NOW
 
     def test_a_repeated_exchange_says_the_same(self, store: Persister) -> None:
-        """After a lost reply: the outcomes are taken, and the claims that were lost are given."""
+        """After a lost reply, the outcomes are taken, and the claims that were lost are given."""
         store.put([sealed(n) for n in range(4)])
         outcomes = [(claim, Outcome.complete(b"value")) for claim in take(store, limit=2)]
         lost = store.exchange(outcomes, [want("B", limit=2)], now=NOW, until=LATE)

@@ -1,4 +1,4 @@
-"""Two stores asked the same, one of them the model in memory: every answer and every record compared."""
+"""Makes the same calls on a store and on the memory store, its model, and compares all answers and records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from skunkqueue.persistence.memory import MemoryPersister
 
 
 class Call(NamedTuple):
-    """A verb with its arguments, to be asked of both stores."""
+    """A verb with its arguments, to be called on both stores."""
 
     verb: str
     args: tuple[Any, ...]
@@ -29,7 +29,7 @@ class Call(NamedTuple):
 
 
 class Pair:
-    """A store and its model. ``AssertionError`` at the first difference, with both answers."""
+    """A store and its model. Raises AssertionError at the first difference, with both answers."""
 
     def __init__(self, store: Persister, *, name: str) -> None:
         self.store = store
@@ -49,7 +49,7 @@ class Pair:
         """Called before the store is asked anything that may change it."""
 
     def same(self, call: Call) -> Any:
-        """The answer of both, which must be the same."""
+        """The answer of both stores, which must be the same."""
         wanted, got = self.ask(call)
         self.check(wanted, got)
         return wanted
@@ -62,11 +62,11 @@ class Pair:
         return AssertionError(f"{self.where()}:\n{how}")
 
     def where(self) -> str:
-        """What an error says first."""
+        """The beginning of each error."""
         return f"after {self.last or 'the start'}"
 
     def compare(self, ids: Iterable[str], *, now: float, free: Iterable[str] = ()) -> None:
-        """Every record and every count, but for the runs that a store was free to end."""
+        """Compare every record and every count, except those of ``free``: runs that a store may end or not."""
         left = set(free)
         looked = [id for id in ids if id not in left]
         wanted, got = self._look(Call.to("get", looked))
@@ -87,6 +87,6 @@ class Pair:
 
 
 def _equal(wanted: object, got: object) -> bool:
-    """Equal, and in records and claims of the very same types: 1.0 is no count, a memoryview no body."""
+    """Equal, and of the very same types, in records and claims too: 1.0 is not a count, a memoryview is not a body."""
     exact = not isinstance(wanted, (list, tuple)) or repr(wanted) == repr(got)
     return wanted == got and type(wanted) is type(got) and exact

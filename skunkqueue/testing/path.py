@@ -1,4 +1,4 @@
-"""The promises of the path of a job: put, claim, extend, commit, exchange."""
+"""The promises of the path of a job: put, claim, extend. Commit and exchange are in ``outcomes``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _scheduled(store: Persister, envelope: Envelope) -> str:
 
 
 def _claimed(store: Persister, envelope: Envelope) -> Claim:
-    """Claimed on a route of its own, so that nothing else is."""
+    """Claimed on a route of its own, so that no other run is claimed."""
     store.put([envelope._replace(route="own")])
     (claim,) = store.claim([want(f"token {envelope.id}", "own")], now=NOW, until=LATE)
     return claim
@@ -75,11 +75,11 @@ def _cancelled(store: Persister, envelope: Envelope) -> str:
 STATES_OF_A_RUN: Final = (
     _queued, _scheduled, _retrying, _running, _lapsed, _succeeded, _failed, _cancelled
 )  # fmt: skip
-"""What brings a run into each state there is."""
+"""Functions that bring a run into each of its states."""
 
 
 def _others(first: Envelope) -> list[Envelope]:
-    """Second envelopes of an id, each with something changed."""
+    """Second envelopes of the same id, with something changed in each but the first."""
     return [
         first,
         first._replace(body=b"other"),
@@ -94,7 +94,7 @@ def _others(first: Envelope) -> list[Envelope]:
 
 
 def _without_third(counts: dict[tuple[str, str, str], int]) -> dict[tuple[str, str, str], int]:
-    """But for the runs queued on foo, among which the one is that is put beside."""
+    """The counts without those of runs queued on foo: the test puts another run there."""
     return {key: n for key, n in counts.items() if key != ("demo", "foo", "queued")}
 
 
@@ -147,7 +147,7 @@ class PutPromises(Promises):
             first = first._replace(id=sealed(int(first.id[-2:], 16) + 10).id)
 
     def test_of_two_envelopes_of_one_id_in_a_batch_the_first_is_stored(self, store: Persister) -> None:
-        """Whatever kinds of runs they are."""
+        """Whatever the second one says."""
         for n, second in enumerate(_others(sealed(1))):
             for batch in ([sealed(1), second], [second, sealed(1)]):
                 number = 10 * n + 20 + (batch[0] is second)
@@ -172,7 +172,7 @@ class PutPromises(Promises):
         assert store.count() == {("demo", "foo", "succeeded"): 1}
 
     def test_an_id_put_into_another_queue_leaves_the_first_run_as_it_is(self, store: Persister) -> None:
-        """Where queues lie apart it may be a run there; in the first queue nothing has changed."""
+        """If the store keeps queues apart, it may be a new run there. In the first queue, nothing changes."""
         store.put([sealed(due=NOW - 1)])
         claim = take_one(store)
         before = store.find(Filter("demo"), now=NOW)
@@ -241,14 +241,14 @@ class PutPromises(Promises):
         assert store.put([sealed(1, unique="user-7")]) == [sealed(1).id]
 
     def test_a_unique_key_holds_for_its_queue_and_route_only(self, store: Persister) -> None:
-        """Names that look alike when joined are different all the same."""
+        """Names that look alike when joined are different nevertheless."""
         places = [("demo", "foo"), ("demo", "foo" + HIGH), ("demo", "bar"), ("demo:b", "c"), ("demo", "b:c")]
         batch = [sealed(n, queue=queue, route=route, unique="c:d") for n, (queue, route) in enumerate(places)]
 
         assert store.put(batch) == ids_of(batch)
 
     def test_unique_keys_are_told_apart_to_the_last_character(self, store: Persister) -> None:
-        """Neither case nor accents nor a NUL nor trailing blanks make two keys one."""
+        """Keys that differ only by case, accents, a NUL or trailing blanks are different."""
         keys = ["k", "K", "k ", "k\x00", "k\x00a", "ḱ", "", UNICODE]
         batch = [sealed(n, unique=key) for n, key in enumerate(keys)]
 
@@ -267,7 +267,7 @@ class PutPromises(Promises):
             store.cancel([sealed(2 * number + 1).id], now=NOW)
 
     def test_a_unique_key_is_kept_while_a_run_goes_back(self, store: Persister) -> None:
-        """A run that is to be run again, or was untouched, is open: its key holds."""
+        """A run that is to run again, or was untouched, is open: it keeps its key."""
         store.put([sealed(1, unique="user-7")])
         for token, outcome in (("A", Outcome.again(due=NOW)), ("B", Outcome.untouched())):
             store.commit([(take_one(store, token), outcome)], now=NOW)
@@ -287,26 +287,72 @@ class ClaimPromises(Promises):
         assert claim == (sealed(body=EVERY_BYTE), "A", "worker-9", NOW + 0.7, 0, b"")
         assert record_of(store, claim.id) == Record(claim.envelope, State.RUNNING, NOW + 0.7, "A", "worker-9")
 
+    def test_a_route_of_ours_is_a_route(self, store: Persister) -> None:
+        """What lies on a route with ``~`` in its name is claimed, given back and found there, and on no other."""
+        store.put([sealed(route="foo~ticks"), sealed(2)])
+
+        for under in ("A", "B"):
+            (claim,) = take(store, under, "foo~ticks")
+            assert claim.envelope == sealed(route="foo~ticks")
+            assert store.commit([(claim, Outcome.again(due=NOW, notes=b"n"))], now=NOW)
+
+        assert [r.id for r in store.find(Filter(route="foo~ticks"), now=NOW)] == [claim.id]
+        assert [r.id for r in store.find(Filter(route="foo"), now=NOW)] == [sealed(2).id]
+
     def test_a_claim_takes_nothing_from_nothing(self, store: Persister) -> None:
-        """Nothing wanted, nothing there: an empty list."""
+        """If nothing is wanted, or nothing is there, the list is empty."""
         assert take(store) == []
         store.put([sealed()])
         assert store.claim([], now=NOW, until=LATE) == []
         assert take(store, limit=0) == []
 
     def test_a_run_is_not_claimed_before_it_is_due(self, store: Persister) -> None:
-        """It can be claimed from its very due time on."""
+        """It can be claimed exactly from its due time on."""
         store.put([sealed(due=NOW + 10.1)])
 
         assert take(store, now=NOW + 10) == []
         assert len(take(store, now=NOW + 10.1)) == 1
 
     def test_claims_come_in_the_order_of_ripe_and_id(self, store: Persister) -> None:
-        """The earliest first, and of the same time the smaller id, whatever order they were put in."""
+        """The earliest first, and of the same time the smaller id first, in whatever order they were put."""
         batch = [sealed(4, due=NOW), sealed(3, due=NOW - 0.1), sealed(1, due=NOW), sealed(2, due=NOW - 1e-6)]
         store.put(batch)
 
         assert ids_of(take(store)) == [sealed(n).id for n in (3, 2, 1, 4)]
+
+    def test_runs_of_one_due_come_in_the_order_they_were_fired(self, store: Persister) -> None:
+        """However they are put and claimed: one or many at a time, at once or later, with unique keys and expiries."""
+        dues = (NOW, NOW + 10.1)
+        fired = [
+            sealed(n, due=due, unique=f"key-{n}" if n % 5 == 3 else None, expires=NOW + 900 if n % 7 == 2 else None)
+            for n, due in enumerate(due for _ in range(60) for due in dues)
+        ]
+        at = 0
+        for size in (1, 2, 1, 9, 40, 1, 3, 63):
+            store.put(fired[at : at + size])
+            at += size
+
+        claims = [claim for n, limit in enumerate((1, 2, 1, 9, 100)) for claim in take(store, f"A{n}", limit=limit)]
+        later = [
+            claim for n, limit in enumerate((3, 1, 100)) for claim in take(store, f"B{n}", now=NOW + 10.1, limit=limit)
+        ]
+
+        assert ids_of(claims) == [each.id for each in fired if each.due == NOW]
+        assert ids_of(later) == [each.id for each in fired if each.due == NOW + 10.1]
+
+    def test_what_goes_back_of_one_due_comes_again_in_the_order_it_was_fired(self, store: Persister) -> None:
+        """Untouched, to run again at one time, or lapsed: such runs keep the order in which they were fired."""
+        store.put([sealed(n) for n in range(30)])
+        claims = take(store, limit=30)
+        shuffled = [*claims[::3], *claims[1::3], *claims[2::3]]
+
+        store.commit([(claim, Outcome.again(due=NOW + 5)) for claim in shuffled], now=NOW)
+        again = take(store, "B", now=NOW + 5, limit=30)
+        store.commit([(claim, Outcome.untouched()) for claim in again[::-1]], now=NOW + 5)
+        untouched = take(store, "C", now=NOW + 5, limit=30)
+        lapsed = take(store, "D", now=LATE + 10, limit=30)
+
+        assert ids_of(again) == ids_of(untouched) == ids_of(lapsed) == ids_of(claims)
 
     def test_routes_are_served_in_the_order_listed(self, store: Persister) -> None:
         """A later run of an earlier route goes first: this is how priorities work."""
@@ -333,7 +379,7 @@ class ClaimPromises(Promises):
         assert ids_of(take(store, "B", "fo_")) == [sealed(5).id]
 
     def test_no_more_than_the_limit_is_given(self, store: Persister) -> None:
-        """The limit spans all routes of a want; what is over stays queued."""
+        """The limit is for all routes of a want together; the rest stays queued."""
         store.put([sealed(n, route="foo" if n < 2 else "bar") for n in range(6)])
 
         claims = take(store, "A", "foo", "bar", limit=3)
@@ -342,7 +388,7 @@ class ClaimPromises(Promises):
         assert count_states(store) == {"running": 3, "queued": 3}
 
     def test_wants_are_filled_one_after_the_other(self, store: Persister) -> None:
-        """The first want takes first; each claim bears the token and the worker of its own want."""
+        """The first want takes first; each claim has the token and the worker of its own want."""
         store.put([sealed(n) for n in range(5)])
         wants = [want("A", limit=2, worker="w1"), want("B", limit=1, worker="w2"), want("C", limit=9, worker="w3")]
 
@@ -368,7 +414,7 @@ class ClaimPromises(Promises):
         assert len(take(store, "B", now=NOW + LEASE)) == 1
 
     def test_a_run_whose_lease_ended_counts_a_lapse(self, store: Persister) -> None:
-        """One more each time that a claim takes a run that was still running; its place is by the end of its lease."""
+        """Each claim of a run that was still running counts one more. Its place is by the end of its lease."""
         store.put([sealed(1), sealed(2, due=NOW + LEASE - 1), sealed(3, due=NOW + LEASE + 0.1)])
         take(store, limit=1)
 
@@ -380,7 +426,7 @@ class ClaimPromises(Promises):
         assert record_of(store, sealed(1).id).lapses == 2
 
     def test_a_run_handed_back_counts_no_lapse(self, store: Persister) -> None:
-        """Nobody vanished: it was untouched, or is to be run again."""
+        """No worker vanished: the run was untouched, or is to run again."""
         store.put([sealed()])
         for token, outcome in (("A", Outcome.untouched()), ("B", Outcome.again(due=NOW))):
             store.commit([(take_one(store, token), outcome)], now=NOW)
@@ -388,7 +434,7 @@ class ClaimPromises(Promises):
         assert take_one(store, "C", now=LATE).lapses == 0
 
     def test_a_lapse_keeps_the_notes(self, store: Persister) -> None:
-        """What was noted before its holder vanished is given to the next."""
+        """The next holder gets the notes that were written before the last one vanished."""
         store.put([sealed()])
         store.commit([(take_one(store), Outcome.started(notes=EVERY_BYTE))], now=NOW)
 
@@ -397,7 +443,7 @@ class ClaimPromises(Promises):
         assert (claim.lapses, claim.notes) == (1, EVERY_BYTE)
 
     def test_an_expired_run_is_not_given_but_ends_cancelled(self, store: Persister) -> None:
-        """From its very ``expires`` on it ends as cancelled, "expired", and does not count towards the limit."""
+        """From ``expires`` on, it ends as cancelled with the error "expired", and does not count towards the limit."""
         store.put([sealed(1, expires=NOW + 5), sealed(2, expires=NOW + 5.1), sealed(3)])
 
         claims = take(store, now=NOW + 5, limit=2)
@@ -408,7 +454,7 @@ class ClaimPromises(Promises):
         assert record_of(store, sealed(1).id) == wanted
 
     def test_an_expired_run_whose_holder_vanished_ends_too(self, store: Persister) -> None:
-        """Its token is cleared: the holder, waking late, can no longer write."""
+        """Its token is cleared: if the holder comes back late, it can no longer write."""
         store.put([sealed(expires=NOW + 5)])
         claim = take_one(store)
 
@@ -420,7 +466,7 @@ class ClaimPromises(Promises):
         assert store.commit([(claim, Outcome.complete(b""))], now=LATE) == set()
 
     def test_a_repeated_want_gets_first_what_its_token_holds(self, store: Persister) -> None:
-        """After a lost reply nothing waits for a lease to end: the same claims, then more up to the limit."""
+        """After a lost reply, no run waits for its lease to end: the same claims come, then more up to the limit."""
         store.put([sealed(1), sealed(2)])
         lost = take(store, limit=3)
         store.put([sealed(3, due=NOW - 50), sealed(4)])
@@ -432,7 +478,7 @@ class ClaimPromises(Promises):
         assert {(claim.token, claim.until, claim.lapses) for claim in claims} == {("A", NOW + 1 + LEASE, 0)}
 
     def test_a_repeated_want_gives_nothing_that_another_took(self, store: Persister) -> None:
-        """What its token lost meanwhile, to a claim or a cancel or an outcome, is not given back."""
+        """Runs that its token lost meanwhile, to a claim, a cancel or an outcome, are not given back."""
         store.put([sealed(n) for n in range(4)])
         claims = take(store)
         store.cancel([claims[0].id], now=NOW)
@@ -442,7 +488,7 @@ class ClaimPromises(Promises):
         assert store.claim([want("A", repeated=True)], now=NOW + LEASE, until=LATE) == []
 
     def test_a_repeated_want_gives_no_run_twice(self, store: Persister) -> None:
-        """Not even where the lease ended before it was repeated: it is leased anew, with no lapse."""
+        """Not even if the lease ended before it was repeated: the run is leased anew, with no lapse."""
         store.put([sealed(1), sealed(2)])
         take(store)
 
@@ -453,7 +499,7 @@ class ClaimPromises(Promises):
         assert record_of(store, sealed(1).id).ripe == LATE + LEASE
 
     def test_a_repeated_want_that_never_arrived_is_a_want(self, store: Persister) -> None:
-        """Where its token holds nothing it is filled like any other."""
+        """If its token holds nothing, it is filled like any other."""
         store.put([sealed()])
 
         assert len(store.claim([want("A", repeated=True)], now=NOW, until=LATE)) == 1
@@ -473,7 +519,7 @@ class ExtendPromises(Promises):
         assert len(take(store, "B", now=LATE + 0.3)) == 1
 
     def test_extending_never_shortens_a_lease(self, store: Persister) -> None:
-        """A late message of an earlier beat does no harm; the claim is held all the same."""
+        """An earlier extension that arrives late does no harm; the claim is still held."""
         store.put([sealed()])
         claim = take_one(store)
 
@@ -481,7 +527,7 @@ class ExtendPromises(Promises):
         assert record_of(store, claim.id).ripe == NOW + LEASE
 
     def test_extending_revives_a_lease_that_nobody_took(self, store: Persister) -> None:
-        """A lease is lost when another takes it, not by time passing; no lapse is counted."""
+        """A lease is lost when another claim takes the run, not by time passing; no lapse is counted."""
         store.put([sealed()])
         claim = take_one(store)
 
@@ -490,7 +536,7 @@ class ExtendPromises(Promises):
         assert record_of(store, claim.id).lapses == 0
 
     def test_extending_tells_which_claims_are_lost(self, store: Persister) -> None:
-        """Those that another claim or a cancel took, that ended or went back, and those that never were."""
+        """Claims that another claim or a cancel took, that ended or went back, and claims that never existed."""
         store.put([sealed(n) for n in range(6)])
         claims = take(store)
         store.cancel([claims[0].id], now=NOW)
@@ -508,7 +554,7 @@ class ExtendPromises(Promises):
         assert store.extend([], until=LATE) == set()
 
     def test_another_token_extends_nothing(self, store: Persister) -> None:
-        """A claim is known by id and token, never by id."""
+        """A claim is identified by id and token, never by the id alone."""
         store.put([sealed()])
         claim = take_one(store)
 

@@ -1,4 +1,4 @@
-"""The promises of ``put`` with a ``via``: a transaction of the caller's own."""
+"""The promises of ``put`` with a ``via``: a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SOON = 5.0
 
 
 class ViaPromises(Promises):
-    """What ``put`` promises of a ``via``. Where ``begin`` gives none, only that it refuses what is no transaction."""
+    """What ``put`` promises of a ``via``. If ``begin`` gives none, only that it refuses what is not a transaction."""
 
     def test_what_is_no_transaction_is_refused_and_nothing_is_stored(self, store: Persister) -> None:
-        """With WrongCall, by a store that takes none and by one that takes something else."""
+        """With WrongCall, both by a store that takes no transaction and by one that takes another kind."""
         refused = False
         try:
             store.put([sealed()], via=object())
@@ -58,7 +58,7 @@ class ViaPromises(Promises):
         assert count_states(store) == {"queued": 1}
 
     def test_an_id_put_again_in_a_transaction_stays_as_it_was(self, store: Persister) -> None:
-        """Putting twice is putting once."""
+        """A second put of the same id has no effect."""
         store.put([sealed(1)])
         with self.begin(store) as transaction:
             if transaction is None:
@@ -70,7 +70,7 @@ class ViaPromises(Promises):
         assert count_states(store) == {"queued": 2}
 
     def test_a_unique_key_in_a_transaction_is_kept_or_refused(self, store: Persister) -> None:
-        """Where its answer is not known before the end, WrongCall is raised and nothing is put."""
+        """If the answer is not known before the commit, WrongCall is raised and nothing is put."""
         store.put([sealed(1, unique="key")])
         with self.begin(store) as transaction:
             if transaction is None:
@@ -82,7 +82,7 @@ class ViaPromises(Promises):
         assert count_states(store) == {"queued": 1}
 
     def test_a_wait_learns_of_what_is_committed_by_a_transaction(self, store: Persister) -> None:
-        """Soon after the commit, though nobody tells who it was that committed."""
+        """Soon after the commit, although no call to the store reports it."""
         keys = [WorkKey("demo", "foo")]
         with self.begin(store) as transaction:
             if transaction is None:

@@ -1,4 +1,4 @@
-"""The random walk: the same random verbs on a store and on the one in memory, every answer and record compared."""
+"""The random walk: the same random verbs on a store and on the memory store, with all answers and records compared."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from skunkqueue.envelope import (
     DAY,
+    FINDABLE,
     HIGH,
     LOW,
     Claim,
@@ -38,14 +39,14 @@ LATER = (0.1, 0.1, 1, 1, 1, 1, 5, 5, 5, 5, 10, 10, 10, 15, 15.3, 61, 90.7, 3600)
 """Seconds by which time moves."""
 
 WRITTEN: Final = ("body", "due", "keep", "route", "unique", "expires", "queue")
-"""What two envelopes of one id may differ in."""
+"""The fields in which two envelopes of one id may differ."""
 
 
 def random_walk(store: Persister, *, seed: int, steps: int = 150) -> None:
-    """Walk ``steps`` random verbs on an empty store and on the one in memory.
+    """Walk ``steps`` random verbs on an empty store and on the memory store.
 
     Raises AssertionError at the first difference, naming seed, step, verb and both answers. The same seed gives the
-    same walk. Where the contract leaves a store free, only what it promises is compared.
+    same walk. Where the contract leaves a choice to the store, only what it promises is compared.
     """
     dice = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
     walk = SeededWalk(store, seed)
@@ -56,7 +57,7 @@ def random_walk(store: Persister, *, seed: int, steps: int = 150) -> None:
 
 
 class Verb(NamedTuple):
-    """How often a verb is walked, and the names of what must be there before."""
+    """How often a verb is walked, and the attribute of the walk that must not be empty before it."""
 
     often: int
     needs: str = ""
@@ -66,7 +67,7 @@ class Verb(NamedTuple):
 class Walk(Pair):
     """Each verb with random arguments, on both stores.
 
-    Chances are written so that the simplest comes from the smallest roll: Hypothesis shrinks towards those.
+    The smallest random numbers give the simplest choices, because Hypothesis shrinks towards them.
     """
 
     def __init__(self, store: Persister, *, name: str = "walk") -> None:
@@ -123,7 +124,7 @@ class Walk(Pair):
         self.put_all(self.dice.choice(self.puts[-4:]))
 
     def put_another(self) -> None:
-        """A second envelope of an id, alone or among others: the first stands, in whatever state its run is."""
+        """A second envelope of an id, alone or among others: the first stands, whatever the state of its run."""
         near = self.ids if self.chance(0.5) else self.ids[-8:]
         others = [self.another_of(self.sent[id]) for id in self.some_of(near, (1, 1, 2))]
         self.put_all([*others, *(self.envelope() for _ in range(self.dice.choice((0, 0, 1))))])
@@ -138,7 +139,9 @@ class Walk(Pair):
         self.number += 1
         # Concurrent senders: ids of the same moment do not ascend.
         id = id_at(self.now, self.number + self.dice.choice((0, 10_000, 20_000)))
-        due = self.now + self.dice.choice((0, 0, 0, -5, 0.3, 5, 10, 100))
+        due = self.dice.choice((0, 0, 0, -5, 0.3, 5, 10, 100)) + self.now
+        if self.chance(0.3):
+            due = 10.0 * (1 + due // 10)  # so that many are due at the same time, whenever they were put
         body = self.dice.choice((b"", b"body", EVERY_BYTE))
         keep = self.dice.choice((0.0, 0.0, 60.7, 3600.0, DAY))
         if self.chance(0.15):
@@ -161,7 +164,7 @@ class Walk(Pair):
         self.take_runs(self.new_wants(), [])
 
     def claim_again(self) -> None:
-        """As a pool does whose last reply was lost: the same wants, said to be repeated."""
+        """Like a pool whose last reply was lost: the same wants, marked as repeated."""
         wants = self.dice.choice(self.wants[-3:])
         self.take_runs([each._replace(repeated=True) for each in wants], [])
 
@@ -196,13 +199,13 @@ class Walk(Pair):
         self.settle(wants, wanted)
 
     def check_next(self, wanted: Exchange, got: Exchange, wants: Sequence[Want]) -> None:
-        """Where a want was filled, any time up to now will do."""
+        """If a want was filled, any time up to now is right."""
         filled = bool(_filled(wants, wanted.claims))
         if not (filled and got.next_ripe is not None and got.next_ripe <= self.now):
             self.check(wanted.next_ripe, got.next_ripe, "next_ripe: ")
 
     def settle(self, wants: Sequence[Want], claims: Sequence[Claim]) -> None:
-        """A claim that was filled may have ended more, or fewer, of the expired runs it met: end them all in both."""
+        """A filled want may have ended some, all or none of the expired runs it met: end all in both stores."""
         routes = {(each.queue, route) for each in _filled(wants, claims) for route in each.routes}
         free = [r.id for r in self.records if _expired(r, self.now) and _place(r) in routes]
         if free:
@@ -225,7 +228,7 @@ class Walk(Pair):
         return outcomes
 
     def some_claims(self) -> list[Claim]:
-        """Mostly fresh ones, stale ones too, and now and then one with a token that was never given."""
+        """Mostly recent ones, sometimes old ones, and now and then one with a token that was never given."""
         near = self.claims if self.chance(1 - OFTEN) else self.claims[-8:]
         some = self.some_of(near, (1, 2, 4))
         if some and self.chance(SELDOM):
@@ -253,7 +256,7 @@ class Walk(Pair):
         self.same(Call.to("cancel", self.some_ids(), now=self.now))
 
     def reopen(self) -> None:
-        # Of two with the same unique key in one call, which is taken is the store's to choose.
+        # Of two with the same unique key in one call, the store may choose which is taken.
         badly = [r.id for r in self.records if r.state in (State.FAILED, State.CANCELLED)]
         for id in [*self.some_of(badly, (1, 2)), *self.some_ids()]:
             self.same(Call.to("reopen", [id], now=self.now))
@@ -263,7 +266,7 @@ class Walk(Pair):
         self.same(Call.to("promote", [*self.some_of(later, (1, 2)), *self.some_ids()], now=self.now))
 
     def some_ids(self) -> list[str]:
-        """Mostly of the last ones, and one that never was."""
+        """Mostly recent ones, and one that never existed."""
         near = self.ids if self.chance(1 - OFTEN) else self.ids[-20:]
         return [*self.some_of(near, (1, 2, 5)), id_at(self.now, 0)]
 
@@ -273,8 +276,10 @@ class Walk(Pair):
         return [left.pop(self.dice.randrange(len(left))) for _ in range(number)]
 
     def get(self) -> None:
-        """Also as a caller looks who does not wait for the end."""
-        self.same(Call.to("get", self.some_ids()))
+        """Also by ``await_end``, without waiting for the end."""
+        ids = self.some_ids()
+        for verb in ("get", "get_brief", "open_of"):
+            self.same(Call.to(verb, ids))
         self.same(Call.to("await_end", self.some_ids()[0], 0.0))
 
     def find(self) -> None:
@@ -282,9 +287,11 @@ class Walk(Pair):
         which = Filter(
             self.dice.choice((None, *QUEUES)),
             self.dice.choice((None, "c", "c", "C", "b:c", "c_d", "d", address(WORKERS[0]))),
-            self.dice.choice((None, *State)),
+            self.dice.choice((None, *FINDABLE)),
         )
-        self.same(Call.to("find", which, now=self.now, after=after, limit=self.dice.choice((1000, 3, 1))))
+        limit = self.dice.choice((1000, 3, 1))
+        for verb in ("find", "find_brief"):
+            self.same(Call.to(verb, which, now=self.now, after=after, limit=limit))
 
     # the workers
 
@@ -306,7 +313,7 @@ class Walk(Pair):
 
     @property
     def alive(self) -> list[str]:
-        """The workers there are: what becomes of an order for another, nobody promised."""
+        """The workers that are alive. Nothing is promised about orders for others."""
         return sorted(self.model.workers(now=self.now))
 
     # housekeeping
@@ -314,7 +321,7 @@ class Walk(Pair):
     def purge(self) -> None:
         gone = len(WORKERS) - len(self.alive)
         wanted, got = self.ask(Call.to("purge", now=self.now, limit=ALL))
-        if not wanted - gone <= got <= wanted + gone:  # a store may let beats end by themselves
+        if not wanted - gone <= got <= wanted + gone:  # a store may let heartbeats expire by themselves
             self.check(wanted, got)
 
 
@@ -341,7 +348,7 @@ VERBS: Final[dict[Callable[[Walk], None], Verb]] = {
 
 
 class SeededWalk(Walk):
-    """A walk that says where it is by its seed and the number of its step."""
+    """A walk whose errors name its seed and the number of the step."""
 
     def __init__(self, store: Persister, seed: int) -> None:
         super().__init__(store, name=f"walk-{seed}")
@@ -357,7 +364,7 @@ def _any_of(verbs: dict[Callable[[Walk], None], int], dice: random.Random) -> Ca
 
 
 def _held_sorted(claims: Iterable[Claim], held: set[tuple[str, str | None]]) -> list[Claim]:
-    """The claims as given, but those that a token held already, which may come in any order, sorted by id."""
+    """The claims as given. Those that a token already held may come in any order, and are sorted by id."""
     ordered: list[Claim] = []
     for _, group in groupby(claims, key=lambda claim: claim.token):
         given = list(group)
@@ -375,7 +382,7 @@ def _place(record: Record) -> tuple[str, str]:
 
 
 def _expired(record: Record, now: float) -> bool:
-    """Open, past its ``expires``, and with nobody's lease on it."""
+    """Open, past its ``expires``, and not leased."""
     expires = record.envelope.expires
     unleased = record.state == State.QUEUED or record.ripe <= now
     return record.open and expires is not None and expires <= now and unleased

@@ -1,11 +1,11 @@
 """Redis: the fast store. One script per call; all keys of a queue are in one hash slot; no SCAN; no keys left behind.
 
-The scripts and the layout of keys are in ``scripts.lua``. This package packs their arguments and reads their replies.
+The scripts and the layout of keys are in the folder ``lua``. This package packs their arguments, and reads replies.
 """
 
 from __future__ import annotations
 
-import random
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -27,14 +27,18 @@ from skunkqueue.envelope import (
     new_id,
 )
 from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
-from skunkqueue.persistence import WORKER_GONE, Key, Limits, Persister, RunKey
+from skunkqueue.pauses import pause_after
+from skunkqueue.persistence import WORKER_GONE, Key, Limits, Persister, RunKey, WorkKey
 from skunkqueue.persistence.redis.channel import RedisChannel, open_channel
 from skunkqueue.persistence.redis.connect import Link, connect
+from skunkqueue.persistence.redis.mend import is_of_a_wrong_type, mend, mend_lost
+from skunkqueue.persistence.redis.node import Replicas
 from skunkqueue.persistence.redis.notify import RedisNotifier
-from skunkqueue.persistence.redis.scripts import call, in_full
+from skunkqueue.persistence.redis.scripts import SCRIPTS, call, in_full
 from skunkqueue.persistence.redis.url import Target, parse_url
 from skunkqueue.persistence.redis.via import check_pipeline
 from skunkqueue.persistence.redis.wire import (
+    ALL_VALUES,
     BUNCH,
     CHUNK,
     LETTERS,
@@ -42,19 +46,26 @@ from skunkqueue.persistence.redis.wire import (
     STORE_KEY,
     Damaged,
     OutcomeBatch,
+    as_bytes,
     base_key,
+    base_of,
     chunks,
     held,
+    id_of,
     is_plain,
     one_arguments,
     pairs,
     put_arguments,
+    raw,
+    raws,
     read_exchange,
     read_records,
+    versions,
     want_arguments,
 )
+from skunkqueue.persistence.url import StoreConfig
 
-default_cfg = {"backend": "redis", "conn_url": "localhost:6379", "dbname": 0}
+default_cfg: StoreConfig = {"backend": "redis", "conn_url": "localhost:6379", "dbname": 0}
 
 SCHEMA = 1
 """The major version of the layout; stored with each queue's name."""
@@ -62,7 +73,9 @@ SCHEMA = 1
 PUT_RETRY = 2.5
 """Seconds for which ``put`` is retried while the server is away. A repeated put has no further effect."""
 
-_HARMLESS = frozenset({"get", "sources", "page", "among", "extend", "workers", "beat", "listen", "knock"})
+EXCHANGE: Final = SCRIPTS["exchange"].digest
+
+_HARMLESS = frozenset({"get", "open", "sources", "page", "among", "extend", "workers", "beat", "listen", "wake"})
 """Scripts that are repeated once after a connection was cut: a second execution changes nothing."""
 
 _FEW = 200_000
@@ -72,6 +85,9 @@ _SLICE = 5000
 _REMEMBERED_IDS = 50_000
 _LETTER_OF = {**{state: letter for letter, state in LETTERS.items()}, State.SCHEDULED: "l"}
 
+
+STAY: Final = 3600
+"""Seconds after the last heartbeat of all from which nothing is left of it on the server, if nobody purges."""
 
 QUICK: Final = 0.05
 """An answer to the question for the server's time that took longer than so many seconds is not used."""
@@ -94,12 +110,14 @@ class RedisPersister(Persister):
         self.url = target.url
         self.target = target
         self._link: Link = connect(target)
+        self._replicas = Replicas(target.replicas, target.replicas_timeout) if target.replicas else None
         self._known: set[str] = set()
         self._used: set[str] = set()
         self._queue_of: dict[str, str] = {}
         self._notifier = RedisNotifier(self._link, self._places)
         self._checked = False
         self._measured = False
+        self._ahead = 0.0  # what the server's clock was ahead of ours when last measured
 
     def __repr__(self) -> str:
         return f"RedisPersister({self.url!r})"
@@ -124,7 +142,7 @@ class RedisPersister(Persister):
     def _put_one(self, envelope: Envelope) -> None:
         queue = envelope.queue
         self._know(queue)
-        if self._run("put_one", base_key(queue), one_arguments(envelope)):
+        if self._run("put_one", base_key(queue), one_arguments(envelope), self._replicas):
             self._know(queue, anew=True)
         self._remember(queue, (envelope.id,))
 
@@ -133,10 +151,10 @@ class RedisPersister(Persister):
         key, puts = base_key(queue), put_arguments(envelopes, places)
         was_empty = 0
         for args, _ in puts.alike:
-            was_empty += self._run("put", key, args)
+            was_empty += self._run("put", key, args, self._replicas)
         args, each = puts.each
         if each:
-            was, *found = self._run("put_each", key, args)
+            was, *found = self._run("put_each", key, args, self._replicas)
             was_empty += was
             for i, id in zip(each, found, strict=True):
                 ids[i] = id.decode()
@@ -167,11 +185,11 @@ class RedisPersister(Persister):
         by_queue: dict[str, list[Any]] = {}
         for claim in claims:
             args = by_queue.setdefault(claim.envelope.queue, [])
-            args += (claim.id, held(claim.token), claim.envelope.route)
+            args += (raw(claim.id), held(claim.token), claim.envelope.route)
         for queue, args in by_queue.items():
             for at in range(0, len(args), 3 * CHUNK):
                 chunk = [repr(until), *args[at : at + 3 * CHUNK]]
-                still.update(id.decode() for id in self._run("extend", base_key(queue), chunk))
+                still.update(id_of(id) for id in self._run("extend", base_key(queue), chunk))
         return still
 
     def commit(self, outcomes: Sequence[tuple[Claim, Outcome]], *, now: float) -> set[str]:
@@ -228,27 +246,43 @@ class RedisPersister(Persister):
 
     def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
         found = self._by_queue("reopen", sorted(set(ids)), [repr(now)])
-        return {id.decode() for _, reply in found for id in reply}
+        return {id_of(id) for _, reply in found for id in reply}
 
     def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
         found = self._by_queue("promote", sorted(set(ids)), [repr(now)])
-        return {id.decode() for _, reply in found for id in reply}
+        return {id_of(id) for _, reply in found for id in reply}
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        return self._get(ids, "")
+
+    def get_brief(self, ids: Iterable[str]) -> dict[str, Record]:
+        return self._get(ids, ALL_VALUES)
+
+    def _get(self, ids: Iterable[str], values: str) -> dict[str, Record]:
         wanted = list(dict.fromkeys(ids))
         found = {
             record.id: record
-            for queue, reply in self._by_queue("get", wanted, [])
+            for queue, reply in self._by_queue("get", wanted, ["", values])
             for record in read_records(queue, reply)
         }
         self._bound_memory()
         self._queue_of.update((record.id, record.envelope.queue) for record in found.values() if record.open)
         return {id: found[id] for id in wanted if id in found}
 
+    def open_of(self, ids: Iterable[str]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        self._bound_memory()
+        for queue, some in self._places_of(list(dict.fromkeys(ids))).items():
+            for at in range(0, len(some), CHUNK):
+                open_ids = pairs(self._run("open", base_key(queue), raws(some[at : at + CHUNK])))
+                found.update((id, float(expires or "inf")) for id, expires in open_ids)
+                self._queue_of.update((id, queue) for id, _ in open_ids)
+        return found
+
     def _places(self, ids: Sequence[str]) -> dict[str, list[str]] | None:
         """The open runs by queue; None if one does not exist, or has ended."""
         if any(id not in self._queue_of for id in ids):
-            self.get(ids)
+            self.open_of(ids)
         places: dict[str, list[str]] = {}
         for id in ids:
             queue = self._queue_of.get(id)
@@ -265,15 +299,32 @@ class RedisPersister(Persister):
         def command() -> tuple[Any, ...]:
             nonlocal queue
             queue = self._queue_of.get(id, "")
-            return () if not queue else call("get", base_key(queue), id)
+            return () if not queue else call("get", base_key(queue), "1", ALL_VALUES, raw(id))
 
         reply = self._notifier.wait([RunKey(id)], timeout, command) if timeout > 0 else None
-        if not reply:
-            return self.get([id]).get(id)
-        return read_records(queue, reply)[0]
+        if not reply:  # it waited for nothing: the run is unknown, or has ended
+            found = [(queue, reply) for queue, reply in self._by_queue("get", [id], ["1", ALL_VALUES]) if reply]
+            return read_records(*found[0])[0] if found else None
+        return read_records(queue, reply[1:])[0] if len(reply) > 1 else None
 
     def _by_queue(self, name: str, ids: Sequence[str], args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        """Run a script on the queues that the ids are in; for ids of unknown queues, on all queues."""
+        """Run a script on the queues that the ids are in; for ids of unknown queues, on all queues.
+
+        The script reads no more than so much at a time, and tells how many ids it looked at.
+        """
+        for queue, some in self._places_of(ids).items():
+            for reply in self._in_parts(name, queue, args, some):
+                yield queue, reply
+
+    def _in_parts(self, name: str, queue: str, args: Sequence[Any], ids: Sequence[str]) -> Iterator[list[Any]]:
+        at = 0
+        while at < len(ids):
+            looked, *reply = self._run(name, base_key(queue), [*args, *raws(ids[at : at + CHUNK])])
+            yield reply
+            at += looked
+
+    def _places_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """The ids by queue; those of which it is not known are on each."""
         by_queue: dict[str, list[str]] = {}
         unknown: list[str] = []
         for id in ids:
@@ -282,26 +333,34 @@ class RedisPersister(Persister):
         if unknown:
             for queue in self._queues():
                 by_queue.setdefault(queue, []).extend(unknown)
-        for queue, some in by_queue.items():
-            for at in range(0, len(some), CHUNK):
-                yield queue, self._run(name, base_key(queue), [*args, *some[at : at + CHUNK]])
+        return by_queue
 
     def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
+        return self._find(which, now, after, limit, "")
+
+    def find_brief(
+        self, which: Filter, *, now: float, after: str | None = None, limit: int = 100, values: int | None = None
+    ) -> list[Record]:
+        return self._find(which, now, after, limit, ALL_VALUES if values is None else str(values))
+
+    def _find(self, which: Filter, now: float, after: str | None, limit: int, values: str) -> list[Record]:
         queues = self._queues() if which.queue is None else [which.queue]
-        found = [record for queue in queues for record in self._find(queue, which, now, after, limit)]
+        filters = [repr(now), which.route or "", _LETTER_OF[which.state] if which.state else "", values]
+        found = [record for queue in queues for record in self._find_on(queue, filters, after, limit)]
         return sorted(found, key=lambda record: record.id, reverse=True)[:limit]
 
-    def _find(self, queue: str, which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
-        filters = [repr(now), which.route or "", _LETTER_OF[which.state] if which.state else ""]
+    def _find_on(self, queue: str, filters: Sequence[str], after: str | None, limit: int) -> list[Record]:
         found: list[Record] = []
         for page in self._candidates(queue, filters[1], filters[2], after):
-            every = {data.decode() for data in page}
-            ids = sorted((id for id in every if after is None or id < after), reverse=True)
-            for at in range(0, len(ids), CHUNK):
+            ids = sorted((id for id in set(page) if after is None or id < as_bytes(after)), reverse=True)
+            at = 0
+            while at < len(ids):
                 args = [limit - len(found), *filters, *ids[at : at + CHUNK]]
-                found += read_records(queue, self._run("among", base_key(queue), args))
+                looked, *reply = self._run("among", base_key(queue), args)
+                found += read_records(queue, reply)
                 if len(found) >= limit:
                     return found
+                at += looked
         return found
 
     def _candidates(self, queue: str, route: str, letter: str, after: str | None) -> Iterator[list[bytes]]:
@@ -317,40 +376,48 @@ class RedisPersister(Persister):
     def _members(self, key: str, size: int) -> Iterator[bytes]:
         """The ids in a key, in slices so small that other clients do not wait for them."""
         if key.endswith(":claims"):
-            yield from self._ask(key, ("HKEYS", key))
+            yield from self._ask(base_of(key), ("HKEYS", key))
             return
         for at in range(0, size, _SLICE):
-            yield from self._ask(key, ("ZRANGE", key, at, at + _SLICE - 1))
+            yield from self._ask(base_of(key), ("ZRANGE", key, at, at + _SLICE - 1))
 
     def _pages(self, queue: str, after: str | None) -> Iterator[list[bytes]]:
         """All ids of a queue before one, newest first by pages; a page's ids are in no order."""
-        at: str | bytes = after or ""
+        at = as_bytes(after or "")
         while (page := self._run("page", base_key(queue), [at])) is not None:
             at, ids = page
-            yield ids.split()
+            yield [id for id in ids.split(b"\n") if id]
+            if not at:  # no page has this name, unless the list of pages is damaged
+                return
 
     def count(self) -> dict[tuple[str, str, str], int]:
         counts: dict[tuple[str, str, str], int] = {}
         for queue in self._queues():
             reply = self._ask(base_key(queue), ("HGETALL", base_key(queue) + ":count"))
             for name, number in zip(reply[::2], reply[1::2], strict=True):
-                text = name.decode()
-                counts[queue, text[1:], str(LETTERS[text[0]])] = int(number)
+                text = name.decode(errors="replace")
+                if text[:1] in LETTERS and number.isdigit():  # else it is damaged
+                    counts[queue, text[1:], str(LETTERS[text[0]])] = int(number)
         return counts
 
     # the workers
 
     def beat(self, worker: str, about: str, *, seen: Sequence[str] = (), until: float) -> list[Order]:
-        left = self._run("beat", STORE_KEY, [worker, repr(until), about, self._notifier.home(worker), *seen])
-        return [Order(*order.decode().split(" ", 1)) for order in left]
+        good_for = math.ceil(max(0.0, until - time.time() - self._ahead)) + STAY
+        left = self._run("beat", STORE_KEY, [worker, repr(until), about, good_for, self._notifier.home(worker), *seen])
+        texts = [order.decode(errors="replace").partition(" ") for order in left]
+        return [Order(id, text) for id, _, text in texts]
 
     def tell(self, worker: str, order: str) -> None:
         queue = self._run("tell", STORE_KEY, [worker, f"{new_id(time.time())} {order}"]).decode()
-        self._run("knock", base_key(queue) if queue else STORE_KEY, [worker])
+        self._run("wake", base_key(queue) if queue else STORE_KEY, [worker])
 
     def workers(self, *, now: float) -> dict[str, str]:
         reply = self._run("workers", STORE_KEY, [repr(now)])
-        return {worker.decode(): about.decode() for worker, about in zip(reply[::2], reply[1::2], strict=True)}
+        about = zip(reply[::2], reply[1::2], strict=True)
+        return {
+            name.decode(): (said or b"").decode(errors="replace") for name, said in about if name and name.isascii()
+        }
 
     # housekeeping
 
@@ -376,9 +443,13 @@ class RedisPersister(Persister):
         done = 0
         while True:
             step = min(limit - done, BUNCH)
-            did, is_empty, workers = self._run("purge", base_key(queue), [repr(now), step])
+            did, is_empty, workers, left, lost = self._run("purge", base_key(queue), [repr(now), step])
+            if lost:
+                mend_lost(
+                    base_key(queue), self._ask, lambda name, args: self._run(name, base_key(queue), args), lost.decode()
+                )
             done += did
-            if did < step or done >= limit:
+            if (did < step and not left) or done >= limit:
                 return done, bool(is_empty), [worker.decode() for worker in workers]
 
     def _purge_addressed(self, queue: str, workers: Sequence[str], now: float, limit: int) -> int:
@@ -390,14 +461,21 @@ class RedisPersister(Persister):
             found = pairs(self._run("addressed", base_key(queue), [repr(now), step, *gone]))
             gone.difference_update(self.workers(now=now))  # again: a worker that appeared meanwhile keeps its runs
             ids = [id for worker, id in found if worker in gone]
-            did = len(self._run("cancel", base_key(queue), [repr(now), WORKER_GONE, repr(now), *ids])) // 5
+            replies = self._in_parts("cancel", queue, [repr(now), WORKER_GONE, repr(now)], ids)
+            did = sum(map(len, replies)) // 5
             done += did
             if did < step:
                 break
         return done
 
     def wait(self, keys: Sequence[Key], timeout: float) -> None:
-        self._notifier.wait(keys, timeout)
+        try:
+            self._notifier.wait(keys, timeout)
+        except StoreError as error:
+            if not is_of_a_wrong_type(error):
+                raise
+            for key in {base_key(key.queue) for key in keys if isinstance(key, WorkKey)} or map(base_key, self._used):
+                self._mend(key)
 
     def rouse(self, keys: Sequence[Key]) -> bool:
         self._notifier.rouse(keys)
@@ -424,7 +502,8 @@ class RedisPersister(Persister):
         began = time.monotonic()
         seconds, micros = self._ask(STORE_KEY, ("TIME",))
         took = time.monotonic() - began
-        return took, int(seconds) + int(micros) / 1e6 - (start + took / 2)
+        self._ahead = int(seconds) + int(micros) / 1e6 - (start + took / 2)
+        return took, self._ahead
 
     def warnings(self) -> list[str]:
         """What the operator should know about this server, as sentences; empty if its configuration may not be read."""
@@ -447,26 +526,45 @@ class RedisPersister(Persister):
 
     # speaking
 
-    def _run(self, name: str, key: str, args: Sequence[Any]) -> Any:
+    def _run(self, name: str, key: str, args: Sequence[Any], replicas: Replicas | None = None) -> Any:
         try:
-            return self._evaluate(name, key, args)
+            return self._evaluate(name, key, args, replicas)
         except StoreAway as error:
             if name not in _HARMLESS or not _was_cut(error):
                 raise
-        return self._evaluate(name, key, args)
+        return self._evaluate(name, key, args, replicas)
 
-    def _evaluate(self, name: str, key: str, args: Sequence[Any]) -> Any:
+    def _evaluate(self, name: str, key: str, args: Sequence[Any], replicas: Replicas | None = None) -> Any:
         try:
-            return self._ask(key, call(name, key, *args))
+            return self._ask(key, call(name, key, *args), replicas)
         except StoreError as error:
             if not isinstance(error.__cause__, NoScriptError):
                 raise
-        return self._ask(key, in_full(name, key, *args))
+        return self._ask(key, in_full(name, key, *args), replicas)
 
-    def _ask(self, key: str, command: tuple[Any, ...]) -> Any:
+    def _ask(self, key: str, command: tuple[Any, ...], replicas: Replicas | None = None) -> Any:
+        """The reply to a command. With ``replicas``, raises StoreAway if too few have what it wrote."""
         if not self._checked:
             self._check()
-        return self._link.ask(key, command)
+        try:
+            return self._say(key, command, replicas)
+        except StoreError as error:
+            if not is_of_a_wrong_type(error) or not self._mend(key):
+                raise
+            if command[1] == EXCHANGE:
+                raise Damaged(str(error)) from error
+        return self._say(key, command, replicas)
+
+    def _mend(self, key: str) -> bool:
+        """After a key held another kind of value; returns whether there was one. See ``mend``."""
+        return mend(key, self._link.ask, partial(self._run, "restore", key))
+
+    def _say(self, key: str, command: tuple[Any, ...], replicas: Replicas | None) -> Any:
+        if replicas is None:
+            return self._link.ask(key, command)
+        reply, reached = self._link.ask(key, command, None, replicas)
+        replicas.check(self.url, reached)
+        return reply
 
     def _check(self) -> None:
         """Check the version before the first command. Raises StoreVersion."""
@@ -480,18 +578,21 @@ class RedisPersister(Persister):
     def _queues(self) -> list[str]:
         """The names of all queues. Raises StoreVersion if a newer major version has written one."""
         reply = self._ask(STORE_KEY, ("HGETALL", STORE_KEY + ":queues"))
-        for queue, version in pairs(reply):
-            if int(version) > SCHEMA:
+        queues = versions(reply)
+        for queue, version in queues.items():
+            if version > SCHEMA:
                 raise StoreVersion(
                     f"queue {queue!r} in Redis at {self.url} was written by version {version} of the layout; this is "
                     f"version {SCHEMA}: install a newer SkunkQueue here"
                 )
-        return [queue for queue, _ in pairs(reply)]
+        return list(queues)
 
     def _know(self, queue: str, *, anew: bool = False) -> None:
         """Store the queue's name, so that look-ups by id, and purges, find the queue."""
         if anew or queue not in self._known:
-            self._ask(STORE_KEY, ("HSETNX", STORE_KEY + ":queues", queue, SCHEMA))
+            # A replica that has the run has the name as well, unless they are on different servers.
+            replicas = self._replicas if self.target.kind == "cluster" else None
+            self._ask(STORE_KEY, ("HSETNX", STORE_KEY + ":queues", queue, SCHEMA), replicas)
             self._known.add(queue)
 
     def _forget(self, queue: str) -> None:
@@ -512,15 +613,16 @@ class RedisPersister(Persister):
 def _patiently(put: Callable[[], None]) -> None:
     """Put; retry for up to ``PUT_RETRY`` seconds while the server is away."""
     end = time.monotonic() + PUT_RETRY
-    delay = 0.02
+    failures = 0
     while True:
         try:
             return put()
         except StoreAway:
+            failures += 1
+            delay = pause_after(failures)
             if time.monotonic() + delay >= end:
                 raise
-            time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
-            delay *= 2
+            time.sleep(delay)
 
 
 def _was_cut(error: StoreAway) -> bool:

@@ -19,7 +19,8 @@ from redis.exceptions import ResponseError
 from skunkqueue.envelope import Asked, Caught, Claim, Exchange, Outcome, Want
 from skunkqueue.errors import StoreAway
 from skunkqueue.persistence import Channel, Key
-from skunkqueue.persistence.redis.connect import Link, say, speaking, translated
+from skunkqueue.persistence.redis.connect import Link
+from skunkqueue.persistence.redis.node import say, speaking, translated
 from skunkqueue.persistence.redis.notify import SHORTEST, Blocked, BlockingConnection, RedisNotifier, packed
 from skunkqueue.persistence.redis.scripts import Command, call, in_full
 from skunkqueue.persistence.redis.wire import SOON, OutcomeBatch, base_key, read_exchange, want_arguments

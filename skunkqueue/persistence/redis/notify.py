@@ -21,7 +21,8 @@ from redis.exceptions import NoScriptError, ResponseError
 from skunkqueue.envelope import with_priorities
 from skunkqueue.errors import StoreAway, StoreError
 from skunkqueue.persistence import Key, RunKey, WorkerKey, WorkKey
-from skunkqueue.persistence.redis.connect import Link, is_quiet, pack_command, say, speaking
+from skunkqueue.persistence.redis.connect import Link
+from skunkqueue.persistence.redis.node import is_quiet, pack_command, say, speaking
 from skunkqueue.persistence.redis.scripts import Command, call, in_full
 from skunkqueue.persistence.redis.wire import STORE_KEY, base_key
 
@@ -39,6 +40,12 @@ WAKE = "redis.call('DEL', KEYS[1]) redis.call('ZADD', KEYS[1], 0, '') redis.call
 
 It works on a full server too: it begins with DEL, which maxmemory never refuses, and Redis then allows the writes that
 follow in the script."""
+
+SETTLE = (
+    "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) "
+    "if redis.call('PTTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], 3600) end"
+)
+"""Notes where a worker waits. The key goes by itself, as the next heartbeat, which lengthens that, may never come."""
 
 AWAY = 0.25
 """Seconds that a wait takes at least while the server is away, so that callers do not loop without a pause."""
@@ -165,7 +172,7 @@ class RedisNotifier:
     def _settle(self, worker: str, home: str) -> None:
         """Store in which slot a worker waits for orders: in that of its routes, as a connection blocks in one only."""
         if home and self._homes.get(worker) != home:
-            self._link.ask(STORE_KEY, ("HSET", STORE_KEY + ":ears", worker, home))
+            self._link.ask(STORE_KEY, ("EVAL", SETTLE, "1", STORE_KEY + ":ears", worker, home))
             self._homes[worker] = home
 
     # listening
@@ -201,7 +208,7 @@ class RedisNotifier:
         if not waiter.is_taught:
             with speaking(self._link.target.url):
                 say(waiter.connection, in_full("listen", key, waiter.wake_name))
-                say(waiter.connection, in_full("get", key))
+                say(waiter.connection, in_full("get", key, "", ""))
             waiter.is_taught = True
 
     def _block(

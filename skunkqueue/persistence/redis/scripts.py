@@ -1,4 +1,4 @@
-"""The Redis store's scripts, assembled from ``scripts.lua``."""
+"""The Redis store's scripts, assembled from the files in ``lua``; the layout of keys is in ``lua/shared.lua``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ class Script(NamedTuple):
 
 
 def _load_scripts() -> dict[str, Script]:
-    text = files(__package__).joinpath("scripts.lua").read_text()
-    _, *pieces = re.split(r"^-- (part|script) (\w+)\n", text, flags=re.MULTILINE)
-    found = list(zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True))
+    found = [piece for text in source() for piece in _pieces(text)]
     parts = {name: body for kind, name, body in found if kind == "part"}
 
     def join(named: re.Match[str]) -> str:
@@ -28,6 +26,17 @@ def _load_scripts() -> dict[str, Script]:
         return re.sub(r"^ *-- with (.*)\n", join, body, flags=re.MULTILINE)
 
     return {name: _script(whole(body)) for kind, name, body in found if kind == "script"}
+
+
+def source() -> list[str]:
+    """The text of each file."""
+    return [file.read_text() for file in files(__package__).joinpath("lua").iterdir() if file.name.endswith(".lua")]
+
+
+def _pieces(text: str) -> list[tuple[str, str, str]]:
+    """Its scripts and parts: which of the two it is, the name, and the text."""
+    _, *pieces = re.split(r"^-- (part|script) (\w+)\n", text, flags=re.MULTILINE)
+    return list(zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True))
 
 
 def _script(text: str) -> Script:

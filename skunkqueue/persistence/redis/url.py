@@ -15,6 +15,16 @@ def _yes(text: str) -> bool:
     raise ValueError(text)
 
 
+def _at_least_0(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        number = kind(text)
+        if not 0 <= number <= MOST_SECONDS:
+            raise ValueError(text)
+        return number
+
+    return read
+
+
 _PARAMETERS: Mapping[str, Callable[[str], Any]] = {
     "db": int,
     "username": str,
@@ -24,6 +34,8 @@ _PARAMETERS: Mapping[str, Callable[[str], Any]] = {
     "socket_connect_timeout": float,
     "sentinel_username": str,
     "sentinel_password": str,
+    "wait_replicas": _at_least_0(int),
+    "replicas_timeout": _at_least_0(float),
 }
 _TLS: Mapping[str, Callable[[str], Any]] = {
     "ssl_cert_reqs": str,
@@ -34,12 +46,19 @@ _TLS: Mapping[str, Callable[[str], Any]] = {
     "ssl_keyfile_password": str,
     "ssl_check_hostname": _yes,
 }
+MOST_SECONDS = 86_400
+REPLICAS_TIMEOUT = 1.0
+"""Seconds that a put waits for its replicas, where the URL does not say."""
+
 ESCAPES = "In a user or password, @ is written %40, / %2F, : %3A, ? %3F and # %23"
 _DEFAULT_PORT = {"sentinel": 26379, "cluster": 6379, "server": 6379}
 
 
 class Target(NamedTuple):
-    """The parts of a URL. ``url`` is without secrets; ``options`` are redis-py's."""
+    """The parts of a URL. ``url`` is without secrets; ``options`` are redis-py's.
+
+    A put returns when ``replicas`` have it, and fails if they do not within ``replicas_timeout`` seconds.
+    """
 
     kind: str
     hosts: tuple[tuple[str, int], ...]
@@ -49,6 +68,8 @@ class Target(NamedTuple):
     tls: bool
     options: dict[str, Any]
     sentinel_options: dict[str, Any]
+    replicas: int = 0
+    replicas_timeout: float = REPLICAS_TIMEOUT
 
     def __repr__(self) -> str:
         return f"Target({self.url!r})"
@@ -64,13 +85,14 @@ def parse_url(url: str) -> Target:
     user, host_list = _user_and_hosts(parts.netloc)
     options.update({name: value for name, value in user.items() if name not in options})
     sentinel_options = {n[9:]: options.pop(n) for n in ("sentinel_username", "sentinel_password") if n in options}
+    replicas = options.pop("wait_replicas", 0), options.pop("replicas_timeout", REPLICAS_TIMEOUT)
     path, master, db = _path(kind, unquote(parts.path))
     if db is not None:
         options.setdefault("db", _number(db))
     _check(kind, path, master, options)
     hosts = () if kind == "unix" else _hosts(host_list, _DEFAULT_PORT[kind])
     public = _public(scheme, hosts, path, master, options.get("db", 0))
-    return Target(kind, hosts, path, master, public, tls, options, sentinel_options)
+    return Target(kind, hosts, path, master, public, tls, options, sentinel_options, *replicas)
 
 
 def _split(rest: str, kind: str) -> SplitResult:

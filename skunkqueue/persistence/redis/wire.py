@@ -1,11 +1,11 @@
-"""Packs the arguments of the Redis store's scripts, and reads their replies. The layout is in ``scripts.lua``."""
+"""Packs the arguments of the Redis store's scripts, and reads their replies. The layout is in ``lua/shared.lua``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from skunkqueue.envelope import Claim, Envelope, Outcome, Record, State, Want, is_for_later
+from skunkqueue.envelope import DAY, Claim, Envelope, Outcome, Record, State, Want, is_for_later
 from skunkqueue.errors import StoreError
 from skunkqueue.persistence import REMEMBERED
 
@@ -22,9 +22,16 @@ SOON = 5.0
 """A claimer that is full wakes another one for runs that ripen within so many seconds."""
 
 CHUNK = 500
+
+ALL_VALUES = "1e18"
+"""For a script that gives brief records: with results of any size."""
+
 CHUNK_BYTES = 4 << 20
 
 NONE = b"-:"
+
+LOST = "?"
+"""The route of a run of which it cannot be told."""
 
 LETTERS: Mapping[str, State] = {
     "q": State.QUEUED,
@@ -38,6 +45,29 @@ LETTERS: Mapping[str, State] = {
 def base_key(queue: str) -> str:
     """What all keys of a queue start with; its braces keep them in one slot."""
     return f"skunk:{{{queue}}}"
+
+
+def base_of(key: str) -> str:
+    """The base key of one of a queue's keys."""
+    return key[: key.index("}") + 1]
+
+
+def id_of(data: bytes) -> str:
+    """An id as text. ``raw`` gives the same bytes again, also where they are damaged."""
+    return data.decode(errors="surrogateescape")
+
+
+def as_bytes(id: str) -> bytes:
+    return id.encode(errors="surrogateescape")
+
+
+def raw(id: str) -> str | bytes:
+    """An id as a command takes it."""
+    return id if id.isascii() else as_bytes(id)
+
+
+def raws(ids: Sequence[str]) -> Sequence[str | bytes]:
+    return ids if "".join(ids).isascii() else [raw(id) for id in ids]
 
 
 def field(value: str | bytes | None) -> bytes:
@@ -94,11 +124,11 @@ def _read_envelope(queue: str, id: bytes, data: bytes) -> Envelope:
         if len(_plain) > 1000:
             _plain.clear()
         _plain[head[len(due) :]] = route.decode(), float(keep)
-        return Envelope(id.decode(), queue, route.decode(), float(due[1:]), body, None, None, float(keep))
+        return Envelope(id_of(id), queue, route.decode(), float(due[1:]), body, None, None, float(keep))
     size = 0 if more[1] == b"-" else int(more[1])
     expires = None if more[0] == b"-" else float(more[0])
     unique = None if more[1] == b"-" else body[:size].decode()
-    return Envelope(id.decode(), queue, route.decode(), float(due[1:]), body[size:], expires, unique, float(keep))
+    return Envelope(id_of(id), queue, route.decode(), float(due[1:]), body[size:], expires, unique, float(keep))
 
 
 def chunks(envelopes: Sequence[Envelope], places: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -223,7 +253,7 @@ class OutcomeBatch:
         for (kind, token, route, keep, kept, _), (ids, tails) in self._alike.get(queue, {}).items():
             until = repr(self._now + max(keep if kept is None else kept, REMEMBERED))
             for at in range(0, len(ids), BUNCH):
-                some = ids[at : at + BUNCH]
+                some = raws(ids[at : at + BUNCH])
                 args += ("e", _ENDS[kind], held(token), route, until, len(some), *some, *tails[at : at + BUNCH])
                 args[0] += 1
         for one in self._each.get(queue, ()):
@@ -242,7 +272,7 @@ def _careful(claim: Claim, outcome: Outcome, now: float, ended: bytes) -> tuple[
         first = field(outcome.value) + field(outcome.error) + ended
     expires = "" if envelope.expires is None else repr(envelope.expires)
     return (
-        "o", kind, held(claim.token), envelope.route, envelope.id, expires, envelope.unique or "", moment,
+        "o", kind, held(claim.token), envelope.route, raw(envelope.id), expires, envelope.unique or "", moment,
         field(outcome.notes), first, second,
     )  # fmt: skip
 
@@ -303,54 +333,66 @@ def read_exchange(
         claims = read_claims(wants, bunches, until)
     except (ValueError, IndexError, TypeError) as error:
         raise Damaged(f"a run that was claimed is damaged: {error}") from error
-    return {id.decode() for id in refused}, claims, float(next_ripe) if next_ripe else None, float(now)
+    return {id_of(id) for id in refused}, claims, float(next_ripe) if next_ripe else None, float(now)
 
 
 def read_claims(wants: Sequence[Want], bunches: Any, until: float) -> list[Claim]:
     """The claims in an exchange's reply."""
     claims: list[Claim] = []
     for number, ids, envelopes, held_as, untils in bunches:
-        queue, _, worker, token, *_ = wants[number]
+        queue, routes, worker, token, *_ = wants[number]
         if held_as:
             each = zip(ids, envelopes, held_as, untils, strict=True)
             claims += [_read_claim(queue, *one) for one in each]
         else:
-            claims += [
+            got = [
                 _tuple(Claim, (_open_envelope(queue, id, envelope), token, worker, until, 0, b""))
                 for id, envelope in zip(ids, envelopes, strict=True)
             ]
+            if not {claim[0][2] for claim in got}.issubset(routes):
+                raise ValueError("its envelope names another route")
+            claims += got
     return claims
 
 
 def _read_claim(queue: str, id: bytes, envelope: bytes, claim: bytes, till: bytes) -> Claim:
-    token, worker, lapses, notes, *_ = _read_fields(claim[1:])
+    token, worker, lapses, notes = _read_fields(claim[1:], 7)[:4]
     return Claim(
-        _open_envelope(queue, id, envelope), _text(token) or "", _text(worker) or "", float(till), int(lapses or 0),
+        open_damaged(queue, id, envelope), _text(token) or "", _text(worker) or "", float(till), _whole(lapses),
         notes or b"",
     )  # fmt: skip
 
 
-def _read_fields(data: bytes) -> list[bytes | None]:
+def _read_fields(data: bytes, number: int) -> list[bytes | None]:
+    """The fields. Where they are damaged, what cannot be read is absent."""
     fields: list[bytes | None] = []
     at = 0
     while at < len(data):
-        colon = data.index(b":", at)
-        length = data[at:colon]
-        at = colon + 1
+        length, colon, _ = data[at : at + 12].partition(b":")
+        if not colon or not (length == b"-" or length.isdigit()):
+            break
+        at += len(length) + 1
         if length == b"-":
             fields.append(None)
         else:
             fields.append(data[at : at + int(length)])
             at += int(length)
-    return fields
+    return [*fields, *[None] * (number - len(fields))]
 
 
 def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode()
+    return None if data is None else data.decode(errors="replace")
 
 
 def _number(data: bytes | None) -> float | None:
-    return None if data is None else float(data)
+    try:
+        return None if data is None else float(data)
+    except ValueError:
+        return None
+
+
+def _whole(data: bytes | None) -> int:
+    return int(data) if data is not None and data.isdigit() and len(data) < 10 else 0
 
 
 def read_records(queue: str, reply: Sequence[bytes]) -> list[Record]:
@@ -358,15 +400,30 @@ def read_records(queue: str, reply: Sequence[bytes]) -> list[Record]:
 
 
 def _read_record(queue: str, id: bytes, envelope: bytes, letter: bytes, ripe: bytes, claim: bytes) -> Record:
-    token, worker, lapses, notes, error, progress, note, *end = _read_fields(claim)
+    number = 7 if letter in b"qr" else 10
+    token, worker, lapses, notes, error, progress, note, *end = _read_fields(claim, number)[:number]
     value, error, ended = end or (None, error, None)
     return Record(
-        _open_envelope(queue, id, envelope), LETTERS[letter.decode()], float(ripe), _text(token),
-        _text(worker), int(lapses or 0), notes or b"", value, _text(error), _number(progress), _text(note),
+        open_damaged(queue, id, envelope), LETTERS[letter.decode()], float(ripe), _text(token),
+        _text(worker), _whole(lapses), notes or b"", value, _text(error), _number(progress), _text(note),
         _number(ended),
     )  # fmt: skip
 
 
+def open_damaged(queue: str, id: bytes, data: bytes) -> Envelope:
+    """The envelope; one that cannot be read has what is there as its body, which whoever opens it reports."""
+    try:
+        return _read_envelope(queue, id, data)
+    except (ValueError, IndexError):
+        return Envelope(id_of(id), queue, LOST, 0.0, data, None, None, DAY)
+
+
 def pairs(reply: Sequence[bytes]) -> list[tuple[str, str]]:
-    texts = [item.decode() for item in reply]
+    texts = [id_of(item) for item in reply]
     return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def versions(reply: Sequence[bytes]) -> dict[str, int]:
+    """The names of queues and the versions of their layouts. What is no name is left out; no version is version 0."""
+    named = zip(reply[::2], reply[1::2], strict=True)
+    return {name.decode(): _whole(version) for name, version in named if name and name.isascii()}

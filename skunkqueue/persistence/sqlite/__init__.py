@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 from skunkqueue.clock import ticks
 from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want, base_route, with_priorities
 from skunkqueue.errors import StoreAway, WrongCall
+from skunkqueue.keys import user_folder
 from skunkqueue.persistence import Key, Limits, Persister, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.sqlite import sql as sql
-from skunkqueue.persistence.sqlite.file import File
+from skunkqueue.persistence.sqlite.boot import base_of, boot_id, follow
+from skunkqueue.persistence.sqlite.file import PATIENCE, File
 from skunkqueue.persistence.sqlite.notify import SQLiteNotifier, WakeSocket, kind_of, written
-from skunkqueue.persistence.sqlite.rows import STATES, found, readable, records_of, storable
+from skunkqueue.persistence.sqlite.rows import (
+    EVERY,
+    STATES,
+    briefs_of,
+    found,
+    lanes_of,
+    mend_named,
+    number_of,
+    readable,
+    records_of,
+    storable,
+)
 from skunkqueue.persistence.sqlite.transaction import Met, Pair, Transaction, next_ripe, put_new, put_one
 from skunkqueue.persistence.sqlite.via import check_connection, put_via
-from skunkqueue.persistence.url import url_path, without_secrets
+from skunkqueue.persistence.steps import Steps
+from skunkqueue.persistence.url import StoreConfig, url_path, without_secrets
 
-default_cfg = {"backend": "sqlite", "conn_url": "", "dbname": ""}
+default_cfg: StoreConfig = {"backend": "sqlite", "conn_url": "", "dbname": ""}
+
+DEFAULTS: Final[Mapping[str, Any]] = {"durability": "full", "timeout": PATIENCE}
+"""The parameters of a URL."""
 
 LOOK: Final = 0.2
 """Seconds between looks at the file's version while waiting, in case a wake-up message was lost."""
 
 Sign = tuple[object, ...]
 
+LONGEST_TIMEOUT: Final = 1_000_000.0
+
 LOOK_ALONE: Final = 0.025
 """The same where there are no sockets."""
 
 CLOCK_PATIENCE: Final = 0.5
-"""Seconds to wait for other writers before the clock is set; it can be done at any later time."""
-
-SLEW: Final = 0.02
-"""How fast the store's clock may follow a wall clock that was set: seconds per second."""
+"""Seconds to wait for other writers before the clock is set where it is only read; it can be done at any later time."""
 
 
 class SQLitePersister(Persister):
@@ -46,14 +64,27 @@ class SQLitePersister(Persister):
     limits = Limits(body=900_000_000, value=450_000_000)
     """SQLite takes values and rows of 1,000,000,000 bytes."""
 
-    def __init__(self, path: str, *, durability: str = "full", make_folder: bool = False) -> None:
-        """The file at an absolute path. With ``durability`` "normal", a power cut may lose the last commits."""
+    def __init__(
+        self, path: str, *, durability: str = "full", timeout: float = PATIENCE, make_folder: bool = False
+    ) -> None:
+        """The file at an absolute path. With ``durability`` "normal", a power cut may lose the last commits.
+
+        ``timeout`` is how many seconds a call waits while others write, before it raises StoreAway.
+        """
         self.path = path
-        self.url = f"sqlite:///{quote(path)}" + ("" if durability == "full" else f"?durability={durability}")
-        self._file = File(path, full=durability == "full", make_folder=make_folder)
+        given = {"durability": durability, "timeout": timeout}
+        query = urlencode({name: value for name, value in given.items() if value != DEFAULTS[name]})
+        self.url = f"sqlite:///{quote(path)}" + (query and f"?{query}")
+        self._file = File(path, full=durability == "full", make_folder=make_folder, patience=timeout)
         self._notifier = SQLiteNotifier(path + "-wake")
+        self._steps = Steps()
         self._seen = threading.local()
         self._waiters: list[_Waiter] = []
+
+    @property
+    def missing(self) -> str:
+        is_there = os.path.exists(self.path) or os.path.exists(self.path + "-wal")  # without its file, that is told
+        return "" if is_there else f"there is no file {self.path}: nothing was fired there yet"
 
     # the path of a job
 
@@ -79,15 +110,19 @@ class SQLitePersister(Persister):
         if any(envelope.unique is not None for envelope in envelopes):
             return []
         try:
-            with self._file.writing() as db:
-                put_new(db, envelopes)
+            with self._writing() as db:
+                put_new(db, self._corrected(envelopes))
         except Met:
             return []
         return [envelope.id for envelope in envelopes]
 
     def _put_each(self, envelopes: Sequence[Envelope]) -> list[str]:
-        with self._file.writing() as db:
-            return [put_one(db, envelope) for envelope in envelopes]
+        with self._writing() as db:
+            return [put_one(db, envelope) for envelope in self._corrected(envelopes)]
+
+    def _corrected(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
+        """The envelopes, as if those that were sealed before the clock was set had been sealed after it."""
+        return [self._steps.corrected(envelope) for envelope in envelopes] if self._steps.has_stepped else envelopes
 
     def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
         return self.exchange((), wants, now=now, until=until).claims
@@ -106,22 +141,23 @@ class SQLitePersister(Persister):
         return step.result
 
     def _exchange(self, step: Transaction, outcomes: Sequence[Pair], wants: Sequence[Want], until: float) -> None:
-        with self._file.writing() as db:
+        with self._writing(step) as db:
             taken = step.commit(db, outcomes)
-            claims = [claim for want in wants for claim in step.claim(db, want, until)]
+            claims = [claim for want in wants for claim in step.claim(db, want, until + step.late)]
             step.flush(db)
             step.result = Exchange(taken, claims, next_ripe(db, wants, claims, step.now))
 
     def extend(self, claims: Sequence[Claim], *, until: float) -> set[str]:
-        with self._file.writing() as db:
+        with self._writing() as db:
             return {c.id for c in claims if db.execute(sql.EXTEND, (until, c.id, c.token)).rowcount}
 
     # the desk
 
     def cancel(self, ids: Iterable[str], *, now: float) -> list[Record]:
-        step = Transaction(now)
-        with self._file.writing() as db:
-            found = [record for record in records_of(db, sorted(set(ids))) if record.open]
+        step, named = Transaction(now), sorted(set(ids))
+        with self._writing(step) as db:
+            mend_named(db, named)
+            found = [record for record in records_of(db, named) if record.open]
             step.end(db, found, None)
             step.flush(db)
             cancelled = records_of(db, [record.id for record in found])
@@ -129,17 +165,19 @@ class SQLitePersister(Persister):
         return cancelled
 
     def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
-        step = Transaction(now)
-        with self._file.writing() as db:
-            taken = {record.id for record in records_of(db, sorted(set(ids))) if step.reopen(db, record)}
+        step, named = Transaction(now), sorted(set(ids))
+        with self._writing(step) as db:
+            mend_named(db, named)
+            taken = {record.id for record in records_of(db, named) if step.reopen(db, record)}
             step.flush(db)
         self._notify(step.keys)
         return taken
 
     def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
-        step = Transaction(now)
-        with self._file.writing() as db:
-            taken = {record.id for record in records_of(db, sorted(set(ids))) if step.promote(db, record)}
+        step, named = Transaction(now), sorted(set(ids))
+        with self._writing(step) as db:
+            mend_named(db, named)
+            taken = {record.id for record in records_of(db, named) if step.promote(db, record)}
         self._notify(step.keys)
         return taken
 
@@ -151,20 +189,35 @@ class SQLitePersister(Persister):
         with self._file.reading() as db:
             return found(db, which, now, after, limit)
 
+    def get_brief(self, ids: Iterable[str]) -> dict[str, Record]:
+        with self._file.reading() as db:
+            return {record.id: record for record in briefs_of(db, list(ids))}
+
+    def find_brief(
+        self, which: Filter, *, now: float, after: str | None = None, limit: int = 100, values: int | None = None
+    ) -> list[Record]:
+        with self._file.reading() as db:
+            return found(db, which, now, after, limit, EVERY if values is None else values)
+
+    def open_of(self, ids: Iterable[str]) -> dict[str, float]:
+        with self._file.reading() as db:
+            rows = [(id, db.execute(sql.EXPIRES, (id,)).fetchone()) for id in ids]
+        return {id: _expires_at(*row) for id, row in rows if row is not None}
+
     def count(self) -> dict[tuple[str, str, str], int]:
         with self._file.reading() as db:
-            rows = db.execute(sql.COUNTS).fetchall()
+            lanes = lanes_of(db)
         return {
             (queue, route, str(state)): n
-            for queue, route, *counts, _ in rows
+            for queue, route, counts, _ in lanes
             for state, n in zip(STATES, counts, strict=True)
-            if n
+            if n > 0
         }
 
     # the workers
 
     def beat(self, worker: str, about: str, *, seen: Sequence[str] = (), until: float) -> list[Order]:
-        with self._file.writing() as db:
+        with self._writing() as db:
             name = storable(worker)
             db.execute("REPLACE INTO worker (name, about, until) VALUES (?, ?, ?)", (name, storable(about), until))
             numbers = [(name, int(order)) for order in seen if order.isdecimal()]
@@ -173,7 +226,7 @@ class SQLitePersister(Persister):
         return [Order(str(n), readable(text)) for n, text in left]
 
     def tell(self, worker: str, order: str) -> None:
-        with self._file.writing() as db:
+        with self._writing() as db:
             db.execute("INSERT INTO told (worker, text) VALUES (?, ?)", (storable(worker), storable(order)))
         self._notify(lambda: {WorkerKey(worker)}, "o")
 
@@ -186,10 +239,12 @@ class SQLitePersister(Persister):
 
     def purge(self, *, now: float, limit: int = 1000) -> int:
         step = Transaction(now)
-        with self._file.writing() as db:
+        with self._writing(step) as db:
             done = 0
             for clean in (step.purge_kept, step.purge_expired, step.purge_workers, step.purge_addressed):
                 done += clean(db, limit - done)
+            if done == 0:
+                done = step.purge_strange(db, limit)
             step.flush(db)
             db.execute("DELETE FROM lane WHERE queued + running + succeeded + failed + cancelled = 0")
         self._file.give_back()
@@ -267,29 +322,49 @@ class SQLitePersister(Persister):
             self._notifier.notify(keys())
 
     def offset(self) -> float | None:
-        """The clock that all processes of this machine share: the wall clock of the first, carried on by ``ticks``.
+        """The clock that all processes of this machine share: ``ticks``, on a base that follows the wall clock.
 
         0 if the machine has no boot id: the ticks of two processes may then not be comparable.
         """
-        boot = _boot_id()
+        boot = boot_id()
         if boot is None:
             return 0.0
         with self._file.reading() as db:
-            found = db.execute("SELECT base, anchor FROM clock WHERE boot = ?", (boot,)).fetchone()
-        if found is None or _slewed(*found) != found:
-            try:
-                found = self._set_clock(boot)
-            except StoreAway:  # perhaps the caller's own open transaction holds the file: set it another time
-                found = found or (time.time() - ticks(), ticks())
-        return float(found[0]) + ticks() - time.time()
+            base = base_of(db, boot)
+        if base is not None:
+            self._steps.take(base)
+        if base is None or self._steps.is_behind():
+            with suppress(StoreAway):  # perhaps the caller's own open transaction holds the file: another time
+                self._follow(boot, CLOCK_PATIENCE)
+        base = self._steps.base
+        return 0.0 if base is None else base + ticks() - time.time()
 
-    def _set_clock(self, boot: str) -> tuple[float, float]:
-        with self._file.writing(CLOCK_PATIENCE) as db:
-            found = db.execute("SELECT base, anchor FROM clock WHERE boot = ?", (boot,)).fetchone()
-            clock = (time.time() - ticks(), ticks()) if found is None else _slewed(*found)
-            db.execute("DELETE FROM clock")
-            db.execute("INSERT INTO clock (boot, base, anchor) VALUES (?, ?, ?)", (boot, *clock))
-        return clock
+    def _follow(self, boot: str, patience: float | None = None) -> None:
+        """Have the clock follow the wall clock, and wake who waits for work: there may be runs that are due now."""
+        lanes: list[tuple[str, str]] = []
+        with self._file.writing(patience) as db:
+            before, base = self._steps.base, follow(db, boot)
+            if base != before:
+                lanes = [(queue, route) for queue, route, counts, _ in lanes_of(db) if counts[sql.QUEUED] > 0]
+        self._steps.take(base)
+        if lanes:
+            self._notify(lambda: {WorkKey(queue, base_route(route)) for queue, route in lanes}, "w")
+
+    @contextmanager
+    def _writing(self, step: Transaction | None = None) -> Iterator[sqlite3.Connection]:
+        """A transaction that writes, after the clock has followed the wall clock where that was set.
+
+        Looked at within the transaction: whoever moves the clock holds the file, and who comes after sees that it was
+        set. The times of a ``step`` that were reckoned before that are corrected.
+        """
+        for is_last in (False, True):
+            with self._file.writing() as db:
+                if is_last or not self._steps.is_behind() or (boot := boot_id()) is None:
+                    if step is not None and self._steps.has_stepped:
+                        step.delay(self._steps.late(step.now))
+                    yield db
+                    return
+            self._follow(boot)
 
     def close(self) -> None:
         self._notifier.close()
@@ -321,52 +396,49 @@ def _was_woken(waker: WakeSocket | None, wanted: frozenset[bytes], timeout: floa
     return False
 
 
-def _boot_id() -> str | None:
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return None
-
-
-def _slewed(base: float, anchor: float) -> tuple[float, float]:
-    """The clock moved towards the wall clock, if that was set: slowly enough that no lease is affected."""
-    passed = ticks() - anchor
-    error = time.time() - ticks() - base
-    if passed < 60.0 or abs(error) < 0.05:
-        return base, anchor
-    return base + max(-SLEW * passed, min(SLEW * passed, error)), ticks()
-
-
 # -- where it is -----------------------------------------------------------------------------------------------------
+
+
+def _expires_at(expires: object, ripe: object, is_held: bool) -> float:
+    """When an open run can only end as expired; what is damaged does not count."""
+    until = number_of(expires, math.inf)
+    return max(until, number_of(ripe, 0.0)) if is_held else until
 
 
 def open_url(url: str) -> SQLitePersister:
     """The store at ``sqlite://`` (the user's own), ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
 
-    ``?durability=normal`` is faster, but a power cut may lose the last commits; ``full`` is the default. Raises
-    WrongCall.
+    ``?durability=normal`` is faster, but a power cut may lose the last commits; ``full`` is the default. ``?timeout=5``
+    is how many seconds a call waits while others write, before it raises StoreAway. Raises WrongCall.
     """
-    durability = _durability(url)
+    options = _options(url)
     path, shown = url_path(url), without_secrets(url)
     if not path:
-        return SQLitePersister(_own_path(), durability=durability, make_folder=True)
+        return SQLitePersister(_own_path(), make_folder=True, **options)
     if not path.startswith("/") or path == "/" or path.endswith(":memory:"):
         raise WrongCall(f"a SQLite URL is sqlite:// or sqlite:///relative.db or sqlite:////absolute.db; got {shown}")
-    return SQLitePersister(os.path.abspath(path[1:]), durability=durability)
+    return SQLitePersister(os.path.abspath(path[1:]), **options)
 
 
-def _durability(url: str) -> str:
+def _options(url: str) -> dict[str, Any]:
     given = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
-    durability = given.pop("durability", "full")
-    if given:
-        raise WrongCall(f"a SQLite URL knows the parameter durability; got {', '.join(given)}")
+    if unknown := given.keys() - DEFAULTS.keys():
+        raise WrongCall(f"a SQLite URL knows the parameters {' and '.join(DEFAULTS)}; got {', '.join(sorted(unknown))}")
+    durability = given.get("durability", "full")
     if durability not in ("full", "normal"):
         raise WrongCall(f"durability is full or normal; got {durability!r}")
-    return durability
+    return {"durability": durability, "timeout": _timeout(given.get("timeout", str(PATIENCE)))}
+
+
+def _timeout(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= LONGEST_TIMEOUT:
+        raise WrongCall(f"timeout is a number of seconds, from 0 to {LONGEST_TIMEOUT:g}; got {text!r}")
+    return seconds
 
 
 def _own_path() -> str:
-    from platformdirs import user_data_dir  # slow to import, and only needed here
-
-    return os.path.join(user_data_dir("skunkqueue", appauthor=False), "queue.db")
+    return os.path.join(user_folder("SKUNKQUEUE_URL"), "queue.db")

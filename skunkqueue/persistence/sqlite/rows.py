@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from skunkqueue.envelope import DAY, Claim, Envelope, Filter, Record, State, base_route
+from skunkqueue.persistence import BRIEF as BRIEF_SIZE
 from skunkqueue.persistence.sqlite.sql import (
+    BEARER,
     BODY,
+    BRIEF_AT,
+    BRIEF_FOUND,
+    BRIEF_OF,
     COUNTS,
     FIND_SORTING,
     FIND_WALKING,
+    FORGET_ID,
     FOUND,
+    MEND_ID,
+    PLACE_OF_BODY,
     QUEUED,
+    RECORD_AT,
     RECORD_OF,
     RUNNING,
+    SAME_ID,
 )
 
 STATES: Final = (State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED)
@@ -26,13 +37,21 @@ LONG: Final = 700
 FEW: Final = 5000
 """Up to so many runs on a shelf, sorting them is always cheap."""
 
+LONG_VALUE: Final = 2000
+"""The body of a run with a value of this many bytes or more is stored elsewhere, too: it would be behind the value."""
+
+EVERY: Final = 1 << 62
+"""Values of every size."""
+
 LOST: Final = "?"
 """The queue and route of a run whose lane is missing."""
 
 N = TypeVar("N", float, None)
 
-LAST: Final = "\U0010ffff"
-"""Above every id."""
+_ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
+
+LAST: Final = b"\xff" * 300
+"""Above every id, also one that is no text."""
 
 Row = tuple[Any, ...]
 Lane = tuple[str, str]
@@ -42,19 +61,38 @@ def row_of(envelope: Envelope, lane: int) -> Row:
     """The row of a new run."""
     id, _, _, due, body, expires, unique, keep = envelope
     return (
-        id, lane, due, expires, None if unique is None else storable(unique), keep, body if len(body) < LONG else None
+        id, lane, lane, due, due, expires, None if unique is None else storable(unique), keep,
+        body if len(body) < LONG else None,
     )  # fmt: skip
 
 
 def records_of(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:
     """The records that exist, in the order of the ids."""
-    rows = (db.execute(RECORD_OF, (id,)).fetchone() for id in ids)
+    rows = (_row(db, id, (RECORD_OF, RECORD_AT)) for id in ids)
     return [record_of(db, row) for row in rows if row is not None]
 
 
-def record_of(db: sqlite3.Connection, row: Row) -> Record:
+def _row(db: sqlite3.Connection, id: str, statements: tuple[str, str], *before: int) -> Row | None:
+    """The row of a run; it may be named by what its id is shown as, if that is no text."""
+    found: Row | None = db.execute(statements[0], (*before, storable(id))).fetchone()
+    raw = raw_id(id) if found is None else None
+    if raw is None:
+        return found
+    place = db.execute(SAME_ID, (raw, raw)).fetchone()
+    return None if place is None else db.execute(statements[1], (*before, place[0])).fetchone()
+
+
+def briefs_of(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:
+    """As ``records_of``, with no more of a long body than its start."""
+    rows = (_row(db, id, (BRIEF_OF, BRIEF_AT), EVERY) for id in ids)
+    return [record_of(db, row, brief=True) for row in rows if row is not None]
+
+
+def record_of(db: sqlite3.Connection, row: Row, *, brief: bool = False) -> Record:
     id, queue, route, due, body, expires, unique, keep, state, ripe, token, worker, lapses, notes, value, *rest = row
     error, progress, note, ended = rest
+    if brief and body is None:
+        body = start_of_body(db, id)
     envelope = envelope_of(db, id, queue, route, due, body, expires, unique, keep)
     return Record(
         envelope, STATES[state_of(state)], number_of(ripe, 0.0), text_of(token), text_of(worker), lapses_of(lapses),
@@ -77,15 +115,70 @@ def envelope_of(
     if body is None:
         body = body_of(db, id)
     return Envelope(
-        id, queue or LOST, route or LOST, number_of(due, 0.0), bytes_of(body), number_of(expires, None),
-        None if unique is None else readable(unique), number_of(keep, DAY),
+        readable_id(id), text_of(queue) or LOST, text_of(route) or LOST, number_of(due, 0.0), bytes_of(body),
+        number_of(expires, None), None if unique is None else readable(unique), number_of(keep, DAY),
     )  # fmt: skip
 
 
 def body_of(db: sqlite3.Connection, id: str) -> bytes:
     """A long body; if it is missing, an empty one, which is reported as unreadable when the run is executed."""
-    found = db.execute(BODY, (id,)).fetchone()
+    found = db.execute(BODY, (storable_id(id),)).fetchone()
     return b"" if found is None else bytes_of(found[0])
+
+
+def start_of_body(db: sqlite3.Connection, id: str) -> bytes:
+    """The start of a long body, without reading the rest."""
+    found = db.execute(PLACE_OF_BODY, (storable_id(id),)).fetchone()
+    if found is None:
+        return b""
+    try:
+        with db.blobopen("long", "body", found[0], readonly=True) as blob:
+            return blob.read(BRIEF_SIZE)
+    except sqlite3.OperationalError:  # it is damaged, a number
+        return body_of(db, id)
+
+
+def is_text(id: object) -> bool:
+    """Whether an id can be given to SQLite as text again."""
+    return isinstance(id, str) and (id.isascii() or readable(id) == id)
+
+
+def storable_id(id: object) -> object:
+    """An id as it was read, so that it can be given to SQLite again."""
+    return id.encode("utf-8", "surrogateescape") if isinstance(id, str) and not is_text(id) else id
+
+
+def mend_ids(db: sqlite3.Connection, ids: Sequence[object]) -> bool:
+    """Give runs whose id is no text the id that they are shown with; returns whether there were any among these."""
+    wrong = [id for id in ids if not is_text(id)]
+    for id in wrong:
+        raw = id if isinstance(id, bytes) else str(id).encode("utf-8", "surrogateescape")
+        db.execute(MEND_ID, (readable_id(id), raw, raw))
+        db.execute(FORGET_ID, (raw, raw, readable_id(id)))  # where there is a run with that id already
+    return bool(wrong)
+
+
+def raw_id(shown: str) -> bytes | None:
+    """The bytes of an id that is shown like that; None if none is."""
+    raw = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), shown.encode("utf-8", "surrogatepass"))
+    return raw if readable_id(raw) == shown else None
+
+
+def mend_named(db: sqlite3.Connection, ids: Iterable[str]) -> None:
+    """Give runs whose id is no text the id that they are shown with, where they are named by that."""
+    absent = [id for id in ids if db.execute(BEARER, (storable(id),)).fetchone() is None]
+    mend_ids(db, list(filter(None, map(raw_id, absent))))
+
+
+def readable_id(id: object) -> str:
+    """The id, or of one that is no text what it is shown as."""
+    if isinstance(id, str):
+        return (
+            id
+            if id.isascii() or is_text(id)
+            else id.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        )
+    return id.decode("utf-8", "backslashreplace") if isinstance(id, bytes) else str(id)
 
 
 # A column of SQLite holds values of any type. A damaged value must affect its own run only.
@@ -131,13 +224,26 @@ def storable(text: str) -> str | bytes:
 
 def readable(stored: object) -> str:
     if isinstance(stored, str):
-        return stored
+        return stored if stored.isascii() else stored.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if not isinstance(stored, bytes):
         return str(stored)
     try:
         return stored.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         return stored.decode("utf-8", "replace")
+
+
+def lanes_of(db: sqlite3.Connection) -> list[tuple[str, str, tuple[int, ...], int]]:
+    """The lanes: queue, route, counts by state, number. A count that is damaged is 0."""
+    return [
+        (
+            text_of(queue) or LOST,
+            text_of(route) or LOST,
+            tuple([n if isinstance(n, int) else 0 for n in counts]),
+            number,
+        )
+        for queue, route, *counts, number in db.execute(COUNTS).fetchall()
+    ]
 
 
 # -- finding ---------------------------------------------------------------------------------------------------------
@@ -150,9 +256,19 @@ class _Place(NamedTuple):
     counts: tuple[int, ...]
 
 
-def found(db: sqlite3.Connection, which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
-    """The records for ``find``, read in one of two ways: all runs from the newest on, or sorted from their shelves."""
-    lanes = [(_Place(n, tuple(counts)), _fits(which, queue, route)) for queue, route, *counts, n in db.execute(COUNTS)]
+def found(
+    db: sqlite3.Connection,
+    which: Filter,
+    now: float,
+    after: str | None,
+    limit: int,
+    most: int | None = None,
+) -> list[Record]:
+    """The records for ``find``, read in one of two ways: all runs from the newest on, or sorted from their shelves.
+
+    Brief with ``most``, which is the most bytes of a value.
+    """
+    lanes = [(_Place(n, counts), _fits(which, queue, route)) for queue, route, counts, n in lanes_of(db)]
     places = [place for place, fits in lanes if fits]
     if not places:
         return []
@@ -160,8 +276,11 @@ def found(db: sqlite3.Connection, which: Filter, now: float, after: str | None, 
     tests = _tests(which, places, sorting)
     find = (FIND_SORTING if sorting else FIND_WALKING).format(" AND ".join(tests) or "1")
     last = (now,) if which.state == State.SCHEDULED else ()
-    rows = db.execute(FOUND.format(find), (LAST if after is None else after, *last, limit)).fetchall()
-    return [record_of(db, row) for row in rows]
+    asked = (LAST if after is None else after, *last, limit)
+    if most is None:
+        return [record_of(db, row) for row in db.execute(FOUND.format(find), asked).fetchall()]
+    rows = db.execute(BRIEF_FOUND.format(find), (most, *asked)).fetchall()
+    return [record_of(db, row, brief=True) for row in rows]
 
 
 def _fits(which: Filter, queue: str, route: str) -> bool:

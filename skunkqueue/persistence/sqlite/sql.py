@@ -1,6 +1,7 @@
 """The schema and the SQL of the SQLite store, in one place."""
 
 # ruff: noqa: S608 - statements are put together from constants, never from what people give
+# All placeholders are plain ?: Python 3.12.0 to 3.12.3 take numbered ones for named ones, and warn of them.
 
 from __future__ import annotations
 
@@ -38,7 +39,14 @@ SCHEMA: Final = (
     f"PRAGMA user_version = {MAJOR * 1000 + MINOR}",
 )
 
-TABLES: Final = frozenset({"lane", "run", "long", "taken", "expiring", "worker", "told", "clock"})
+TABLES: Final = frozenset({"lane", "run", "long", "taken", "expiring", "worker", "told", "clock", "store"})
+
+STORE_ID = "SELECT id FROM store LIMIT 1"
+# Files of an early version have no such table.
+GIVE_ID: Final = (
+    "CREATE TABLE IF NOT EXISTS store (id TEXT NOT NULL)",
+    "INSERT INTO store (id) SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM store)",
+)
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(5)
 
@@ -54,9 +62,11 @@ COUNT_OUT = {
 }
 LANE = "(SELECT n FROM lane WHERE queue = ? AND route = ?)"
 
+LANE_NUMBER = "SELECT n FROM lane WHERE queue = ? AND route = ?"
+
 PUT = """
     INSERT INTO run (id, lane, shelf, ripe, due, expires, uniq, keep, body)
-    VALUES (?1, ?2, ?2, ?3, ?3, ?4, ?5, ?6, ?7)"""
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 PUT_LONG = "INSERT INTO long (id, body) VALUES (?, ?)"
 PUT_EXPIRING = "INSERT OR IGNORE INTO expiring (expires, id) VALUES (?, ?)"
 TAKE_KEY = "INSERT INTO taken (lane, uniq, id) VALUES (?, ?, ?)"
@@ -68,6 +78,9 @@ RIPE = f"""
 LEASE = f"""
     UPDATE run SET lapses = lapses + state, state = {RUNNING}, ripe = ?, token = ?, worker = ?
     WHERE rowid IN (SELECT rowid FROM run WHERE shelf = {LANE} AND ripe <= ? ORDER BY ripe, id LIMIT ?)"""
+MEND_ID = "UPDATE OR IGNORE run SET id = ? WHERE id = CAST(? AS TEXT) OR id = ?"
+SAME_ID = "SELECT rowid FROM run WHERE id = CAST(? AS TEXT) OR id = ?"
+FORGET_ID = "DELETE FROM run WHERE (id = CAST(? AS TEXT) OR id = ?) AND id <> ?"
 NEXT_RIPE = f"SELECT ripe FROM run WHERE shelf = {LANE} ORDER BY ripe LIMIT 1"
 HELD = f"SELECT id FROM run WHERE token = ? AND state = {RUNNING} ORDER BY id LIMIT ?"
 
@@ -75,6 +88,7 @@ QUEUED_ON = """
     SELECT sum(queued), sum(queued + running + succeeded + failed + cancelled) FROM lane
     WHERE queue = ? AND route IN (?, ?, ?)"""
 LAST_TOLD = "SELECT max(n) FROM told WHERE worker = ?"
+EXPIRES = f"SELECT expires, ripe, state = {RUNNING} FROM run WHERE id = ? AND state <= {RUNNING}"
 IS_OPEN = f"SELECT 1 FROM run WHERE id = ? AND state <= {RUNNING}"
 
 MINE = f"WHERE id = ? AND token = ? AND state = {RUNNING}"
@@ -98,8 +112,8 @@ CANCEL = f"""
 REOPEN = f"""
     UPDATE run SET shelf = lane, state = {QUEUED}, ripe = ?, token = NULL, worker = NULL, lapses = 0, notes = NULL,
         value = NULL, error = NULL, progress = NULL, note = NULL, ended = NULL WHERE id = ?"""
-PROMOTE = f"UPDATE run SET ripe = ?1 WHERE id = ?2 AND state = {QUEUED} AND ripe > ?1"
-RELEASE_KEY = "DELETE FROM taken WHERE lane = (SELECT lane FROM run WHERE id = ?1) AND uniq = ?2 AND id = ?1"
+PROMOTE = f"UPDATE run SET ripe = ? WHERE id = ? AND state = {QUEUED} AND ripe > ?"
+RELEASE_KEY = "DELETE FROM taken WHERE lane = (SELECT lane FROM run WHERE id = ?) AND uniq = ? AND id = ?"
 RELEASE_EXPIRING = "DELETE FROM expiring WHERE expires = ? AND id = ?"
 
 RECORD = """
@@ -107,24 +121,63 @@ RECORD = """
         error, progress, note, ended
     FROM run LEFT JOIN lane ON lane.n = run.lane WHERE"""
 RECORD_OF = f"{RECORD} run.id = ?"
+RECORD_AT = f"{RECORD} run.rowid = ?"
 FOUND = RECORD + " run.rowid IN ({}) ORDER BY run.id DESC"
+# A value that is too long to be shown is not read: its length stands at the start of the row.
+BRIEF = RECORD.replace("value", "CASE WHEN length(value) <= ? THEN value END")
+BRIEF_OF = f"{BRIEF} run.id = ?"
+BRIEF_AT = f"{BRIEF} run.rowid = ?"
+BRIEF_FOUND = BRIEF + " run.rowid IN ({}) ORDER BY run.id DESC"
 # A plus sign keeps SQLite from using the index on that column. The first query reads all runs by id; the second reads
 # one shelf and sorts it.
 FIND_WALKING = "SELECT rowid FROM run WHERE id < ? AND {} ORDER BY id DESC LIMIT ?"
 FIND_SORTING = "SELECT rowid FROM run WHERE +id < ? AND {} ORDER BY +id DESC LIMIT ?"
 COUNTS = "SELECT queue, route, queued, running, succeeded, failed, cancelled, n FROM lane"
 BODY = "SELECT body FROM long WHERE id = ?"
+PLACE_OF_BODY = "SELECT rowid FROM long WHERE id = ?"
+# The body is behind the value. Where that is long, it goes elsewhere, as it could not be read without the value.
+MOVE_BODY = """
+    INSERT OR IGNORE INTO long (id, body)
+    SELECT id, body FROM run WHERE id = ? AND token = ? AND typeof(body) = 'blob'"""
+DROP_BODY = "UPDATE run SET body = NULL WHERE id = ? AND token = ?"
 
 OVER = """
     SELECT id, lane, -shelf, typeof(body) <> 'blob' FROM run WHERE shelf = ? AND ripe <= ? ORDER BY ripe, id LIMIT ?"""
 # In a damaged file, a value that is not a number sorts after all numbers.
 NEVER_OVER = "SELECT id, lane, -shelf, 1 FROM run WHERE shelf = ? AND ripe > 9e999 LIMIT ?"
+# All shelves that hold runs are found one after the other in the index. What lies on any other than those of lanes and
+# states is damaged.
+STRANGE = f"""
+    WITH RECURSIVE shelves (n) AS (
+        SELECT (SELECT shelf FROM run ORDER BY shelf LIMIT 1)
+        UNION ALL
+        SELECT (SELECT shelf FROM run WHERE shelf > shelves.n ORDER BY shelf LIMIT 1) FROM shelves WHERE n IS NOT NULL)
+    SELECT run.id FROM shelves JOIN run ON run.shelf = shelves.n
+    WHERE n NOT IN (SELECT n FROM lane) AND n NOT IN ({-SUCCEEDED}, {-FAILED}, {-CANCELLED}) LIMIT ?"""
+PUT_BACK = "UPDATE run SET shelf = ?, ripe = ? WHERE id = ?"
 PAST_EXPIRES = f"""
     SELECT expiring.id FROM expiring JOIN run ON run.id = expiring.id
-    WHERE expiring.expires <= ?1 AND (state = {QUEUED} OR state = {RUNNING} AND ripe <= ?1)
-    ORDER BY expiring.expires, expiring.id LIMIT ?2"""
+    WHERE expiring.expires <= ? AND (state = {QUEUED} OR state = {RUNNING} AND ripe <= ?)
+    ORDER BY expiring.expires, expiring.id LIMIT ?"""
+FORGET_WORKER = "DELETE FROM worker WHERE name = ? OR name = CAST(? AS TEXT)"
 GONE = "SELECT name FROM worker WHERE until <= ? ORDER BY name LIMIT ?"
 ADDRESSED = """
     SELECT n FROM lane WHERE route >= '@' AND route < 'A' AND queued + running > 0
         AND substr(route, 2, instr(route || '^', '^') - 2) NOT IN (SELECT name FROM worker WHERE until > ?)"""
-UNLEASED = f"SELECT id FROM run WHERE shelf = ?1 AND (state = {QUEUED} OR ripe <= ?2) ORDER BY id LIMIT ?3"
+UNLEASED = f"SELECT id FROM run WHERE shelf = ? AND (state = {QUEUED} OR ripe <= ?) ORDER BY id LIMIT ?"
+
+CLOCK = "SELECT base, anchor FROM clock WHERE boot = ?"
+SET_CLOCK = "INSERT INTO clock (boot, base, anchor) VALUES (?, ?, ?)"
+BUSY_LANES = "SELECT n FROM lane WHERE running > 0"
+END_LEASES = f"UPDATE run SET ripe = min(ripe, ?) WHERE shelf = ? AND state = {RUNNING}"
+MOVE_LEASES = f"UPDATE run SET ripe = ripe + ? WHERE shelf = ? AND state = {RUNNING}"
+END_BEATS = "UPDATE worker SET until = min(until, ?)"
+MOVE_BEATS = "UPDATE worker SET until = until + ?"
+SENT_AFTER = f"SELECT id, due, expires FROM run WHERE id >= ? AND state <= {RUNNING}"
+WOULD_EXPIRE = f"""
+    SELECT run.id, run.due, run.expires FROM expiring JOIN run ON run.id = expiring.id
+    WHERE expiring.expires > ? AND expiring.expires <= ? AND run.id >= ? AND run.id < ? AND state <= {RUNNING}"""
+MOVE_DUE = f"""
+    UPDATE run SET ripe = CASE WHEN state = {QUEUED} AND ripe = due THEN ripe + ? ELSE ripe END, due = due + ?,
+        expires = expires + ?
+    WHERE id = ?"""

@@ -13,6 +13,7 @@ from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Key, RunKey
 from skunkqueue.persistence.sqlite import sql as sql
 from skunkqueue.persistence.sqlite.rows import (
     LONG,
+    LONG_VALUE,
     STATES,
     Lane,
     Row,
@@ -21,16 +22,20 @@ from skunkqueue.persistence.sqlite.rows import (
     envelope_of,
     lane_of,
     lapses_of,
+    mend_ids,
     number_of,
     records_of,
     row_of,
     state_of,
     storable,
+    storable_id,
 )
 from skunkqueue.persistence.sqlite.sql import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 
 EXPIRED_AT_ONCE: Final = 1000
 """How many expired runs one claim ends before it returns what it has."""
+
+UNKNOWN_ROUTE: Final = "its record is damaged: nobody knows its route"
 
 Pair = tuple[Claim, Outcome]
 Cursor = sqlite3.Connection | sqlite3.Cursor
@@ -46,11 +51,18 @@ class Transaction:
 
     def __init__(self, now: float, *, carefully: bool = False) -> None:
         self.now = now
+        self.late = 0.0
+        """What was to be added to the times of the call."""
         self.result = Exchange(set(), [], None)
         self._write = _write_each if carefully else _write_all
         self._moved: dict[Lane, list[int]] = {}
         self._ended: list[str] = []
         self._queued: set[Lane] = set()
+
+    def delay(self, late: float) -> None:
+        """The times of the call were reckoned before the clock was set: add this to them."""
+        self.now += late
+        self.late = late
 
     def keys(self) -> set[Key]:
         """The keys to announce: those who wait for one of them are woken."""
@@ -74,6 +86,8 @@ class Transaction:
         taken: set[str] = set()
         for kind, pairs in _by_kind(outcomes):
             writing = WRITINGS[kind]
+            if self.late and kind == "again":
+                pairs = [(c, o if o.due is None else o._replace(due=o.due + self.late)) for c, o in pairs]
             changed = self._write(db, writing.sql, writing.rows(self.now, pairs))
             if changed is None:
                 written = [claim for claim, _ in pairs]
@@ -81,6 +95,7 @@ class Transaction:
                 written = [claim for (claim, _), was in zip(pairs, changed, strict=True) if was]
                 taken.update(c.id for (c, _), was in zip(pairs, changed, strict=True) if not was and _bears(db, c))
             taken.update([claim.envelope.id for claim in written])
+            _move_bodies(db, pairs)
             self._note(db, writing.state, written)
         return taken
 
@@ -125,6 +140,8 @@ class Transaction:
         ended = 0
         while ended <= EXPIRED_AT_ONCE:
             rows = db.execute(sql.RIPE, (*lane, self.now, limit)).fetchall()
+            if mend_ids(db, [row[0] for row in rows]):
+                continue
             over = [row[0] for row in rows if number_of(row[3], inf) <= self.now]
             if not over:
                 return rows
@@ -173,7 +190,7 @@ class Transaction:
 
     def promote(self, db: sqlite3.Connection, record: Record) -> bool:
         """Make a run ripe that is queued for later; returns whether it was."""
-        is_later = db.execute(sql.PROMOTE, (self.now, record.id)).rowcount > 0
+        is_later = db.execute(sql.PROMOTE, (self.now, record.id, self.now)).rowcount > 0
         if is_later:
             self._queued.add(lane_of(record))
         return is_later
@@ -186,20 +203,36 @@ class Transaction:
         for state in (SUCCEEDED, FAILED, CANCELLED):
             rows += db.execute(sql.OVER, (-state, self.now, limit - len(rows))).fetchall()
             rows += db.execute(sql.NEVER_OVER, (-state, limit - len(rows))).fetchall()
+        if mend_ids(db, [row[0] for row in rows]):
+            return self.purge_kept(db, limit)
         db.executemany("DELETE FROM run WHERE id = ?", [(id,) for id, *_ in rows])
         db.executemany("DELETE FROM long WHERE id = ?", [(id,) for id, _, _, is_long in rows if is_long])
         for (lane, state), n in Counter((lane, state) for _, lane, state, _ in rows).items():
             db.execute(sql.COUNT_OUT[state], (n, lane))
         return len(rows)
 
+    def purge_strange(self, db: sqlite3.Connection, limit: int) -> int:
+        """Put damaged runs that nobody would find where they belong; what is open, and of no route, is ended."""
+        records = records_of(db, [id for (id,) in db.execute(sql.STRANGE, (limit,)).fetchall()])
+        for record in records:
+            state = STATES.index(record.state)
+            lane = db.execute(sql.LANE_NUMBER, lane_of(record)).fetchone()
+            if state > RUNNING:
+                db.execute(sql.PUT_BACK, (-state, min(record.ripe, self.now + record.envelope.keep), record.id))
+            elif lane is not None:
+                db.execute(sql.PUT_BACK, (lane[0], self.now, record.id))
+            else:
+                self.end(db, [record], UNKNOWN_ROUTE)
+        return len(records)
+
     def purge_expired(self, db: sqlite3.Connection, limit: int) -> int:
         """End open runs past their ``expires`` that are not leased."""
-        return self._end_all(db, db.execute(sql.PAST_EXPIRES, (self.now, limit)).fetchall(), EXPIRED)
+        return self._end_all(db, db.execute(sql.PAST_EXPIRES, (self.now, self.now, limit)).fetchall(), EXPIRED)
 
     def purge_workers(self, db: sqlite3.Connection, limit: int) -> int:
         """Delete workers whose heartbeat has expired, and their orders."""
         gone = db.execute(sql.GONE, (self.now, limit)).fetchall()
-        db.executemany("DELETE FROM worker WHERE name = ?", gone)
+        db.executemany(sql.FORGET_WORKER, [(storable_id(name), storable_id(name)) for (name,) in gone])
         # Orders for a worker that never sent a heartbeat would stay for ever.
         db.execute("DELETE FROM told WHERE worker NOT IN (SELECT name FROM worker)")
         return len(gone)
@@ -277,7 +310,7 @@ def _release(db: sqlite3.Connection, envelopes: Iterable[Envelope]) -> None:
     """Release the unique keys and expiries of runs that have ended."""
     for envelope in [e for e in envelopes if e.unique is not None or e.expires is not None]:
         if envelope.unique is not None:
-            db.execute(sql.RELEASE_KEY, (envelope.id, storable(envelope.unique)))
+            db.execute(sql.RELEASE_KEY, (envelope.id, storable(envelope.unique), envelope.id))
         if envelope.expires is not None:
             db.execute(sql.RELEASE_EXPIRING, (envelope.expires, envelope.id))
 
@@ -348,6 +381,14 @@ def _by_kind(outcomes: Sequence[Pair]) -> Sequence[tuple[str, Sequence[Pair]]]:
             groups.append((kind, group))
         group.append(pair)
     return groups
+
+
+def _move_bodies(db: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
+    """Keep long values from standing before the bodies of their runs."""
+    long = [(claim.id, claim.token) for claim, outcome in pairs if len(outcome.value or b"") >= LONG_VALUE]
+    if long:
+        db.executemany(sql.MOVE_BODY, long)
+        db.executemany(sql.DROP_BODY, long)
 
 
 def _write_all(db: sqlite3.Connection, statement: str, rows: list[Row]) -> list[bool] | None:

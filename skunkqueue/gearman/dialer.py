@@ -1,0 +1,74 @@
+"""Connects to a server on a thread of its own, again and again until it is there, so that nobody waits for it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+
+from skunkqueue.errors import WrongCall
+from skunkqueue.gearman.connection import LONGEST_PAUSE, open_socket
+from skunkqueue.gearman.errors import ServerUnavailable
+from skunkqueue.gearman.worker_connection import WorkerConnection
+from skunkqueue.pauses import pause_after
+
+
+class Dialer:
+    """Dials for one connection. ``found`` is called with it and the open socket, ``say`` with each kind of trouble;
+    both on the dialer's thread, of which there is one while ``dial`` has not succeeded.
+    """
+
+    def __init__(
+        self,
+        connection: WorkerConnection,
+        found: Callable[[WorkerConnection, socket.socket], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._connection = connection
+        self._found = found
+        self._say = say
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._trouble = ""
+
+    def dial(self) -> None:
+        """Begin to dial, unless that is under way."""
+        with self._lock:
+            if self._thread is not None or self._closed.is_set():
+                return
+            self._thread = threading.Thread(target=self._work, name="skunkqueue-dialer", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Dial no more."""
+        self._closed.set()
+
+    def _work(self) -> None:
+        failures = 0
+        while not self._closed.is_set():
+            try:
+                found = open_socket(self._connection.server)
+            except (ServerUnavailable, WrongCall) as error:
+                failures += 1
+                self._tell(f"{error}; trying again until it can")
+                self._closed.wait(pause_after(failures, LONGEST_PAUSE))
+                continue
+            self._succeed(found)
+            return
+
+    def _succeed(self, found: socket.socket) -> None:
+        with self._lock:
+            self._thread = None
+            if self._closed.is_set():
+                found.close()
+                return
+        if self._trouble:
+            self._trouble = ""
+            self._say(f"{self._connection.server} is back")
+        self._found(self._connection, found)
+
+    def _tell(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._say(trouble)
