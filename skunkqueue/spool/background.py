@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Final
 
 from skunkqueue.signals import catch
+from skunkqueue.spool import last_line
 from skunkqueue.worker import Pool
 
 OVERDUE: Final = 0.3
@@ -31,6 +32,7 @@ class Background:
         self._previous: dict[int, Any] = {}
         self._answered = 0
         self._woken = -1
+        self._script_over = False
 
     def start(self) -> None:
         """Start the keeper thread, unless it runs."""
@@ -38,8 +40,16 @@ class Background:
             return
         if threading.current_thread() is threading.main_thread():
             self._catch()
+            if last_line.IS_NEEDED:
+                last_line.before_the_end(self._outlive)
         self._keeper = threading.Thread(target=self._keep, name="skunkqueue-keeper")
         self._keeper.start()
+
+    def _outlive(self) -> None:
+        """On the main thread, after the script's last line: stay until the pool has stopped."""
+        self._script_over = True
+        if self._keeper is not None:
+            self._keeper.join()
 
     def wait(self) -> None:
         """Wait until it has stopped; on the main thread signals are then as they were before."""
@@ -85,7 +95,7 @@ class Background:
         """Stop the pool; then, if the main thread still runs, do what the signal would have done without us."""
         self._answered += 1
         self._pool.on_signal(number, frame)
-        if not threading.main_thread().is_alive():
+        if self._script_over or not threading.main_thread().is_alive():
             return
         previous = self._previous.get(number)
         if callable(previous):

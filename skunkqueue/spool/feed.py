@@ -15,6 +15,7 @@ from skunkqueue.durations import seconds
 from skunkqueue.envelope import Claim, Envelope, Outcome, Want, check_name, new_token, pack_head
 from skunkqueue.errors import StoreError, StoreRefused, TooLarge
 from skunkqueue.options import Options
+from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import WorkKey
 from skunkqueue.persistence.put import put
 from skunkqueue.queue import SkunkQueue
@@ -27,7 +28,6 @@ from skunkqueue.worker import ERROR, WARNING, Log, LogEntry, pool_name
 
 BATCH: Final = 256
 """Files that are put on the queue in one call."""
-LONGEST_PAUSE: Final = 5.0
 
 
 class Feeder:
@@ -101,13 +101,13 @@ class Feeder:
 
     def _put(self, claims: Sequence[Claim]) -> None:
         """Put the files on the queue, with retries; when stopped, those not put go back under their ids."""
-        pause = 0.1
+        failures = 0
         while (refused := self._refused(claims)) is None:
-            if self._stopping.wait(pause):
+            failures += 1
+            if self._stopping.wait(pause_after(failures)):
                 # Not as untouched: the store may have accepted them all the same, and the ids must stay.
                 self._commit([(claim, Outcome.again()) for claim in claims])
                 return
-            pause = min(2 * pause, LONGEST_PAUSE)
             held = self._source.extend(claims, until=self._clock.now() + self._lease)
             claims = [claim for claim in claims if claim.id in held]
         names = {claim.id: self._source.names.pop(claim.id, "?") for claim in claims}

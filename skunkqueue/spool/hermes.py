@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self, TextIO
 
 from skunkqueue.clock import Clock
 from skunkqueue.codec import default_keys, encode_call, pickle_function
-from skunkqueue.durations import seconds
+from skunkqueue.durations import Duration, seconds
 from skunkqueue.envelope import Seal, pack_body, pack_head
 from skunkqueue.errors import WrongCall
 from skunkqueue.job import Carried
@@ -34,11 +33,11 @@ _LAST: Final = frozenset({"finished", "failed", "retries", "handed back"})
 class Hermes:
     """Processes the jobs that are dropped as files into ``path``/in; those that fail are kept in ``path``/err.
 
-    ``threads`` of this process work, or with ``workers`` so many processes, which a job can neither crash nor block for
-    others. ``timeout`` (seconds or a timedelta) and ``retries`` hold for every job; a file above ``max_size`` bytes is
-    not read. ``lease`` is how long a file stays claimed by a dead process. ``log`` is a text stream; by default
-    stderr, or the logger ``skunkqueue.worker`` where logging has been set up; with ``log_format="json"`` it is a JSON
-    document a line. ``options`` are those of SpoolSource.
+    ``threads`` of this process work, or with ``workers`` so many processes, which a job can neither crash nor block
+    for others. ``timeout`` (seconds, a timedelta or a text like "5m") and ``retries`` hold for every job; a file
+    above ``max_size`` bytes is not read. ``lease`` is how long a file stays claimed by a dead process. ``log`` is a
+    text stream; by default stderr, or the logger ``skunkqueue.worker`` where logging has been set up; with
+    ``log_format="json"`` it is a JSON document a line. ``options`` are those of SpoolSource.
 
     Raises WrongCall for options that cannot be right, and where ``path`` cannot be a spool folder.
     """
@@ -48,11 +47,11 @@ class Hermes:
         path: str | os.PathLike[str],
         threads: int = 4,
         workers: int = 0,
-        timeout: float | timedelta | None = None,
+        timeout: Duration | None = None,
         retries: int = 0,
         max_size: int = MOST_SIZE,
         *,
-        lease: float | timedelta = 15,
+        lease: Duration = 15,
         log: TextIO | None = None,
         log_format: str = "text",
         verbose: bool = False,

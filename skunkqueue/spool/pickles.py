@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import pickle
 from collections.abc import Callable
@@ -15,20 +16,60 @@ MOST_DEPTH: Final = 500
 
 
 def load(data: bytes) -> Any:
-    """The value of a pickle, of any protocol, also one by Python 2 (its str read as UTF-8, else as Latin-1).
+    """The value of a pickle, of any protocol, also one by Python 2 (each str read as UTF-8, else as Latin-1).
 
     Admitted are plain data, datetime, Decimal and UUID. Raises Unfinished where it breaks off, Unreadable for the rest.
     """
     make = _Restricted if _survey(data) <= MOST_DEPTH else _Careful
     try:
-        try:
-            return make(io.BytesIO(data), encoding="utf-8").load()
-        except (UnicodeDecodeError, TypeError, ValueError):  # the last two: a datetime of Python 2, read as text
-            return make(io.BytesIO(data), encoding="latin-1").load()
+        return make(io.BytesIO(data), encoding=PYTHON_2).load()
     except Unreadable:
         raise
     except Exception as error:
         raise Unreadable(f"the pickle cannot be read: {type(error).__name__}: {error}"[:500]) from error
+
+
+PYTHON_2: Final = "skunkqueue_python_2"
+"""The encoding of a str of Python 2, which says nothing of it: each by itself is UTF-8, or else taken for Latin-1."""
+
+
+def _python_2(name: str) -> codecs.CodecInfo | None:
+    return codecs.CodecInfo(codecs.utf_8_encode, _decode, name=PYTHON_2) if name == PYTHON_2 else None
+
+
+def _decode(data: Any, errors: str = "strict") -> tuple[str, int]:
+    try:
+        return codecs.utf_8_decode(data, "strict", True)
+    except UnicodeDecodeError:
+        return codecs.latin_1_decode(data)
+
+
+codecs.register(_python_2)
+
+
+def _bytes_of(state: Any, size: int) -> Any:
+    """The bytes, so many, that a date or time of Python 2 was written as, where they have been read as text."""
+    if not isinstance(state, str):
+        return state
+    return state.encode("latin-1" if len(state) == size else "utf-8")
+
+
+# For REDUCE and for NEWOBJ alike, what makes these is a class.
+
+
+class _Datetime(datetime):
+    def __new__(cls, state: Any, *rest: Any) -> datetime:  # type: ignore[misc]
+        return datetime(_bytes_of(state, 10), *rest)
+
+
+class _Date(date):
+    def __new__(cls, state: Any, *rest: Any) -> date:  # type: ignore[misc]
+        return date(_bytes_of(state, 4), *rest)
+
+
+class _Time(time):
+    def __new__(cls, state: Any = 0, *rest: Any) -> time:  # type: ignore[misc]
+        return time(_bytes_of(state, 6), *rest)
 
 
 # -- what of it is looked at before anything is read -------------------------------------------------------------------
@@ -200,9 +241,9 @@ def _decimal() -> Any:
 
 _ANYTHING: Final = _Anything()
 _ADMITTED: Final[dict[tuple[str, str], Callable[[], Any]]] = {
-    ("datetime", "datetime"): lambda: datetime,
-    ("datetime", "date"): lambda: date,
-    ("datetime", "time"): lambda: time,
+    ("datetime", "datetime"): lambda: _Datetime,
+    ("datetime", "date"): lambda: _Date,
+    ("datetime", "time"): lambda: _Time,
     ("datetime", "timedelta"): lambda: timedelta,
     ("datetime", "timezone"): lambda: timezone,
     ("decimal", "Decimal"): _decimal,

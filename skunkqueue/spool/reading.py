@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from skunkqueue.codec import default_keys, encode_value, unpickle
+from skunkqueue.codec import default_keys, encode_value, unpickle_function
 from skunkqueue.envelope import SIGNATURE
 from skunkqueue.errors import BadSignature
 from skunkqueue.job import Carried
@@ -119,7 +119,7 @@ class Reading:
             return None  # the pool meets the same error, and handles it
 
     def _unpickle(self, code: bytes) -> Callable[[Any], Any]:
-        processor: Callable[[Any], Any] = unpickle(code).function
+        processor: Callable[[Any], Any] = unpickle_function(code)[0].function
         self._processors[code] = processor
         return processor
 
