@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # to import it would cost more than all the rest here
 if TYPE_CHECKING:
+    from skunkqueue.classes import JobMixin
     from skunkqueue.errors import (
         BadSignature,
         Corrupt,
@@ -28,17 +29,21 @@ if TYPE_CHECKING:
         UnknownJob,
         WaitTimeout,
         WrongCall,
+        WrongStore,
     )
     from skunkqueue.job import Job
     from skunkqueue.persistence.sqlite import default_cfg
     from skunkqueue.policy import Backoff
     from skunkqueue.queue import SkunkQueue
     from skunkqueue.run import Run, Runs, current_run
+    from skunkqueue.schedules.desk import Schedule
+    from skunkqueue.schedules.when import Adaptive
     from skunkqueue.worker import WorkerPool
 
 __version__ = "1.0.0"
 
 __all__ = [
+    "Adaptive",
     "Backoff",
     "BadSignature",
     "Corrupt",
@@ -48,6 +53,7 @@ __all__ = [
     "JobCancelled",
     "JobError",
     "JobFailed",
+    "JobMixin",
     "NotAJob",
     "NotPlain",
     "PartialFire",
@@ -56,6 +62,7 @@ __all__ = [
     "Run",
     "RunGone",
     "Runs",
+    "Schedule",
     "SkunkError",
     "SkunkQueue",
     "StoreAway",
@@ -68,15 +75,19 @@ __all__ = [
     "WaitTimeout",
     "WorkerPool",
     "WrongCall",
+    "WrongStore",
     "current_run",
     "default_cfg",
 ]
 
 _HOMES = {
+    "Adaptive": "skunkqueue.schedules.when",
     "Backoff": "skunkqueue.policy",
     "Job": "skunkqueue.job",
+    "JobMixin": "skunkqueue.classes",
     "Run": "skunkqueue.run",
     "Runs": "skunkqueue.run",
+    "Schedule": "skunkqueue.schedules.desk",
     "SkunkQueue": "skunkqueue.queue",
     "WorkerPool": "skunkqueue.worker",
     "current_run": "skunkqueue.run",

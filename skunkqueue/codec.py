@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from typing import Any, Final
 
 import msgpack
 
-from skunkqueue.envelope import PYTHON, SIGNATURE
+from skunkqueue import culprit
+from skunkqueue.envelope import SIGNATURE
 from skunkqueue.errors import Corrupt, NotPlain, PayloadError, UnknownJob
 from skunkqueue.keys import CALL as CALL
 from skunkqueue.keys import VALUE, Keyring
 from skunkqueue.keys import Keys as Keys
 from skunkqueue.keys import default_keys as default_keys
+from skunkqueue.pickling import pickle_function as pickle_function
+from skunkqueue.pickling import pickle_value, unpickle
+from skunkqueue.pickling import pickled_size as pickled_size
+from skunkqueue.pickling import unpickle_function as unpickle_function
 
 _pack: Callable[..., bytes] = msgpack.packb
 _unpack: Callable[..., Any] = msgpack.unpackb
@@ -23,6 +28,14 @@ _Ext = msgpack.ExtType
 
 PLAIN: Final = b"m"
 PICKLED: Final = b"p"
+FOREIGN: Final = b"j"
+"""What a program in another language sent: JSON where it can be read as that, else bytes as they are."""
+HEADED: Final = b"h"
+"""A call before which its headers stand: their size, and MessagePack of them."""
+_SIZE: Final = struct.Struct("<cI")
+TIMED: Final = b"t"
+"""A result that a pool wrote: when its run began and how long it took stand before it."""
+_TIMES: Final = struct.Struct("<cdd")
 NOTHING: Final = PLAIN + b"\xc0"  # None
 
 SERIALIZERS: Final = ("auto", "plain")
@@ -32,7 +45,59 @@ SERIALIZERS: Final = ("auto", "plain")
 
 def is_pickled(data: bytes) -> bool:
     """Whether reading it means unpickling, so that somebody must have signed it."""
-    return data[:1] == PICKLED
+    return bare(data)[:1] == PICKLED
+
+
+def with_headers(headers: Mapping[str, str], call: bytes) -> bytes:
+    """An encoded call with headers, which travel with the run and are no arguments."""
+    packed = _pack(dict(headers))
+    return _SIZE.pack(HEADED, len(packed)) + packed + call
+
+
+def headers_of(call: bytes) -> dict[str, str]:
+    """The headers of an encoded call. Raises Corrupt."""
+    if call[:1] != HEADED:
+        return {}
+    try:
+        found = _unpack(call[_SIZE.size : _SIZE.size + _SIZE.unpack_from(call)[1]])
+        return {str(name): str(value) for name, value in found.items()}
+    except Exception as error:
+        raise Corrupt(f"the headers cannot be read ({type(error).__name__}: {error})"[:300]) from error
+
+
+def bare(data: bytes) -> bytes:
+    """An encoded call or result without what may stand before it: headers, or times."""
+    if data[:1] == HEADED and len(data) >= _SIZE.size:
+        return data[_SIZE.size + _SIZE.unpack_from(data)[1] :]
+    return untimed(data)
+
+
+def timed(value: bytes, started: float, took: float) -> bytes:
+    """An encoded result with the times of its run: when it began (since the epoch) and how long it took, in seconds."""
+    return _TIMES.pack(TIMED, started, took) + value
+
+
+def untimed(data: bytes) -> bytes:
+    """An encoded result without the times that may stand before it."""
+    return data[_TIMES.size :] if data[:1] == TIMED else data
+
+
+def times_of(data: bytes) -> tuple[float, float] | None:
+    """When the run of an encoded result began, and how long it took; None if it does not say."""
+    if data[:1] != TIMED or len(data) < _TIMES.size:
+        return None
+    _, started, took = _TIMES.unpack_from(data)
+    return started, took
+
+
+def scalar_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | None:
+    """As ``encode_call``, the quickest way: for arguments that are numbers, texts and the like; None for others."""
+    if _scalars(map(type, args)) and (not kwargs or _scalars(map(type, kwargs.values()))):
+        try:
+            return PLAIN + _pack((args, kwargs))
+        except (OverflowError, UnicodeEncodeError):
+            return None  # beyond 64 bits, or a lone surrogate
+    return None
 
 
 def encode_call(args: tuple[Any, ...], kwargs: Mapping[str, Any], serializer: str = "auto") -> bytes:
@@ -40,25 +105,27 @@ def encode_call(args: tuple[Any, ...], kwargs: Mapping[str, Any], serializer: st
 
     Raises NotPlain where ``serializer="plain"`` and an argument is not plain, PayloadError where it cannot travel.
     """
-    if _scalars(map(type, args)) and (not kwargs or _scalars(map(type, kwargs.values()))):
-        try:
-            return PLAIN + _pack((args, kwargs))
-        except (OverflowError, UnicodeEncodeError):
-            pass  # beyond 64 bits, or a lone surrogate
+    call = scalar_call(args, kwargs)
+    if call is not None:
+        return call
     try:
         return PLAIN + _pack_exactly([list(args), dict(kwargs)])
     except _Unfit as unfit:
         if serializer == "plain":
             raise _not_plain(args, kwargs, unfit) from None
-    return PICKLED + _pickle((args, kwargs), "the arguments")
+    return PICKLED + pickle_value((args, kwargs), "the arguments", lambda: culprit.of_call(args, kwargs))
 
 
 def decode_call(data: bytes) -> tuple[list[Any] | tuple[Any, ...], dict[str, Any]]:
     """Read the arguments of a call; the signature of a pickled one must have been verified. Raises Corrupt."""
+    if data[:1] == HEADED:
+        data = bare(data)
     if data[:1] == PLAIN:
         call = _unpack_exactly(data[1:])
     elif data[:1] == PICKLED:
         call = unpickle(data[1:])
+    elif data[:1] == FOREIGN:
+        return _foreign_call(data[1:])
     else:
         raise Corrupt(f"the arguments cannot be read: they begin with {data[:1]!r}, not {PLAIN!r} or {PICKLED!r}")
     try:
@@ -68,6 +135,26 @@ def decode_call(data: bytes) -> tuple[list[Any] | tuple[Any, ...], dict[str, Any
     if type(args) not in (list, tuple) or type(kwargs) is not dict or not _named_by_str(kwargs):
         raise Corrupt("the arguments cannot be read: they are not a list and a dictionary by name")
     return args, kwargs
+
+
+def _foreign_call(data: bytes) -> tuple[list[Any], dict[str, Any]]:
+    """A JSON object is arguments by keyword, an array arguments by position, and anything else one argument: bytes."""
+    value = read_foreign(data)
+    if type(value) is dict:
+        return [], value
+    if type(value) is list:
+        return value, {}
+    return [data] if data else [], {}
+
+
+def read_foreign(data: bytes) -> Any:
+    """The value of JSON; anything else stays bytes."""
+    import json  # late: only what comes from another language is JSON
+
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return data
 
 
 def _named_by_str(kwargs: dict[Any, Any]) -> bool:
@@ -99,19 +186,25 @@ def _pack_value(value: Any) -> bytes:
 def _encode_pickled(value: Any, keys: Keyring | None, serializer: str, unfit: _Unfit) -> bytes:
     if serializer == "plain":
         raise NotPlain(f"the result is not plain: it {unfit}; {_WANTED}")
-    pickled = _pickle(value, "the result")
+    pickled = pickle_value(value, "the result", lambda: culprit.of_value(value))
     return PICKLED + (keys or default_keys)().sign(VALUE, pickled) + pickled
 
 
 def decode_value(data: bytes, keys: Keyring | None = None) -> Any:
-    """Read a result. Raises BadSignature before it would unpickle what nobody trusted signed, Corrupt, UnknownJob."""
+    """Read a result. Raises BadSignature before it would unpickle what nobody trusted signed, else a PayloadError."""
+    data = untimed(data)
     if data[:1] == PLAIN:
         return _unpack_exactly(data[1:])
+    if data[:1] == FOREIGN:
+        return read_foreign(data[1:])
     if data[:1] != PICKLED:
         raise Corrupt(f"the result cannot be read: it begins with {data[:1]!r}, not {PLAIN!r} or {PICKLED!r}")
     signature, pickled = data[1 : 1 + SIGNATURE], data[1 + SIGNATURE :]
     (keys or default_keys)().verify(VALUE, pickled, signature)
-    return unpickle(pickled)
+    try:
+        return unpickle(pickled)
+    except UnknownJob as error:
+        raise PayloadError(f"the result cannot be read here: {error}") from error
 
 
 # -- MessagePack, exactly --------------------------------------------------------------------------------------------
@@ -316,61 +409,9 @@ _READ: Final[dict[int, Callable[[bytes], Any]]] = {
 
 def _not_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any], unfit: _Unfit) -> NotPlain:
     """Name the argument that stands in the way."""
-    for name, value in _named(args, kwargs):
+    for name, value in culprit.of_call(args, kwargs):
         try:
             _pack_exactly(value)
         except _Unfit as found:
             return NotPlain(f"{name} is not plain: it {found}; {_WANTED}")
     return NotPlain(f"the arguments are not plain: together they {unfit}; {_WANTED}")
-
-
-def _named(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for position, value in enumerate(args, 1):
-        yield f"argument {position}", value
-    for name, value in kwargs.items():
-        yield f"argument {name!r}", value
-
-
-# -- pickle ----------------------------------------------------------------------------------------------------------
-
-
-def pickle_function(function: Any) -> bytes:
-    """A function, with all it mentions, as bytes that another process can call, with its source where that is short.
-
-    Raises PayloadError.
-    """
-    return _pickle(function, "the function", with_sources=True)
-
-
-def _pickle(value: Any, what: str, *, with_sources: bool = False) -> bytes:
-    from skunkqueue import function_pickle  # late: most runs never need it
-
-    try:
-        return function_pickle.dumps(value, with_sources=with_sources)
-    except Exception as error:
-        raise PayloadError(f"{what} cannot be sent: {type(error).__name__}: {error}"[:1000]) from error
-
-
-def unpickle(data: bytes, python: str = PYTHON) -> Any:
-    """Read pickled bytes, whose signature must have been verified; ``python`` is the version that wrote them.
-
-    Raises UnknownJob where another worker may be able to read it: code of another Python version, a missing module or
-    attribute. Raises Corrupt for the rest.
-    """
-    return unpickle_function(data, python)[0]
-
-
-def unpickle_function(data: bytes, python: str = PYTHON) -> tuple[Any, bytes]:
-    """As ``unpickle``, and the packed sources that came with a function, for ``known_to_tracebacks``."""
-    import io
-    import pickle
-
-    if python != PYTHON:
-        raise UnknownJob(f"code of Python {python} cannot run here on Python {PYTHON}")
-    file = io.BytesIO(data)
-    try:
-        return pickle.load(file), file.read()  # noqa: S301 - signed, and verified by whoever calls
-    except (ImportError, AttributeError) as error:
-        raise UnknownJob(f"a pickled value needs what is not here: {type(error).__name__}: {error}"[:300]) from error
-    except Exception as error:
-        raise Corrupt(f"a pickled value cannot be read: {type(error).__name__}: {error}"[:300]) from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from skunkqueue.clock import Clock
 from skunkqueue.errors import WrongCall
-from skunkqueue.persistence.url import Address, find_backend, get_backend
+from skunkqueue.persistence.url import HIDDEN, Address, find_backend, get_backend, locate, without_secrets
 
 if TYPE_CHECKING:
     from skunkqueue.watcher import Watcher
@@ -29,6 +30,54 @@ def take_pool_url() -> None:
     """In a worker: keep what the pool told of its store, out of reach of what jobs start."""
     global _pool_url
     _pool_url = os.environ.pop(POOL_URL, "")
+
+
+_urls: dict[tuple[str, str], str] = {}
+"""The URLs with secrets in them that this process was given, by what may be shown of them and the queue's name; the
+last one given stands under "" too."""
+
+
+def remember_url(url: str, queue: str) -> None:
+    """Keep a URL that this process was given, so that handles that come from elsewhere find their store with it."""
+    public = without_secrets(url)
+    if public != url and not public.endswith(f"://{HIDDEN}") and full_url(public, queue) != url:
+        _urls[public, queue] = _urls[public, ""] = url
+
+
+def full_url(public: str, queue: str) -> str:
+    """The URL of a queue that came without its secrets, with those that this process has for that store.
+
+    They are those of the queue of that name, else of the pool that this process works for, else of another queue, else
+    of SKUNKQUEUE_URL. Where there are none, it stays as it came.
+    """
+    given = (_urls.get((public, queue)), _pool_url, _urls.get((public, "")), os.environ.get("SKUNKQUEUE_URL"))
+    return next((url for url in given if url and without_secrets(url) == public and HIDDEN not in url), public)
+
+
+_home: ContextVar[Address | None] = ContextVar("skunkqueue_home", default=None)
+
+
+def home() -> Address | None:
+    """The store that a pickle lies in which is being written or read, as far as that is known.
+
+    A queue of that very store is found again by whatever name the store has where it is read.
+    """
+    return _home.get() or (locate(_pool_url) if _pool_url else None)
+
+
+class at_home:  # noqa: N801 - used as a function; a generator would cost three times as much at every fire
+    """In this context pickles lie in that store."""
+
+    __slots__ = ("_address", "_token")
+
+    def __init__(self, address: Address | None) -> None:
+        self._address = address
+
+    def __enter__(self) -> None:
+        self._token = _home.set(self._address)
+
+    def __exit__(self, *_: object) -> None:
+        _home.reset(self._token)
 
 
 class _Connections:
@@ -66,7 +115,7 @@ class Connection:
             if self._watcher is None:
                 from skunkqueue.watcher import Watcher
 
-                self._watcher = Watcher(self.store)
+                self._watcher = Watcher(self.store, self.clock)
             return self._watcher
 
 

@@ -1,6 +1,6 @@
 """The values that travel along the path of a job: Envelope, Claim, Outcome, Record, and what a body holds.
 
-They are named tuples, not dataclasses: a pool makes four of them for each run, and a tuple costs a third.
+They are named tuples, not dataclasses: a pool makes four of them for each run, and a tuple costs a third as much.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from enum import StrEnum
 from math import inf
 from struct import Struct
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgpack
 
 from skunkqueue.errors import Corrupt, WrongCall
+from skunkqueue.printable import said
 
 _pack: Callable[[object], bytes] = msgpack.packb
 _unpack: Callable[..., Any] = msgpack.unpackb
@@ -26,19 +27,30 @@ _unpack: Callable[..., Any] = msgpack.unpackb
 VERSION: Final = 1
 DAY: Final = 86400.0
 SIGNATURE: Final = 36
-"""Bytes of a signature: the fingerprint of a key, and what it says."""
+"""The size of a signature in bytes, including the fingerprint of its key."""
 PYTHON: Final = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 HIGH: Final = "^high"
 LOW: Final = "^low"
 PRIORITIES: Final = {"high": HIGH, "normal": "", "low": LOW}
 
+MOST_ID: Final = 200
+"""Characters of an id; ours have 28."""
+
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 
-class State(StrEnum):
-    """Where a run is. ``SCHEDULED`` is only shown, never stored: it is ``QUEUED`` with its time in the future."""
+GATED: Final = 253_402_218_000.0
+"""When a run is due that waits for others: later than all that people can ask for."""
+_NEVER: Final = 2e11
 
+
+class State(StrEnum):
+    """Where a run is. ``WAITING`` and ``SCHEDULED`` are only shown, never stored: they are ``QUEUED``, until other runs
+    have ended, and with a time in the future.
+    """
+
+    WAITING = "waiting"
     SCHEDULED = "scheduled"
     QUEUED = "queued"
     RUNNING = "running"
@@ -50,6 +62,11 @@ class State(StrEnum):
         return repr(self.value)  # so that a printed count reads well
 
 
+StateName = Literal["scheduled", "queued", "running", "succeeded", "failed", "cancelled"] | State
+"""A state as people write it."""
+
+FINDABLE: Final = tuple(state for state in State if state is not State.WAITING)
+"""The states that a store can be asked for."""
 OPEN: Final = frozenset({State.QUEUED, State.RUNNING})
 
 
@@ -72,8 +89,8 @@ class Envelope(NamedTuple):
 class Want(NamedTuple):
     """What a claimer asks for: up to ``limit`` runs of ``routes``, in that order, to be held under ``token``.
 
-    ``repeated`` says that this very want was sent before and its reply was lost: what the token already holds is
-    given first, leased anew (never shorter) with no lapse, and counts towards the limit.
+    ``repeated`` says that the same want was sent before and its reply was lost. Then the runs that the token already
+    holds are given first. They are leased anew (never shorter), count no lapse, and count towards the limit.
     """
 
     queue: str
@@ -85,7 +102,7 @@ class Want(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The right to execute a run until its lease ends. Known by (id, token), never by id."""
+    """The right to execute a run until its lease ends. Identified by (id, token), never by the id alone."""
 
     envelope: Envelope
     token: str
@@ -100,9 +117,9 @@ class Claim(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a claim. Made by its named constructors.
+    """What the pool reports of a claim. Made by the named constructors.
 
-    ``notes`` of None leaves the notes as they are. ``keep`` of None means the envelope's.
+    If ``notes`` is None, the notes stay as they are. If ``keep`` is None, the envelope's ``keep`` applies.
     """
 
     kind: str
@@ -116,41 +133,42 @@ class Outcome(NamedTuple):
 
     @classmethod
     def complete(cls, value: bytes | None, *, notes: bytes | None = None) -> Outcome:
-        """It ended well, with this value."""
+        """The run succeeded, with this value."""
         return cls("complete", value, None, None, notes)
 
     @classmethod
     def failed(
         cls, error: str, *, value: bytes | None = None, notes: bytes | None = None, keep: float | None = None
     ) -> Outcome:
-        """It failed for good. ``error`` is one line for people, ``value`` the details."""
+        """The run failed for good. ``error`` is one line for people, ``value`` the details."""
         return cls("failed", value, error, None, notes, keep)
 
     @classmethod
     def again(cls, *, due: float | None = None, error: str | None = None, notes: bytes | None = None) -> Outcome:
-        """To be run again, ripe at ``due``; None means when it was first due, so before the backlog."""
+        """The run is to run again, ripe at ``due``. None means when it was first due, so before the backlog."""
         return cls("again", None, error, due, notes)
 
     @classmethod
     def untouched(cls, *, notes: bytes | None = None) -> Outcome:
-        """It was not started; it takes its old place."""
+        """The run was not started; it takes its old place."""
         return cls("untouched", None, None, None, notes)
 
     @classmethod
     def started(cls, *, notes: bytes | None = None) -> Outcome:
-        """It is about to start; the claim stays."""
+        """The run is about to start; the claim stays."""
         return cls("started", None, None, None, notes)
 
     @classmethod
     def at(cls, progress: float, note: str = "") -> Outcome:
-        """It has come so far; the claim stays."""
+        """The run has made this progress, a share from 0 to 1; the claim stays."""
         return cls("progress", progress=progress, note=note)
 
 
 class Record(NamedTuple):
     """A run as the store knows it now.
 
-    ``ripe`` is the one moving time: queued, may start at; running, leased until; ended, kept until.
+    ``ripe`` is the one time that changes. For a queued run, it is when the run may start; for a running one, when its
+    lease ends; for an ended one, until when it is kept.
     """
 
     envelope: Envelope
@@ -176,7 +194,9 @@ class Record(NamedTuple):
 
     def shown(self, now: float) -> State:
         """The state that people see."""
-        return State.SCHEDULED if self.state == State.QUEUED and self.ripe > now else self.state
+        if self.state == State.QUEUED and self.ripe > now:
+            return State.WAITING if is_waiting(self) else State.SCHEDULED
+        return self.state
 
 
 class Filter(NamedTuple):
@@ -195,15 +215,20 @@ class Filter(NamedTuple):
         )
 
 
+def is_waiting(record: Record) -> bool:
+    """Whether a run is held back until others have ended."""
+    return record.envelope.due == GATED and record.state == State.QUEUED and record.ripe > _NEVER
+
+
 def state_fits(record: Record, state: State, now: float) -> bool:
-    """``scheduled`` finds what is queued for later, ``queued`` all that is queued."""
+    """``scheduled`` fits runs queued for later, ``queued`` all queued runs."""
     if state == State.SCHEDULED:
         return record.state == State.QUEUED and record.ripe > now
     return record.state == state
 
 
 class Order(NamedTuple):
-    """A message to a worker, handed over by its beat until it is named in ``seen``."""
+    """A message to a worker. Each ``beat`` of the worker returns it, until a beat names it in ``seen``."""
 
     id: str
     text: str
@@ -212,8 +237,8 @@ class Order(NamedTuple):
 class Exchange(NamedTuple):
     """What ``exchange`` gives: the ids whose outcomes were taken, new claims, and when to look again.
 
-    ``next_ripe`` is the earliest moving time among the open runs of the routes wanted; where a want was filled it may
-    be any time up to now; None means there is nothing.
+    ``next_ripe`` is the earliest ``ripe`` among the open runs of the routes wanted. If a want was filled, it may be any
+    time up to now. None means that there is no open run.
     """
 
     taken: set[str]
@@ -224,7 +249,7 @@ class Exchange(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What is to be claimed when there is news, and the moments that hold then."""
+    """What to claim when there is news. The lease is then as long as from ``now`` to ``until``."""
 
     wants: list[Want]
     now: float
@@ -232,9 +257,9 @@ class Asked(NamedTuple):
 
 
 class Caught(NamedTuple):
-    """What was claimed when there was news, for which wants, and when that was.
+    """What was claimed when there was news, for which wants, and when.
 
-    ``woken`` is the route whose wake-up it was; None where it was none.
+    ``woken`` is the route whose wake-up ended the wait; None if no wake-up did.
     """
 
     wants: list[Want]
@@ -244,7 +269,7 @@ class Caught(NamedTuple):
 
 
 class Seal(NamedTuple):
-    """What the sender decided about running it; read by the pool, which never imports a job."""
+    """What the sender decided about executing the run; read by the pool, which never imports a job."""
 
     retries: int = 0
     first: float = 1.0
@@ -259,7 +284,8 @@ class Seal(NamedTuple):
 class Head(NamedTuple):
     """The part of a body that is the same for all runs of a job with the same options.
 
-    ``name`` is the word people gave the job, ``ref`` its ``module:qualname`` (empty: to be found by name).
+    ``name`` is the job's name for people, ``ref`` its ``module:qualname``. If ``ref`` is empty, the job is looked up by
+    its name.
     """
 
     version: int
@@ -270,10 +296,10 @@ class Head(NamedTuple):
 
 
 class Body(NamedTuple):
-    """What is inside an envelope, opened.
+    """The parts of an envelope's body.
 
-    ``head`` is as written; ``code`` is the pickled function, empty when the worker is to look it up; ``call`` holds the
-    arguments as the codec wrote them; ``signature`` is empty when nothing in it has to be unpickled.
+    ``head`` is still packed. ``code`` is the pickled function; empty if the worker is to look it up. ``call`` holds the
+    arguments as the codec wrote them. ``signature`` is empty if nothing in the body has to be unpickled.
     """
 
     head: bytes
@@ -316,9 +342,9 @@ _heads: dict[bytes, Head] = {}
 
 
 def open_head(head: bytes) -> Head:
-    """Read the head of a body; the same few come again and again, so they are remembered. Raises Corrupt.
+    """Read the head of a body. The same few heads come again and again, so they are cached. Raises Corrupt.
 
-    Of one that is newer than this code only version and name are read.
+    Of a head that is newer than this code, only the versions and the name are read.
     """
     found = _heads.get(head)
     if found is None:
@@ -348,7 +374,7 @@ def _read_seal(fields: Any) -> Seal:
         None if timeout is None else float(timeout), bool(once), float(keep_failed),
     )  # fmt: skip
     if not all(0 <= number < inf for number in (*seal[:4], seal.timeout or 0.0, seal.keep_failed)):
-        raise ValueError("a duration that is none")
+        raise ValueError("a duration is not a number of seconds from 0 up")
     return seal
 
 
@@ -358,10 +384,17 @@ _SIGNED: Final = {0: b"\x00", SIGNATURE: bytes([SIGNATURE])}
 
 
 def check_name(name: object, what: str) -> str:
-    """A queue's or route's name as people may give it. Raises WrongCall."""
+    """Check the name of a queue or route, as people give it. Raises WrongCall."""
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
-    raise WrongCall(f"a {what} is 1 to 100 letters, digits or any of _ . : - ; got {name!r}")
+    raise WrongCall(f"a {what} is 1 to 100 letters, digits or any of _ . : - ; got {said(name)}")
+
+
+def check_id(id: object) -> str:
+    """Check the id of a run, as people give it. Raises WrongCall for what cannot be the id of a run."""
+    if isinstance(id, str) and 0 < len(id) <= MOST_ID and id.isprintable():  # this also excludes lone surrogates
+        return id
+    raise WrongCall(f"the id of a run is a line of text, like 0196f3a2b8c15f0e6d1b2c3d4e5f; got {said(id)}")
 
 
 def base_route(route: str) -> str:
@@ -369,8 +402,25 @@ def base_route(route: str) -> str:
     return route.partition("^")[0]
 
 
+def is_internal(route: str) -> bool:
+    """Whether what lies on a route is no run of a job: a schedule, or a pause. People's names hold no ``~``."""
+    return "~" in route
+
+
+def stored_like(state: State | None) -> State | None:
+    """The state to ask a store for, to find runs in this one: a store knows ``scheduled``, but not ``waiting``."""
+    return State.SCHEDULED if state is State.WAITING else state
+
+
+def is_shown(record: Record, state: State | None) -> bool:
+    """Whether what a store gives for ``stored_like`` of this state is a run of a job that is in it."""
+    if is_internal(record.envelope.route):
+        return False
+    return state not in (State.WAITING, State.SCHEDULED) or is_waiting(record) == (state is State.WAITING)
+
+
 def with_priorities(route: str) -> tuple[str, ...]:
-    """The sub-routes that serving a route means, in the order they are served."""
+    """The sub-routes of a route, one for each priority, in the order they are served."""
     return (route + HIGH, route, route + LOW)
 
 
@@ -380,7 +430,7 @@ def address(worker: str) -> str:
 
 
 class _Ids:
-    """Ids of 28 hexadecimal digits: 12 of milliseconds, 16 that start at random and count up."""
+    """Ids of 28 hexadecimal digits: 12 for the milliseconds, 16 that start at random and count up."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -391,7 +441,7 @@ class _Ids:
         with self.lock:
             first = int(now * 1000) << 64
             if first > self.last:
-                self.random = self.random[8:] or os.urandom(512)  # asking for each would cost more than all the rest
+                self.random = self.random[8:] or os.urandom(512)  # a call for each id would cost more than the rest
                 self.last = first | (int.from_bytes(self.random[:8], "big") >> 1)
             else:
                 self.last += 1
@@ -402,14 +452,14 @@ _ids = _Ids()
 
 
 def new_id(now: float) -> str:
-    """A run's id: sorts by time, ascends within a process, collides with nobody."""
+    """A run's id. Ids sort by time, ascend within a process, and never collide."""
     return _ids.draw(now)
 
 
 def is_for_later(envelope: Envelope) -> bool:
-    """Whether a run was due later than its id was made. Of an id that tells no time: yes."""
+    """Whether a run was due later than its id was made. True if the id holds no time."""
     try:
-        return envelope.due > int(envelope.id[:12], 16) / 1000 + 0.002  # the id knows milliseconds
+        return envelope.due > int(envelope.id[:12], 16) / 1000 + 0.002  # the id holds whole milliseconds
     except ValueError:
         return True
 

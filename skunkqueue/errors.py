@@ -4,20 +4,21 @@
 
     SkunkError
     +-- WrongCall (ValueError)          a call, option, URL or name that cannot be right
-    +-- StoreError                      the store
+    +-- StoreError                      the store could not do what was asked
     |   +-- StoreAway                   it cannot be reached, or its reply was lost; holds the runs in doubt
-    |   +-- StoreRefused                it said no, to certain runs; what it names was not stored
-    |   |   +-- StoreFull               ... to everything: disk full, read-only, out of memory; nothing was stored
+    |   +-- StoreRefused                it refused certain runs; those it names were not stored
+    |   |   +-- StoreFull               it takes no writes: disk full, read-only, out of memory; nothing was stored
     |   +-- StoreVersion                it was written by a newer major version
+    |   +-- WrongStore                  what is there is no store of ours; waiting does not help
     +-- PayloadError (ValueError)       arguments or a result that cannot travel
     |   +-- TooLarge                    ... because of its size
     |   +-- NotPlain                    ... because serializer="plain" and a value is not plain
     |   +-- Corrupt                     bytes that cannot be read back
-    |   +-- BadSignature                bytes that nobody we trust has signed
-    +-- PartialFire                     fire_many got through in part; says which runs were accepted
+    |   +-- BadSignature                pickled bytes without a signature by a key we have
+    +-- PartialFire                     fire_many stored only some of its runs; says which
     +-- UnknownJob (LookupError)        a worker met a name it does not know
     +-- NotAJob                         a name that leads to something that is not a Job
-    +-- JobError                        what a waiter is told
+    +-- JobError                        raised when a run has no value to return
         +-- JobFailed                   the run failed; carries the remote type, message and traceback
         +-- JobCancelled                it was cancelled, or expired
         +-- RunGone                     it is no longer kept
@@ -36,7 +37,7 @@ from typing import Any
 
 
 class SkunkError(Exception):
-    """The root of every error of ours that a caller may want to catch."""
+    """The root of all errors of SkunkQueue that a caller may want to catch."""
 
 
 class WrongCall(SkunkError, ValueError):
@@ -50,17 +51,17 @@ class StoreError(SkunkError):
 class StoreAway(StoreError):
     """The store cannot be reached, or its reply was lost.
 
-    ``runs`` holds the runs whose fate is in doubt, where the call was a ``fire``: ``run.fire()`` puts the very same
-    run again, which is harmless if it had been accepted.
+    After a ``fire``, ``runs`` are the runs that may or may not be stored. ``run.fire()`` puts the very same run again,
+    which is harmless if it was accepted before.
     """
 
     runs: Sequence[Any] = ()
 
 
 class StoreRefused(StoreError):
-    """The store said no. What ``refused`` names was not stored, by id and with the reason; all, where it is empty.
+    """The store refused runs. ``refused`` has the reason for each run that was not stored, by id; empty means all.
 
-    ``accepted`` are the handles of those of the same call that were stored.
+    ``accepted`` are the handles of the runs of the same call that were stored.
     """
 
     refused: Mapping[str, str] = MappingProxyType({})
@@ -75,6 +76,10 @@ class StoreVersion(StoreError):
     """The store was written by a newer major version of SkunkQueue."""
 
 
+class WrongStore(StoreError):
+    """What answers there, or lies there, is something else: a database of another program, a server of another kind."""
+
+
 class PayloadError(SkunkError, ValueError):
     """Arguments or a result that cannot be encoded."""
 
@@ -84,7 +89,7 @@ class TooLarge(PayloadError):
 
 
 class NotPlain(PayloadError):
-    """A value that MessagePack cannot carry exactly, where ``serializer="plain"`` asked for that."""
+    """A value that MessagePack cannot carry exactly, although ``serializer="plain"`` demands it."""
 
 
 class Corrupt(PayloadError):
@@ -92,20 +97,26 @@ class Corrupt(PayloadError):
 
 
 class BadSignature(PayloadError):
-    """Bytes that would have to be unpickled, without a signature by a key we have."""
+    """Bytes that would have to be unpickled, but have no signature by a key we have."""
 
 
 class PartialFire(SkunkError):
-    """``fire_many`` got through in part. ``accepted`` are stored; ``missing`` are not, or are in doubt."""
+    """``fire_many`` stored only some runs. ``accepted`` were stored; ``missing`` were not, or it is not known."""
 
     def __init__(self, message: str, accepted: Sequence[Any], missing: Sequence[Any]) -> None:
         super().__init__(message)
         self.accepted = accepted
         self.missing = missing
 
+    def __reduce__(self) -> Any:
+        return type(self), (*self.args, self.accepted, self.missing), self.__dict__
+
 
 class UnknownJob(SkunkError, LookupError):
     """A worker met the name of a job it cannot find."""
+
+    is_of_every_run = False
+    """Within a worker: whether it is so for all runs of that job, whatever their arguments."""
 
 
 class NotAJob(SkunkError):
@@ -113,7 +124,7 @@ class NotAJob(SkunkError):
 
 
 class JobError(SkunkError):
-    """What ``run.wait`` raises when there is no value to give."""
+    """What ``run.wait`` raises when there is no value to return."""
 
 
 class JobFailed(JobError):
@@ -139,11 +150,20 @@ class RunGone(JobError):
 
 
 class WaitTimeout(JobError, TimeoutError):
-    """The run has not ended within the time given."""
+    """The run has not ended within the time given. Says, as far as it is known, why.
+
+    ``state`` is the run's state as it was known last, ``error`` what the store has as the reason that it did not run or
+    is tried again.
+    """
+
+    def __init__(self, message: str, state: str = "queued", error: str | None = None) -> None:
+        super().__init__(message)
+        self.state = state
+        self.error = error
 
 
 class Retry(Exception):
-    """Raised by a job to be tried again, ``after`` seconds (or a timedelta) from now; by its backoff when not given."""
+    """Raised by a job to be tried again ``after`` seconds (or a timedelta) from now, or else after its backoff."""
 
     def __init__(self, message: str = "", *, after: Any = None) -> None:
         super().__init__(message)
@@ -157,5 +177,5 @@ class Fail(Exception):
 class Interrupted(BaseException):
     """Raised inside a job that must stop: its time is up, it was cancelled, or its worker is stopping.
 
-    A BaseException, so that a job's own ``except Exception`` cannot eat it.
+    A BaseException, so that a job's own ``except Exception`` does not catch it.
     """

@@ -1,19 +1,24 @@
-"""Pickles of functions that keep file names and short sources, so that remote tracebacks read as local ones do."""
+"""Pickles of functions that keep file names and short sources, so that remote tracebacks read as local ones do; and
+pickles of values, which say so where they carry code."""
 
 from __future__ import annotations
 
 import copyreg
 import io
 import linecache
+import sys
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, Final
 
 import cloudpickle
 import msgpack
+
+from skunkqueue.envelope import PYTHON
+from skunkqueue.importing import BY_VALUE, travels_by_value
 
 MOST_SOURCE: Final = 20_000
 """Characters of source that one pickle carries. A function that does not fit travels without its source."""
@@ -31,7 +36,11 @@ _packed: dict[tuple[int, ...], tuple[list[CodeType], bytes]] = {}
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Notes the code it writes, and leaves it its file name, which some versions of cloudpickle take away."""
+    """Notes the code it writes, and leaves it its file name, which some versions of cloudpickle take away.
+
+    What a module defines that was loaded from a path goes by value, like what the script itself defines. Objects with
+    a method ``reduced_by_value`` are asked for that, instead of their ``__reduce__``.
+    """
 
     def __init__(self, file: io.BytesIO) -> None:
         self.codes = codes = list[CodeType]()
@@ -48,15 +57,52 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.dispatch_table = {**copyreg.dispatch_table, **_plain_reducers.maps[0], CodeType: reduce}
         super().__init__(file)
 
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, type | FunctionType):
+            _look_at(value.__module__)
+        elif (reduced := getattr(type(value), "reduced_by_value", None)) is not None:
+            return reduced(value)
+        return super().reducer_override(value)
 
-def dumps(value: Any, *, with_sources: bool) -> bytes:
-    """The pickle of a value. The sources of its functions can follow it; ``pickle.loads`` passes over them."""
+
+_modules: set[str | None] = set()
+"""Modules whose functions and classes were met."""
+
+
+def _look_at(name: str | None) -> None:
+    """Have cloudpickle take a module by value that a worker cannot import by its name."""
+    if name in _modules:
+        return
+    if name in sys.modules and name not in BY_VALUE and travels_by_value(name):
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+    _modules.add(name)
+
+
+def dumps_function(value: Any) -> bytes:
+    """The pickle of a function, with the sources of its code behind it; ``pickle.loads`` passes over them."""
     with io.BytesIO() as file:
         pickler = _Pickler(file)
         pickler.dump(value)
-        if with_sources and pickler.codes:
+        if pickler.codes:
             file.write(_sources(pickler.codes))
         return file.getvalue()
+
+
+def dumps_value(value: Any) -> bytes:
+    """The pickle of a value. Where it carries code, of functions or classes, the Python that can run it is named
+    behind it, with the length of that name; ``pickle.loads`` passes over both.
+    """
+    with io.BytesIO() as file:
+        pickler = _Pickler(file)
+        pickler.dump(value)
+        data = file.getvalue()
+    if pickler.codes or _CLASS_BY_VALUE in data:
+        return data + PYTHON.encode() + bytes([len(PYTHON)])
+    return data
+
+
+_CLASS_BY_VALUE: Final = b"_make_skeleton_"
+"""Part of the names of the functions by which cloudpickle makes a class anew, which may have no code of its own."""
 
 
 def _sources(codes: list[CodeType]) -> bytes:

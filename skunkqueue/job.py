@@ -1,12 +1,12 @@
-"""Job: a function made fireable. What people hold in their hands, and what a worker looks for."""
+"""Job: a function that can be fired. Programs fire it, and workers look it up."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from functools import update_wrapper
+from datetime import datetime
+from functools import partial, update_wrapper
 from types import MethodType
 from typing import (
     TYPE_CHECKING,
@@ -14,7 +14,6 @@ from typing import (
     Concatenate,
     Final,
     Generic,
-    NamedTuple,
     ParamSpec,
     TypeVar,
     Unpack,
@@ -23,21 +22,25 @@ from typing import (
 )
 from weakref import ref
 
-from skunkqueue.durations import seconds
+from skunkqueue.durations import Duration
 from skunkqueue.envelope import Envelope, State, address, new_id
 from skunkqueue.errors import PartialFire, StoreAway, StoreError, StoreRefused, WrongCall
-from skunkqueue.importing import is_importing
+from skunkqueue.importing import is_importing, travels_by_value
 from skunkqueue.importing import while_importing as while_importing
 from skunkqueue.keys import default_keys
 from skunkqueue.lookup import follow
 from skunkqueue.method import BoundJob
-from skunkqueue.options import Given, Options
+from skunkqueue.options import Given, GivenRoutesApart, Options, Several
 from skunkqueue.plan import Carried as Carried
 from skunkqueue.plan import Plan, Unsigned
+from skunkqueue.printable import said
 from skunkqueue.run import Run, Runs, inert
-from skunkqueue.stub import arguments_of
+from skunkqueue.stub import arguments_of, is_generator
+from skunkqueue.times import NOW, When, when_of
 
 if TYPE_CHECKING:
+    from skunkqueue.gates.after import After, Chain
+    from skunkqueue.hooks import Hooks
     from skunkqueue.method import AsyncBoundJob
     from skunkqueue.queue import SkunkQueue
 
@@ -50,7 +53,7 @@ BATCH: Final = 500
 """Runs that ``fire_many`` gives the store in one call."""
 
 MOST_KEPT: Final = 100
-"""Runs of one firing that a job itself holds on to; of more it forgets the handles when nobody else has them."""
+"""Most runs of one firing whose handles a job keeps. Of a larger firing it keeps only a weak reference."""
 
 MOST_PREPARED: Final = 100
 """Sets of options that a job remembers, so that ``job.options(...).fire`` in a loop costs little."""
@@ -58,89 +61,162 @@ MOST_PREPARED: Final = 100
 INERT: Final = "inert: fired while a worker imported the module that fires it"
 
 
-class Call(NamedTuple):
-    """The arguments of a call, for ``fire_many``; made by ``job.args``."""
+class Call(Generic[P]):
+    """The arguments of a call of one job, for ``fire_many`` and ``queue.schedule``; made by ``job.args``.
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    ``firing`` is the job that made it, ``bound`` the object that it is bound to, in a tuple.
+    """
+
+    __slots__ = ("args", "bound", "firing", "kwargs")
+
+    def __init__(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], firing: Any = None, bound: tuple[Any, ...] = ()
+    ) -> None:
+        self.args = args
+        self.kwargs = kwargs
+        self.firing = firing
+        self.bound = bound
+
+    def whole(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the job's function."""
+        return (*self.bound, *self.args), self.kwargs
+
+    def __repr__(self) -> str:
+        return f"Call({said(self.args)}, {said(self.kwargs)})"
 
 
 class Firing(Generic[P, R]):
     """Everything that fires: a job, and a job with other options.
 
-    Of a job with one route ``fire`` gives a Run; of one with several routes, or on a broadcast queue, it gives Runs,
-    whose ``wait`` and ``result`` are lists. (Types can only say the former.)
+    ``fire`` returns a Run. For a job with several routes, or on a broadcast queue, it returns Runs, whose ``wait``
+    and ``result`` are lists. Type checkers know it of ``queue_type="broadcast"`` and of routes given as a tuple.
+    They cannot see how long a list is.
     """
 
     _plan: Plan
     _unique: str | None = None
     _via: Any = None
+    _headers: Mapping[str, str] | None = None
 
     def fire(self, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
-        """Have it run as soon as possible. What was accepted will run.
+        """Queue a run, to be executed as soon as possible. A run that was accepted will run.
 
         Raises TypeError for a wrong call, PayloadError for arguments that cannot travel, StoreAway or StoreRefused.
         """
-        return self._fire(0.0, args, kwargs)
+        return self._fire(NOW, args, kwargs)
 
     def fire_at(
-        self, when: float | timedelta | datetime, /, *args: P.args, **kwargs: P.kwargs
+        self, when: Duration | datetime, /, *args: P.args, **kwargs: P.kwargs
     ) -> Run[R]:  # positional only, so that a job may have a parameter named "when"
-        """Have it run later: after seconds or a timedelta, or at a datetime, which without a time zone is local."""
-        return self._fire(_delay(when), args, kwargs)
+        """Queue a run for later: after seconds, a timedelta or a text like "5m", or at a datetime (local if without
+        a time zone)."""
+        return self._fire(when_of(when), args, kwargs)
 
     async def afire(self, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
-        """``fire`` without blocking the event loop; what is fired at the same time is put in one call, in order."""
-        return await self._afire(0.0, args, kwargs)
+        """``fire`` without blocking the event loop. Runs fired at the same time are put in one call, in order."""
+        return await self._afire(NOW, args, kwargs)
 
-    async def afire_at(self, when: float | timedelta | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+    async def afire_at(self, when: Duration | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
         """``fire_at`` without blocking the event loop."""
-        return await self._afire(_delay(when), args, kwargs)
+        return await self._afire(when_of(when), args, kwargs)
 
-    def fire_many(self, calls: Iterable[Call | tuple[Any, ...] | list[Any]], /) -> Runs[R]:
-        """Fire many calls, given as tuples or by ``job.args(...)``, in as few trips to the store as it takes.
+    def fire_many(self, calls: Iterable[Call[P] | tuple[Any, ...] | list[Any]], /) -> Runs[R]:
+        """Fire many calls, given as tuples or made by ``job.args(...)``, in as few calls to the store as possible.
 
-        All are encoded before the first is stored. Where some were stored and then the store failed, raises PartialFire
-        with their runs as ``accepted``, the rest as ``missing``.
+        All are encoded before the first is stored. If the store fails after some were stored, raises PartialFire:
+        ``accepted`` are the runs that were stored, ``missing`` are the others.
         """
         plan = self._plan
-        pairs = [as_call(call) for call in calls]
+        try:
+            each = iter(calls)
+        except TypeError:
+            raise WrongCall(f"fire_many takes calls, like [(1, 2), job.args(3)]; got {said(calls)}") from None
+        pairs = [as_call(call) for call in each]
+        if plan.spaced and not is_importing():
+            return Runs([run for pair in pairs for run in self._spaced(NOW, *pair)])
         if is_importing():
             return Runs(_inert(plan, len(pairs)))
         code = plan.code() if pairs else b""
-        keys = default_keys() if code else default_keys  # found once; for plain calls of an importable job, never
-        bodies = [plan.body(code, *pair, keys) for pair in pairs]
-        runs = Runs[R](self._put_batches(self._envelopes(bodies, 0.0)))
+        keys = default_keys() if code else default_keys  # looked up once; without code, only if a call is pickled
+        bodies = [plan.body(code, *pair, keys, self._headers) for pair in pairs]
+        runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW)))
         plan.job._last = runs if len(runs) <= MOST_KEPT else ref(runs)
         return runs
 
-    def _fire(self, delay: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run[R]:
+    def args(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[P]:
+        """The arguments of one call, for ``fire_many`` and ``queue.schedule``: a type checker looks at them, as it
+        cannot at a tuple."""
+        return Call(args, kwargs, self)
+
+    def after(self, runs: Any, *, on: str = "succeeded", on_lost: str = "cancel") -> After[P, R]:
+        """The same job, to be run when others have ended: ``report.after(pages).fire(pages)``.
+
+        ``runs`` is a handle, or several. Where one of them is an argument as well, the job gets its value; of a run
+        that did not succeed, the exception that waiting for it raises. ``on``: ``succeeded`` (all of them), ``failed``
+        (one of them), or ``ended``. ``on_lost`` says what becomes of it where that can no longer come about: ``cancel``
+        or ``run``. Raises WrongCall.
+        """
+        from skunkqueue.gates.after import After
+
+        return After(self, runs, on, on_lost)
+
+    def then(self, job: Firing[[R], S]) -> Chain[P, S]:
+        """A chain: ``a.then(b).then(c).fire(1)``. Each job gets what the one before returned."""
+        from skunkqueue.gates.after import Chain
+
+        return Chain([self]).then(job)
+
+    def _fire(self, when: When, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run[R]:
         plan = self._plan
         if is_importing():
             runs = _inert(plan, 1)
+        elif plan.spaced:
+            runs = self._spaced(when, args, kwargs)
         else:
-            runs = self._put(self._envelopes([plan.body(plan.code(), args, kwargs)], delay))
+            runs = self._put(self._envelopes([plan.body(plan.code(), args, kwargs, headers=self._headers)], when))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
-    async def _afire(self, delay: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run[R]:
+    async def _afire(self, when: When, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run[R]:
         plan = self._plan
         if is_importing():
-            return self._fire(delay, args, kwargs)
-        if self._via is not None:  # a transaction of the user's own takes what is fired with it alone
+            return self._fire(when, args, kwargs)
+        if (
+            self._via is not None or plan.spaced
+        ):  # what is fired in a caller's transaction is not put together with other runs
             import asyncio
 
-            return await asyncio.to_thread(self._fire, delay, args, kwargs)
-        body = plan.body(plan.code(), args, kwargs)
-        runs = await plan.job.queue.batcher.put(lambda: self._envelopes([body], delay))
+            return await asyncio.to_thread(self._fire, when, args, kwargs)
+        body = plan.body(plan.code(), args, kwargs, headers=self._headers)
+        runs = await plan.job.queue.batcher.put(lambda: self._envelopes([body], when))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
-    def _envelopes(self, bodies: Sequence[bytes | Unsigned], delay: float) -> list[Envelope]:
+    def _spaced(self, when: When, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Run[Any]]:
+        """Fire a call of which the key, or earlier calls with that key, say whether and when it runs."""
+        from skunkqueue.spacing import key_of, put_spaced
+
+        plan, options, queue = self._plan, self._plan.options, self._plan.job.queue
+        key = self._unique or key_of(options, plan.job.name, args, kwargs)
+        if key is None:
+            raise WrongCall(f"window and debounce are for a unique key, and {plan.job.name} was given none: unique=...")
+        if self._via is not None:
+            raise WrongCall("via= does not go with window, debounce or a function for unique: they ask the store first")
+        body = plan.body(plan.code(), args, kwargs)
+        envelopes = self._envelopes([body], when)
+        now = queue.now()
+
+        def sealed(id: str) -> bytes:
+            return body if isinstance(body, bytes) else body.sealed(id, queue.name)
+
+        ids = [put_spaced(queue.store, e._replace(unique=key), options, sealed, now=now) for e in envelopes]
+        return [Run(queue, id, e if id == e.id else None) for id, e in zip(ids, envelopes, strict=True)]
+
+    def _envelopes(self, bodies: Sequence[bytes | Unsigned], when: When) -> list[Envelope]:
         plan, options = self._plan, self._plan.options
         queue = plan.job.queue
         now = queue.now()
-        due = now + delay
+        due = when.due(now)
         expires = None if options.expires is None else due + options.expires
         routes = _addresses(queue, options.routes) if queue.broadcast and bodies else plan.routes
         name, unique, keep = queue.name, self._unique, options.keep
@@ -157,28 +233,48 @@ class Firing(Generic[P, R]):
         return self._plan.job.queue.put(envelopes, via=self._via) if envelopes else []
 
     def _put_batches(self, envelopes: list[Envelope]) -> list[Run[Any]]:
+        """Put them, some hundred at a time. Envelopes that the store refuses do not keep the others from being put."""
         runs: list[Run[Any]] = []
+        refused: list[Envelope] = []
+        refusal: StoreRefused | None = None
         for start in range(0, len(envelopes), BATCH):
+            batch = envelopes[start : start + BATCH]
             try:
-                runs += self._put(envelopes[start : start + BATCH])
+                runs += self._put(batch)
             except StoreError as error:
-                queue = self._plan.job.queue
-                if isinstance(error, StoreRefused) and error.refused:
-                    runs += error.accepted
-                    start += len(error.accepted) + len(error.refused)
-                    envelopes = [e for e in envelopes if e.id in error.refused] + envelopes[start:]
-                    start = 0
-                missing = Runs([Run[Any](queue, envelope.id, envelope) for envelope in envelopes[start:]])
-                if runs:
-                    raise PartialFire(_partially(error, runs, missing), Runs(runs), missing) from error
-                if isinstance(error, StoreAway):
-                    error.runs = missing
-                raise
+                if not (isinstance(error, StoreRefused) and error.refused):
+                    raise self._failed(error, runs, refused + envelopes[start:]) from error
+                refusal = error
+                runs += error.accepted
+                refused += [envelope for envelope in batch if envelope.id in error.refused]
+        if refusal is not None:
+            raise self._failed(refusal, runs, refused) from refusal
         return runs
+
+    if not TYPE_CHECKING:  # a checker knows what is there
+
+        def __getattr__(self, name: str) -> Any:
+            from skunkqueue.elsewhere import OF_A_JOB, unknown_attribute  # late: only mistakes need it
+
+            unknown_attribute(self, name, OF_A_JOB)
+
+    def _failed(self, error: StoreError, runs: list[Run[Any]], left: list[Envelope]) -> Exception:
+        """What ``fire_many`` raises. ``left``: what is not stored, or may not be."""
+        missing = Runs([Run[Any](self._plan.job.queue, envelope.id, envelope) for envelope in left])
+        if runs or (isinstance(error, StoreRefused) and error.refused and len(left) > len(error.refused)):
+            return PartialFire(_partially(error, runs, missing), Runs(runs), missing)
+        if isinstance(error, StoreAway):
+            error.runs = missing
+        return error
 
 
 class Job(Firing[P, R]):
-    """A function with its options, made by ``@queue.event``. Called, it is the function."""
+    """A function with its options, made by ``@queue.event``. Calling the job calls the function."""
+
+    schedule: Any = None
+    """The rules of its schedule, if it was given ``every``."""
+    every: Job[[str], float]
+    """The job that asks the function given as ``every`` when to run next; only there if it is a function."""
 
     def __init__(
         self,
@@ -190,12 +286,15 @@ class Job(Firing[P, R]):
         self._binding = type(function)
         if isinstance(function, staticmethod | classmethod):
             function = function.__func__
+        if is_generator(function):
+            raise WrongCall(_GENERATOR.format(_where(function)[1]))
         update_wrapper(self, function, updated=())
         self.function = function
         self.queue = queue
         self.options_given = options
         self._last: Run[Any] | Runs[Any] | ref[Runs[Any]] | None = None
         self._module, self._qualname = _where(function)
+        self._by_value = travels_by_value(self._module)
         self.ref = f"{self._module}:{self._qualname}"
         self.name = _check_name(name) if name is not None else self._default_name()
         self._importable = False
@@ -211,7 +310,7 @@ class Job(Firing[P, R]):
     @overload
     def __get__(self: Job[Concatenate[Any, Q], S], instance: object, owner: Any = None, /) -> BoundJob[Q, S]: ...
     def __get__(self, instance: object, owner: Any = None, /) -> Any:
-        """In a class body a job binds as its function would: ``thing.build.fire(1)`` sends ``thing`` along."""
+        """A job in a class body binds as its function would: ``thing.build.fire(1)`` sends ``thing`` along."""
         if issubclass(self._binding, classmethod):
             return BoundJob(self, type(instance) if owner is None else owner)
         if instance is None or not _binds(self._binding):
@@ -222,32 +321,47 @@ class Job(Firing[P, R]):
         return f"<Job {self.name} of {self.queue.name}>"
 
     def __reduce__(self) -> Any:
-        # By name where the name leads back here; else by value, which cloudpickle can do even where the function
-        # mentions its own job.
+        from skunkqueue.job_pickle import reduced  # late: few jobs are ever pickled
+
+        return reduced(self, self._module, self._qualname)
+
+    def __copy__(self) -> Job[P, R]:
+        return self  # as copying a function does
+
+    def __deepcopy__(self, memo: Any) -> Job[P, R]:
+        return self
+
+    def reduced_by_value(self) -> Any:
+        """For our own pickler, which can pickle a job by value even if the function mentions that job."""
         if self.is_importable():
-            return _job_at, (self._module, self._qualname)
+            return self.__reduce__()
         function = self._binding(self.function) if issubclass(self._binding, _WRAPPERS) else self.function
         return Job, (function, self.queue, self.name, self.options_given)
 
     def _default_name(self) -> str:
-        return self._qualname if self._module in _BY_VALUE else self.ref
+        return self._qualname if self._by_value else self.ref
 
     @property
     def last(self) -> Run[Any] | Runs[Any] | None:
-        """What was last fired here. More than 100 runs at once only as long as somebody holds their handle."""
+        """What was last fired here. More than 100 runs at once are forgotten if nobody else keeps their handles."""
         return self._last() if type(self._last) is ref else cast("Run[Any] | Runs[Any] | None", self._last)
 
     @property
     def state(self) -> State | None:
-        """The state of what was last fired here; None before that."""
+        """The state of ``last``; None before anything was fired."""
         last = self.last
         return None if last is None else last.state
 
     @property
     def result(self) -> R | None:
-        """The result of what was last fired here, once it succeeded; a list where it went to several routes."""
+        """The result of ``last``, once it succeeded; a list if it went to several routes."""
         last = self.last
         return None if last is None else cast("R | None", last.result)
+
+    @property
+    def hooks(self) -> Hooks:
+        """What its queue has executed around it."""
+        return self.queue.hooks
 
     @property
     def retry_on(self) -> tuple[type[BaseException], ...]:
@@ -262,18 +376,38 @@ class Job(Firing[P, R]):
         """The user's own backoff function of the attempt."""
         return self.options_given.delay_of
 
-    def args(self, /, *args: P.args, **kwargs: P.kwargs) -> Call:
-        """The arguments of one call, for ``fire_many``."""
-        return Call(args, kwargs)
+    @overload
+    def options(  # type: ignore[overload-overlap] # the first that fits is meant
+        self,
+        /,
+        *,
+        routes: Several,
+        unique: str | None = None,
+        via: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **changes: Unpack[GivenRoutesApart],
+    ) -> SpreadPrepared[P, R]: ...
+    @overload
+    def options(
+        self,
+        /,
+        *,
+        unique: str | None = None,
+        via: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **changes: Unpack[Given],
+    ) -> Prepared[P, R]: ...
+    def options(
+        self, /, *, unique: str | None = None, via: Any = None, headers: Mapping[str, str] | None = None, **changes: Any
+    ) -> Any:
+        """The same job with other options: ``add.options(timeout=5).fire(4, 5)``.
 
-    def options(self, /, *, unique: str | None = None, via: Any = None, **changes: Unpack[Given]) -> Prepared[P, R]:
-        """The same job with other options, for the fires that follow: ``add.options(timeout=5).fire(4, 5)``.
-
-        ``unique``: while a run of this job with that key is open on the route, firing again gives that run. ``via``: a
-        transaction of the user's own, on stores that have such (a ``redis.Pipeline``, a ``sqlite3.Connection``), with
-        which the run is stored or not.
+        ``unique``: while a run of this job with that key is open on the route, firing again returns that run.
+        ``via``: a transaction of the caller, on stores that accept one (a ``redis.Pipeline``, a
+        ``sqlite3.Connection``). The run is stored if the transaction is committed, and only then. ``headers``:
+        texts by name that travel with the run, for ``run.headers`` and what is around the job.
         """
-        return Prepared(self, self._plan_with(changes), unique, via)
+        return Prepared(self, self._plan_with(changes), unique, via, headers)
 
     def _plan_with(self, changes: Mapping[str, Any]) -> Plan:
         if not changes:
@@ -291,12 +425,12 @@ class Job(Firing[P, R]):
 
     def is_importable(self) -> bool:
         """Whether ``module:qualname`` leads to this very job, so that a worker can import it."""
-        if not self._importable and self._module not in _BY_VALUE:
+        if not self._importable and not self._by_value:
             self._importable = follow(sys.modules.get(self._module), self._qualname) is self
         return self._importable
 
     def check(self, /, *args: Any, **kwargs: Any) -> None:
-        """Raise the TypeError that calling the function so would raise."""
+        """Raise the TypeError that calling the function with these arguments would raise."""
         if self._stub is None:
             self._stub = arguments_of(self.function)
         self._stub(*args, **kwargs)
@@ -318,22 +452,67 @@ if TYPE_CHECKING:
         ) -> AsyncBoundJob[Q, S]: ...
         def __get__(self, instance: object, owner: Any = None, /) -> Any: ...
 
+    class Spread(Firing[P, R]):
+        """What fires on several routes, or to all workers."""
+
+        def fire(self, /, *args: P.args, **kwargs: P.kwargs) -> Runs[R]:  # type: ignore[override]
+            ...
+
+        def fire_at(self, when: Duration | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Runs[R]:  # type: ignore[override]
+            ...
+
+        async def afire(self, /, *args: P.args, **kwargs: P.kwargs) -> Runs[R]:  # type: ignore[override]
+            ...
+
+        async def afire_at(self, when: Duration | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Runs[R]:  # type: ignore[override]
+            ...
+
+    class SpreadJob(Spread[P, R], Job[P, R]):
+        """A job of several routes, or of a broadcast queue: what it fires are Runs."""
+
+        @property
+        def result(self) -> list[R | None] | None:  # type: ignore[override]
+            ...
+
+        def options(  # type: ignore[override]
+            self,
+            /,
+            *,
+            unique: str | None = None,
+            via: Any = None,
+            headers: Mapping[str, str] | None = None,
+            **changes: Unpack[Given],
+        ) -> SpreadPrepared[P, R]: ...
+
+    class AsyncSpreadJob(SpreadJob[P, R]):
+        """The same, made of an ``async def`` function."""
+
+        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+            ...
+
+    class SpreadPrepared(Spread[P, R]):
+        """A job with other options that fires on several routes."""
+
 
 class Prepared(Firing[P, R]):
     """A job with other options, made by ``job.options``."""
 
-    def __init__(self, job: Job[P, R], plan: Plan, unique: str | None, via: Any) -> None:
+    def __init__(
+        self, job: Job[P, R], plan: Plan, unique: str | None, via: Any, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._plan = plan
         self._via = via
+        self._headers = None if headers is None else _check_headers(headers)
         if unique is not None:
             if not isinstance(unique, str) or not unique:
-                raise WrongCall(f"unique is a key, some text; got {unique!r}")
-            self._unique = f"{job.name}\n{_check_text(unique)}"
+                raise WrongCall(f"unique is a key, a non-empty text; got {said(unique)}")
+            self._unique = f"{job.name}\n{_check_text('unique', unique)}"
 
 
-_BY_VALUE: Final = ("__main__", "__mp_main__")
-"""Modules that mean another thing in every process."""
-
+_GENERATOR: Final = (
+    "{} is a generator function: called, it runs nothing, and what it would yield has no way back; "
+    "return a list instead, or loop over it in a job"
+)
 
 _WRAPPERS: Final = (staticmethod, classmethod)
 
@@ -341,16 +520,6 @@ _WRAPPERS: Final = (staticmethod, classmethod)
 def _binds(kind: type) -> bool:
     """Whether things of this type bind to an object when they are found in its class, as functions do."""
     return hasattr(kind, "__get__") and not issubclass(kind, (MethodType, *_WRAPPERS))
-
-
-def _job_at(module: str, qualname: str) -> Any:
-    """What a pickled job that can be imported becomes."""
-    from importlib import import_module
-
-    found = follow(import_module(module), qualname)
-    if type(found) is not Job:
-        raise AttributeError(f"there is no job {module}:{qualname} here")
-    return found
 
 
 def _where(function: Any) -> tuple[str, str]:
@@ -361,36 +530,37 @@ def _where(function: Any) -> tuple[str, str]:
     return (module if isinstance(module, str) else "__main__"), qualname
 
 
-def _check_text(unique: str) -> str:
+def _check_text(what: str, text: str) -> str:
     try:
-        unique.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise WrongCall(f"unique holds a lone surrogate, which no store takes; got {unique!r}") from error
-    return unique
+        raise WrongCall(f"{what} holds a lone surrogate, which no store takes; got {said(text)}") from error
+    return text
+
+
+def _check_headers(headers: object) -> dict[str, str]:
+    is_right = isinstance(headers, Mapping) and all(isinstance(text, str) for pair in headers.items() for text in pair)
+    if is_right:
+        check = partial(_check_text, "a header")
+        return {check(name): check(value) for name, value in cast("Mapping[str, str]", headers).items()}
+    raise WrongCall(f"headers are texts by name; got {said(headers)}")
 
 
 def _check_name(name: object) -> str:
     if isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable():
         return name
-    raise WrongCall(f"the name of a job is 1 to 200 printable characters; got {name!r}")
+    raise WrongCall(f"the name of a job is 1 to 200 printable characters; got {said(name)}")
 
 
 def as_call(call: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if type(call) is Call:
-        return call
+        return call.args, call.kwargs
     if isinstance(call, tuple | list):
         return tuple(call), _NO_KWARGS
-    raise WrongCall(f"a call for fire_many is a tuple of its arguments, or made by job.args(...); got {call!r}")
+    raise WrongCall(f"a call for fire_many is a tuple of its arguments, or made by job.args(...); got {said(call)}")
 
 
 _NO_KWARGS: Final[dict[str, Any]] = {}
-
-
-def _delay(when: Any) -> float:
-    """Seconds from now; a datetime in the past means now."""
-    if isinstance(when, datetime):
-        return max(0.0, when.timestamp() - time.time())
-    return seconds(when, "the time of fire_at (or give a datetime)")
 
 
 def _addresses(queue: SkunkQueue, routes: tuple[str, ...]) -> list[str]:
@@ -408,7 +578,7 @@ def _partially(error: StoreError, runs: Sequence[Any], missing: Sequence[Any]) -
 
 
 def _inert(plan: Plan, calls: int) -> list[Run[Any]]:
-    """Handles of runs that will never be; nothing is encoded, and the store stays closed."""
+    """Handles of runs that will never be executed. Nothing is encoded, and the store is not opened."""
     queue, now = plan.job.queue, time.time()
     _log().warning("a fire of %s had no effect: it stands at the top level of a module a worker imports", plan.job.name)
     routes = plan.routes * calls
@@ -416,6 +586,6 @@ def _inert(plan: Plan, calls: int) -> list[Run[Any]]:
 
 
 def _log() -> Any:
-    import logging  # late: whoever only fires does not need it
+    import logging  # late: a program that only fires does not need it
 
     return logging.getLogger("skunkqueue")

@@ -105,10 +105,21 @@ def _split(text: str) -> list[bytes]:
 
 
 def key_file() -> str:
-    """Where this user's key lies."""
+    """Where this user's key lies. Raises WrongCall where the user has no folder."""
+    return os.path.join(user_folder("SKUNKQUEUE_KEY"), "key")
+
+
+def user_folder(instead: str) -> str:
+    """The folder for this user's key and runs. Raises WrongCall where there is none: then ``instead`` has to be set."""
     import platformdirs
 
-    return os.path.join(platformdirs.user_data_dir("skunkqueue", appauthor=False), "key")
+    try:
+        folder = platformdirs.user_data_dir("skunkqueue", appauthor=False)
+    except RuntimeError:
+        folder = ""
+    if not os.path.isabs(folder):  # it would be another one in each working directory
+        raise WrongCall(f"this user has no home folder: set {instead}, or HOME to an absolute path")
+    return folder
 
 
 def _read_key_file(path: str) -> list[bytes]:

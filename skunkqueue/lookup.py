@@ -1,4 +1,4 @@
-"""Following ``Class.name`` from a module to what it leads to, without running anything on the way."""
+"""Finds the object that ``Class.name`` names in a module, without running any code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ NOTHING: Final = object()
 
 
 def follow(start: Any, qualname: str) -> Any:
-    """What ``qualname`` leads to from a module, or NOTHING. No property, descriptor or ``__getattr__`` is asked."""
-    from inspect import getattr_static  # late: whoever only fires what is by value does not need it
+    """The object that ``qualname`` names, or NOTHING. No property, descriptor or ``__getattr__`` is called."""
+    from inspect import getattr_static  # late: firing jobs that travel by value does not need it
 
     found = start
     for part in qualname.split("."):
@@ -22,5 +22,5 @@ def follow(start: Any, qualname: str) -> Any:
 
 
 def is_a(value: Any, kind: type) -> bool:
-    """``isinstance`` by the true type: a proxy's ``__class__`` would run code of its own."""
+    """``isinstance`` by the real type: asking a proxy for its ``__class__`` would run its code."""
     return issubclass(type(value), kind)

@@ -1,12 +1,13 @@
-"""A job that was defined in a class body, seen from an object: its first argument is that object."""
+"""A job that was defined in a class body, accessed through an object: its first argument is that object."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
-from datetime import datetime, timedelta
+from collections.abc import Coroutine, Iterable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
 if TYPE_CHECKING:
+    from skunkqueue.durations import Duration
     from skunkqueue.job import Call, Firing, Job
     from skunkqueue.options import Given
     from skunkqueue.run import Run, Runs
@@ -16,9 +17,9 @@ R = TypeVar("R")
 
 
 class BoundJob(Generic[P, R]):
-    """What ``thing.build`` is where ``build`` is a job of the class of ``thing``.
+    """``thing.build``, where ``build`` is a job in the class of ``thing``.
 
-    Called, it is the method. Fired, it sends ``thing`` along as the first argument. All else is that of the job.
+    Calling it calls the method. Firing it sends ``thing`` as the first argument. Everything else is as in the job.
     """
 
     def __init__(self, job: Job[Any, R], instance: Any, firing: Firing[Any, R] | None = None) -> None:
@@ -52,7 +53,7 @@ class BoundJob(Generic[P, R]):
         """``Job.fire``, with the object as first argument."""
         return self._firing.fire(self.__self__, *args, **kwargs)
 
-    def fire_at(self, when: float | timedelta | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+    def fire_at(self, when: Duration | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
         """``Job.fire_at``, with the object as first argument."""
         return self._firing.fire_at(when, self.__self__, *args, **kwargs)
 
@@ -60,35 +61,49 @@ class BoundJob(Generic[P, R]):
         """``Job.afire``, with the object as first argument."""
         return await self._firing.afire(self.__self__, *args, **kwargs)
 
-    async def afire_at(self, when: float | timedelta | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+    async def afire_at(self, when: Duration | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
         """``Job.afire_at``, with the object as first argument."""
         return await self._firing.afire_at(when, self.__self__, *args, **kwargs)
 
-    def fire_many(self, calls: Iterable[Call | tuple[Any, ...] | list[Any]], /) -> Runs[R]:
+    def fire_many(self, calls: Iterable[Call[P] | tuple[Any, ...] | list[Any]], /) -> Runs[R]:
         """``Job.fire_many``, with the object as first argument of each call."""
         from skunkqueue.job import Call, as_call
 
         pairs = (as_call(call) for call in calls)
         return self._firing.fire_many([Call((self.__self__, *args), dict(kwargs)) for args, kwargs in pairs])
 
-    def args(self, /, *args: P.args, **kwargs: P.kwargs) -> Call:
-        """The arguments of one call, without the object, for ``fire_many``."""
-        return self.job.args(*args, **kwargs)
+    def args(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[P]:
+        """The arguments of one call, without the object, for ``fire_many`` and ``queue.schedule``."""
+        from skunkqueue.job import Call
 
-    def options(self, /, *, unique: str | None = None, via: Any = None, **changes: Unpack[Given]) -> BoundJob[P, R]:
-        """``Job.options``, for the fires that follow."""
-        job: Job[Any, R] = self._firing  # type: ignore[assignment] # one with options takes no others, as ever
-        return BoundJob(self.job, self.__self__, job.options(unique=unique, via=via, **changes))
+        return Call(args, kwargs, self._firing, (self.__self__,))
+
+    def options(
+        self,
+        /,
+        *,
+        unique: str | None = None,
+        via: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **changes: Unpack[Given],
+    ) -> BoundJob[P, R]:
+        """``Job.options``, with the object as first argument of what is fired."""
+        job: Job[Any, R] = self._firing  # type: ignore[assignment] # a Prepared has no ``options``, and raises
+        return BoundJob(self.job, self.__self__, job.options(unique=unique, via=via, headers=headers, **changes))
+
+    def after(self, runs: Any, *, on: str = "succeeded", on_lost: str = "cancel") -> BoundJob[P, R]:
+        """``Job.after``, with the object as first argument of what is fired."""
+        return BoundJob(self.job, self.__self__, self._firing.after(runs, on=on, on_lost=on_lost))
 
     def check(self, /, *args: Any, **kwargs: Any) -> None:
-        """Raise the TypeError that calling the method so would raise."""
+        """Raise the TypeError that calling the method with these arguments would raise."""
         self.job.check(self.__self__, *args, **kwargs)
 
 
 if TYPE_CHECKING:
 
     class AsyncBoundJob(BoundJob[P, R]):
-        """An ``async def`` job seen from an object."""
+        """An ``async def`` job accessed through an object."""
 
         def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
             ...

@@ -1,42 +1,69 @@
-"""The options of a job: checked where they are written, so that a wrong one does not fail at night in a worker."""
+"""The options of a job. They are checked where they are given: a wrong one fails there, not later in a worker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, Union
 
 from skunkqueue.codec import SERIALIZERS
-from skunkqueue.durations import seconds
+from skunkqueue.durations import Duration, seconds
 from skunkqueue.envelope import DAY, PRIORITIES, Seal, check_name
 from skunkqueue.errors import WrongCall
+from skunkqueue.printable import said
 
 if TYPE_CHECKING:
     from skunkqueue.policy import Backoff
 
 DEFAULT_ROUTE: Final = "default"
 FAILED_KEPT: Final = 7 * DAY
-"""Failed runs are kept at least so long: they are what people come back for."""
+"""Failed runs are kept at least this long, so that people can still inspect them."""
 
-Duration = float | timedelta
+MOST_RETRIES: Final = (1 << 31) - 1
+"""A larger number is reduced to this one, which no run reaches."""
+
 Pause = Union[Duration, "Backoff", Callable[[int], Duration]]
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 
 
-class Given(TypedDict, total=False):
-    """Options as people write them, at the decorator or in ``job.options``."""
+Priority = Literal["high", "normal", "low"]
+Serializer = Literal["auto", "plain"]
+QueueType = Literal["direct", "broadcast"]
+Several = tuple[str, str, *tuple[str, ...]]
+"""Two routes or more, which type checkers can tell from one."""
 
-    routes: str | Iterable[str]
+
+class GivenRoutesApart(TypedDict, total=False):
+    """Options as people write them, at the decorator or in ``job.options``, without the routes."""
+
     retries: int
     backoff: Pause
     timeout: Duration | None
     expires: Duration | None
     keep: Duration | None
-    priority: str
-    serializer: str
+    priority: Priority
+    serializer: Serializer
     at_most_once: bool
     retry_on: Errors
     give_up_on: Errors
+    window: Duration | None
+    debounce: Duration | None
+
+
+class Given(GivenRoutesApart, total=False):
+    """Options as people write them, at the decorator or in ``job.options``."""
+
+    routes: str | Iterable[str]
+
+
+class GivenToEvent(Given, total=False):
+    """What the decorator takes beside these: when the job is to run again and again."""
+
+    unique: Callable[..., str | int] | None
+    every: Any
+    zone: Any
+    missed: str
+    overlap: str
 
 
 class Options(NamedTuple):
@@ -57,60 +84,76 @@ class Options(NamedTuple):
     retry_on: tuple[type[BaseException], ...] = ()
     give_up_on: tuple[type[BaseException], ...] = ()
     delay_of: Callable[[int], Any] | None = None
+    unique_of: Callable[..., Any] | None = None
+    window: float | None = None
+    debounce: float | None = None
 
     def changed(self, given: Mapping[str, Any]) -> Options:
-        """These options with some of them given anew. Raises WrongCall."""
+        """These options, with some of them replaced. Raises WrongCall."""
         unknown = [name for name in given if name not in _CHECKS]
         if unknown:
-            raise WrongCall(f"there is no option {unknown[0]!r}{did_you_mean(unknown[0], _CHECKS)}")
+            meant = _ELSEWHERE.get(unknown[0])
+            hint = did_you_mean(unknown[0], _CHECKS) if meant is None else f"; did you mean {meant!r}?"
+            raise WrongCall(f"there is no option {unknown[0]!r}{hint}")
         checked: dict[str, Any] = {}
         for name, value in given.items():
             checked.update(_CHECKS[name](value))
-        return self._replace(**checked)
+        changed = self._replace(**checked)
+        if changed.window is not None and changed.debounce is not None:
+            raise WrongCall("window lets the first run of a key run, debounce the last: give one of them")
+        return changed
 
     def callables(self) -> tuple[Any, Any, Any]:
-        """What a worker has to ask of the job itself: ``retry_on``, ``give_up_on``, ``delay_of``."""
+        """The options that only the job itself can give a worker: ``retry_on``, ``give_up_on``, ``delay_of``."""
         return self.retry_on, self.give_up_on, self.delay_of
 
+    def is_spaced(self) -> bool:
+        """Whether the arguments of a call, or earlier calls, say when it runs or whether it does."""
+        return self.unique_of is not None or self.window is not None or self.debounce is not None
+
     def seal(self) -> Seal:
-        """What the pool has to know, which never imports a job."""
+        """The options that the pool needs; it never imports a job."""
         failed = max(self.keep, FAILED_KEPT)
         backoff = (self.first, self.factor, self.limit, self.jitter)
         return Seal(self.retries, *backoff, self.timeout, self.at_most_once, failed)
 
 
+_ELSEWHERE = {"retry": "retries", "max_retries": "retries", "time_limit": "timeout"}
+"""What options are called elsewhere, where the closest word would be another one's."""
+
+
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word."""
+    """The end of an error about an unknown word: the closest known word, or all of them."""
     import difflib  # late: only mistakes need it
 
     names = sorted(map(str, known))
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(names)}"
 
 
 def choice(what: str, value: object, known: Iterable[str]) -> str:
-    """One of a few words. Raises WrongCall."""
+    """Check that the value is one of the known words. Raises WrongCall."""
     if isinstance(value, str) and value in known:
         return str(value)
-    raise WrongCall(f"there is no {what} {value!r}{did_you_mean(value, known)}")
+    raise WrongCall(f"there is no {what} {said(value)}{did_you_mean(value, known)}")
 
 
 def _routes(value: Any) -> dict[str, Any]:
     routes = (value,) if isinstance(value, str) else value
     if not isinstance(routes, list | tuple | set | frozenset) or not routes:
-        raise WrongCall(f"routes is a name or a list of names, at least one; got {value!r}")
+        raise WrongCall(f"routes is a name or a list of names, at least one; got {said(value)}")
     ordered = sorted(routes, key=str) if isinstance(routes, set | frozenset) else routes
     return {"routes": tuple(dict.fromkeys(check_name(route, "route") for route in ordered))}
 
 
 def _retries(value: Any) -> dict[str, Any]:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise WrongCall(f"retries is a whole number from 0 up; got {value!r}")
-    return {"retries": value}
+        raise WrongCall(f"retries is a whole number from 0 up; got {said(value)}")
+    return {"retries": min(value, MOST_RETRIES)}
 
 
 def _backoff(value: Any) -> dict[str, Any]:
-    if isinstance(value, int | float | timedelta):
+    if isinstance(value, int | float | timedelta | str):
         return {"first": seconds(value, "backoff"), "delay_of": None}
     from skunkqueue.policy import Backoff  # late: it costs more to import than all the rest here
 
@@ -119,7 +162,7 @@ def _backoff(value: Any) -> dict[str, Any]:
         return {"first": first, "factor": value.factor, "limit": limit, "jitter": value.jitter, "delay_of": None}
     if callable(value):
         return {"delay_of": value}
-    raise WrongCall(f"backoff is the first delay, a Backoff, or a function of the attempt; got {value!r}")
+    raise WrongCall(f"backoff is the first delay, a Backoff, or a function of the attempt; got {said(value)}")
 
 
 def _timeout(value: Any) -> dict[str, Any]:
@@ -139,15 +182,31 @@ def _keep(value: Any) -> dict[str, Any]:
 
 def _once(value: Any) -> dict[str, Any]:
     if not isinstance(value, bool):
-        raise WrongCall(f"at_most_once is True or False; got {value!r}")
+        raise WrongCall(f"at_most_once is True or False; got {said(value)}")
     return {"at_most_once": value}
+
+
+def _unique_of(value: Any) -> dict[str, Any]:
+    if value is not None and not callable(value):
+        raise WrongCall(
+            f"unique is a function that makes a key of a call's arguments; got {said(value)}; "
+            "a key for one call is given with job.options(unique=...)"
+        )
+    return {"unique_of": value}
+
+
+def _apart(name: str, value: Any) -> dict[str, Any]:
+    apart = None if value is None else seconds(value, name)
+    if apart == 0:
+        raise WrongCall(f"{name} is more than 0 seconds; for none give None")
+    return {name: apart}
 
 
 def _errors(name: str) -> Callable[[Any], dict[str, Any]]:
     def check(value: Any) -> dict[str, Any]:
         types = tuple(value) if isinstance(value, tuple | list) else (value,)
         if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
-            raise WrongCall(f"{name} is an exception type or a tuple of them; got {value!r}")
+            raise WrongCall(f"{name} is an exception type or a tuple of them; got {said(value)}")
         return {name: types}
 
     return check
@@ -165,4 +224,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
     "at_most_once": _once,
     "retry_on": _errors("retry_on"),
     "give_up_on": _errors("give_up_on"),
+    "unique": _unique_of,
+    "window": lambda value: _apart("window", value),
+    "debounce": lambda value: _apart("debounce", value),
 }

@@ -5,32 +5,35 @@ Failures and timeouts use up ``retries``; deaths count towards poison; a run tha
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Final, NamedTuple
 
 import msgpack
 
-from skunkqueue.durations import seconds
+from skunkqueue.durations import LONGEST, Duration, seconds
 from skunkqueue.envelope import Claim, Outcome, Seal
+from skunkqueue.notes import MOST_DEATHS, NONE, Attempted, Notes, decode_notes, encode_notes
 
-POISON: Final = 3
+POISON: Final = MOST_DEATHS
 """So many deaths of its workers fail a run."""
 
-MOST_NOTES: Final = 4096
+FIRST_PAUSE: Final = 0.5
+UNASKED_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 15.0
+"""Seconds before a run of an unknown job is offered again."""
 
 
 class Backoff:
     """How long to wait before trying again: ``first``, then ``factor`` times as long each time, at most ``limit``.
 
     With ``jitter``, a random time between zero and that, so that runs that failed together are not retried at once.
-    ``first`` and ``limit`` are seconds or timedeltas.
+    ``first`` and ``limit`` are seconds, timedeltas or texts like "5m".
     """
 
     __slots__ = ("factor", "first", "jitter", "limit")
 
     # Not a dataclass: a worker process imports this module, and dataclasses cost more than all the rest of it.
     def __init__(
-        self, first: float | timedelta = 1.0, factor: float = 2.0, limit: float | timedelta = 600.0, jitter: bool = True
+        self, first: Duration = 1.0, factor: float = 2.0, limit: Duration = 600.0, jitter: bool = True
     ) -> None:
         self.first = seconds(first, "first of Backoff")
         self.factor = seconds(factor, "factor of Backoff")
@@ -45,6 +48,9 @@ class Backoff:
 
     def __hash__(self) -> int:
         return hash(self._key())
+
+    def __reduce__(self) -> tuple[type[Backoff], tuple[float, float, float, bool]]:
+        return type(self), self._key()
 
     def __repr__(self) -> str:
         return f"Backoff(first={self.first:g}, factor={self.factor:g}, limit={self.limit:g}, jitter={self.jitter})"
@@ -61,43 +67,6 @@ def delay_after(failures: int, seal: Seal) -> float:
     from random import uniform  # late: a worker process never asks
 
     return uniform(0.0, longest)  # noqa: S311 - jitter is no secret
-
-
-class Notes(NamedTuple):
-    """What the judge must remember of a run from pool to pool.
-
-    ``starts`` that ended otherwise than well, ``failures`` that spent a retry, ``deaths`` with their signals,
-    ``mark``: the lapses at the time it was marked as started, or None; ``unknown``: when a worker first did not know
-    its job; ``suspect``: it was running beside others when their worker died, so it is run alone.
-    """
-
-    starts: int = 0
-    failures: int = 0
-    deaths: tuple[str, ...] = ()
-    mark: int | None = None
-    unknown: float | None = None
-    suspect: bool = False
-
-
-NONE: Final = Notes()
-
-
-def decode_notes(notes: bytes) -> Notes:
-    """Read notes. Unreadable notes count as none, so that they do not stop the run."""
-    if not notes:
-        return NONE
-    try:
-        starts, failures, deaths, mark, unknown, suspect = msgpack.unpackb(notes, use_list=False)
-        return Notes(int(starts), int(failures), tuple(map(str, deaths)), mark, unknown, bool(suspect))
-    except Exception:
-        return NONE
-
-
-def encode_notes(notes: Notes) -> bytes:
-    """Write notes, within the size a store takes."""
-    deaths = tuple(death[:100] for death in notes.deaths[-POISON:])
-    packed: bytes = msgpack.packb(tuple(notes._replace(deaths=deaths)))
-    return packed[:MOST_NOTES]
 
 
 # -- what can happen to a claim that a worker has --------------------------------------------------------------------
@@ -135,9 +104,16 @@ class Stopped(NamedTuple):
 
 
 class Unknown(NamedTuple):
-    """The worker does not know its job."""
+    """The worker cannot have its job, or not open the run: another worker may, or this one later.
+
+    ``every``: it cannot have any run of that job, so that those need not be asked one by one. ``asked``: it was asked
+    about this one.
+    """
 
     message: str
+    traceback: str = ""
+    every: bool = False
+    asked: bool = True
 
 
 Happening = Raised | TimedOut | Died | Stopped | Unknown
@@ -146,12 +122,14 @@ Happening = Raised | TimedOut | Died | Stopped | Unknown
 class Entry(NamedTuple):
     """What the judge says of a claim before it runs: an ``outcome`` that ends it, or how it is to be run.
 
-    ``careful``: to be marked as started in the store first, and to run alone.
+    ``careful``: to be marked as started in the store first. ``alone``: to run with no other beside it, since its worker
+    or its pool may have died of it.
     """
 
     outcome: Outcome | None
     notes: Notes
     careful: bool
+    alone: bool = False
 
 
 def admit(claim: Claim, seal: Seal) -> Entry:
@@ -165,7 +143,8 @@ def admit(claim: Claim, seal: Seal) -> Entry:
             return Entry(_fail(_VANISHED, seal, notes), notes, False)
         if len(notes.deaths) >= POISON:
             return Entry(_poison(seal, notes), notes, False)
-    return Entry(None, notes, bool(seal.at_most_once or claim.lapses or notes.suspect))
+    alone = bool(claim.lapses or notes.suspect)
+    return Entry(None, notes, seal.at_most_once or alone, alone)
 
 
 _ORDINARY: Final = Entry(None, NONE, False)
@@ -184,14 +163,29 @@ def hand_back(notes: Notes, *, marked: bool = False) -> Outcome:
     return Outcome.untouched(notes=encode_notes(notes._replace(mark=None)))
 
 
-def judge(what: Happening, seal: Seal, notes: Notes, *, now: float, patience: float = 600.0) -> Outcome:
-    """What becomes of a run that did not simply return a value. ``now`` is store time, ``patience`` in seconds."""
-    notes = notes._replace(mark=None)
+class Tried(NamedTuple):
+    """The attempt that is judged: when it began (store time), how many seconds it took, which worker had it."""
+
+    started: float
+    took: float
+    worker: str
+
+
+def judge(
+    what: Happening, seal: Seal, notes: Notes, *, now: float, patience: float = 600.0, tried: Tried | None = None
+) -> Outcome:
+    """What becomes of a run that did not simply return a value. ``now`` is store time, ``patience`` in seconds.
+
+    ``tried`` goes into the history of the run, if it counts as an attempt.
+    """
+    if tried is not None and (error := _error_of(what)):
+        notes = notes.failed(Attempted(*tried, error))
+    # Whatever else happens to it, it has started: from here on its job is known.
+    notes = notes._replace(mark=None, unknown=notes.unknown if isinstance(what, Unknown) else None)
     if isinstance(what, Raised):
         return _raised(what, seal, notes, now)
     if isinstance(what, TimedOut):
-        text = f"did not end within {what.timeout:g} s"
-        return _raised(Raised("TimeoutError", text), seal, notes, now)
+        return _raised(_late(what), seal, notes, now)
     if isinstance(what, Died):
         return _died(what, seal, notes)
     if isinstance(what, Unknown):
@@ -201,13 +195,26 @@ def judge(what: Happening, seal: Seal, notes: Notes, *, now: float, patience: fl
     return Outcome.untouched(notes=encode_notes(notes))
 
 
+def _error_of(what: Happening) -> str:
+    """What an attempt failed with; empty where it was none, or is not known to be at fault."""
+    if isinstance(what, Raised):
+        return _line(what)
+    if isinstance(what, TimedOut):
+        return _line(_late(what))
+    return f"its worker died ({what.how})" if isinstance(what, Died) and what.alone else ""
+
+
+def _late(what: TimedOut) -> Raised:
+    return Raised("TimeoutError", f"did not end within {what.timeout:g} s")
+
+
 def _raised(what: Raised, seal: Seal, notes: Notes, now: float) -> Outcome:
     counts = seal.retries > 0 or not what.asked
     notes = _started(notes)._replace(failures=notes.failures + counts)
     if what.final or seal.at_most_once or (counts and notes.failures > seal.retries):
         return _fail(what, seal, notes)
     delay = what.after if what.after is not None else delay_after(max(notes.failures, 1), seal)
-    return Outcome.again(due=now + delay, error=_line(what), notes=encode_notes(notes))
+    return Outcome.again(due=now + min(delay, LONGEST), error=_line(what), notes=encode_notes(notes))
 
 
 def _died(what: Died, seal: Seal, notes: Notes) -> Outcome:
@@ -226,13 +233,16 @@ def _died(what: Died, seal: Seal, notes: Notes) -> Outcome:
 def _unknown(what: Unknown, seal: Seal, notes: Notes, now: float, patience: float) -> Outcome:
     since = now if notes.unknown is None else notes.unknown
     if now - since >= patience:
-        return _fail(Raised("UnknownJob", what.message), seal, notes)
-    pause = min(15.0, max(0.05, patience / 10), since + patience - now)
+        return _fail(Raised("UnknownJob", what.message, what.traceback), seal, notes)
+    # At first a short pause, as a worker that knows the job may be waiting for it; then longer and longer ones.
+    # A worker puts back a great many unasked, to see what lies behind them: another one is to have them soon.
+    first = FIRST_PAUSE if what.asked else UNASKED_PAUSE
+    pause = min(max(first, (now - since) / 4), LONGEST_PAUSE, max(0.05, patience / 10), since + patience - now)
     return Outcome.again(due=now + pause, error=what.message, notes=encode_notes(notes._replace(unknown=since)))
 
 
 def _started(notes: Notes) -> Notes:
-    return notes._replace(starts=notes.starts + 1, unknown=None)
+    return notes._replace(starts=notes.starts + 1)
 
 
 def _poison(seal: Seal, notes: Notes) -> Outcome:

@@ -1,6 +1,11 @@
-"""Text of others on its way to a log or a terminal: what these would obey, or cannot show, is written out."""
+"""Text of others on its way to a log, a terminal or a sentence: what these would obey or cannot show is written out."""
 
 from __future__ import annotations
+
+from typing import Final
+
+MOST_SAID: Final = 200
+"""Characters of a value in a sentence."""
 
 
 def printable(text: str) -> str:
@@ -14,3 +19,12 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> list[str]:
     """Its lines, each as ``printable`` gives it, but with its tabs."""
     return ["\t".join(map(printable, line.split("\t"))) for line in text.split("\n")]
+
+
+def said(value: object) -> str:
+    """A value as Python writes it, for a sentence: shortened, and of one that cannot be written its type."""
+    try:
+        text = repr(value)
+    except Exception:  # an int of thousands of digits, or a __repr__ of somebody's own
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= MOST_SAID else text[: MOST_SAID - 1] + "…"

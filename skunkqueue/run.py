@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
 
+from skunkqueue import facts
 from skunkqueue.clock import ticks
 from skunkqueue.codec import decode_value
-from skunkqueue.durations import seconds
-from skunkqueue.envelope import Envelope, Record, State
+from skunkqueue.connection import at_home
+from skunkqueue.draining import draining
+from skunkqueue.durations import Duration, seconds_left
+from skunkqueue.envelope import GATED, Envelope, Record, State
 from skunkqueue.errors import JobCancelled, JobFailed, RunGone, SkunkError, StoreAway, WaitTimeout, WrongCall
-from skunkqueue.watcher import fetch
+from skunkqueue.hints import Hint, hinting
+from skunkqueue.pauses import pause_after
+from skunkqueue.persistence import BRIEF
+from skunkqueue.printable import said
+from skunkqueue.times import as_datetime, as_local
+from skunkqueue.watcher import Expiry, fetch, open_of
 
 if TYPE_CHECKING:
     from skunkqueue.queue import SkunkQueue
@@ -30,7 +39,11 @@ class Run(Generic[R]):
     """One firing of a job on one route.
 
     ``state``, ``result`` and the like ask the store; if it is away, they return what was known last. They never block
-    for long and never raise. ``wait`` and ``await run`` return the value.
+    for long and never raise, but for the ``state`` of a run of which nothing is known but an id that the store does not
+    have (RunGone). ``wait`` and ``await run`` return the value.
+
+    All handles of one run are equal. A handle can be pickled: where it is unpickled it uses the connection that the
+    process there has to the same store.
     """
 
     __slots__ = ("__weakref__", "_absent", "_envelope", "_queue", "_record", "_settled", "_value", "id")
@@ -49,11 +62,31 @@ class Run(Generic[R]):
     def __repr__(self) -> str:
         return f"<Run {self.id} {'' if self._record is None else self._record.state}>".replace(" >", ">")
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Run):
+            return NotImplemented
+        return self.id == other.id and self._queue.name == other._queue.name
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __reduce__(self) -> Any:
+        # Without the value: it is read from the record again, and need not be something that can be pickled.
+        flags = {"_settled": self._settled, "_absent": self._absent}
+        return type(self), (self._queue, self.id, self._envelope, self._record), (None, flags)
+
+    if not TYPE_CHECKING:  # a checker knows what is there
+
+        def __getattr__(self, name: str) -> Any:
+            from skunkqueue.elsewhere import OF_A_RUN, unknown_attribute  # late: only mistakes need it
+
+            unknown_attribute(self, name, OF_A_RUN)
+
     # what is known of it
 
     @property
     def state(self) -> State:
-        """``scheduled``, ``queued``, ``running``, ``succeeded``, ``failed`` or ``cancelled``."""
+        """``waiting``, ``scheduled``, ``queued``, ``running``, ``succeeded``, ``failed`` or ``cancelled``."""
         _glance([self])
         return self._shown()
 
@@ -67,7 +100,7 @@ class Run(Generic[R]):
     def error(self) -> str | None:
         """In one line, why it failed or was cancelled, or why it is tried again."""
         _glance([self])
-        return None if self._record is None else self._record.error
+        return None if self._record is None else self._record.error or self._why_cancelled()
 
     @property
     def attempts(self) -> int:
@@ -77,11 +110,11 @@ class Run(Generic[R]):
 
     @property
     def due(self) -> datetime | None:
-        """When it was asked to run, in local time."""
+        """When it was asked to run, in local time; None for a run that waits, or waited, for others."""
         if self._envelope is None and self._record is None:
             _glance([self])
         envelope = self._envelope or (None if self._record is None else self._record.envelope)
-        return None if envelope is None else datetime.fromtimestamp(envelope.due, UTC).astimezone()
+        return None if envelope is None or envelope.due == GATED else as_local(as_datetime(envelope.due))
 
     @property
     def progress(self) -> float | None:
@@ -95,10 +128,109 @@ class Run(Generic[R]):
         _glance([self])
         return None if self._record is None else self._record.note
 
+    # the call, and how it went
+
+    @property
+    def job(self) -> str | None:
+        """The name of the job; None if the envelope cannot be read here."""
+        envelope = self._sealed()
+        return None if envelope is None else facts.job_of(envelope)
+
+    @property
+    def args(self) -> tuple[Any, ...] | None:
+        """The arguments by position, where they are plain. None where they are pickled: see ``open_call``."""
+        return None if (call := self._call()) is None else call.args
+
+    @property
+    def kwargs(self) -> dict[str, Any] | None:
+        """The arguments by name, where they are plain. None where they are pickled: see ``open_call``."""
+        return None if (call := self._call()) is None else call.kwargs
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The texts by name that ``options(headers=...)`` sent along."""
+        envelope = self._sealed()
+        return {} if envelope is None else facts.headers(envelope)
+
+    def open_call(self) -> facts.Arguments:
+        """The arguments (``args`` and ``kwargs``), unpickled where need be, once their signature has been checked.
+
+        Raises BadSignature or another PayloadError where they cannot be had here, and RunGone.
+        """
+        envelope = self._sealed()
+        if envelope is None:
+            raise RunGone(f"there is no run {self.id}: it never was, or is no longer kept")
+        return facts.opened_arguments(envelope)
+
+    @property
+    def started(self) -> datetime | None:
+        """When its last attempt started, in local time; None before that, or where nobody has told."""
+        _glance([self])
+        if self._record is None:
+            return None
+        found = facts.times(self._record)
+        since = self._running_since() if self._record.state == State.RUNNING else found and found[0]
+        return None if since is None else as_local(as_datetime(since))
+
+    @property
+    def took(self) -> float | None:
+        """Seconds that its last attempt took, once that has ended."""
+        _glance([self])
+        if self._record is None or self._record.state == State.RUNNING:
+            return None
+        found = facts.times(self._record)
+        return None if found is None else found[1]
+
+    @property
+    def worker(self) -> str | None:
+        """The worker that has it or had it last, as its log calls it (``foo.1``); None before the first."""
+        _glance([self])
+        return None if self._record is None or not self._record.worker else facts.worker_label(self._record.worker)
+
+    @property
+    def history(self) -> list[facts.Attempt]:
+        """The attempts that have ended, oldest first, each with its error; of very many, the last ones."""
+        _glance([self])
+        return [] if self._record is None else facts.history(self._record)
+
+    def _sealed(self) -> Envelope | None:
+        if self._envelope is not None:
+            return self._envelope
+        if self._record is None:
+            _glance([self])
+        if self._record is None or len(self._record.envelope.body) < BRIEF:
+            return None if self._record is None else self._record.envelope
+        with suppress(SkunkError):  # long bodies are read only when they are asked for
+            whole = self._queue.store.get([self.id]).get(self.id)
+            self._envelope = whole.envelope if whole is not None else None
+        return self._envelope or self._record.envelope
+
+    def _call(self) -> facts.Arguments | None:
+        envelope = self._sealed()
+        return None if envelope is None else facts.arguments_of(envelope)
+
+    def _running_since(self) -> float | None:
+        with suppress(SkunkError):
+            if self._record is not None:
+                return facts.running_since(self._record, self._queue.store.workers(now=self._now()))
+        return None
+
+    @property
+    def after(self) -> Runs[Any]:
+        """The runs that it waits for, or waited for; those of the same queue. Empty if there are none."""
+        from skunkqueue.gates.gate import gate_id, read
+
+        with suppress(SkunkError):
+            record = self._queue.store.get([gate_id(self.id)]).get(gate_id(self.id))
+            if record is not None:
+                return Runs([Run[Any](self._queue, id) for id in read(record.envelope).ids])
+        return Runs()
+
     # what can be done with it
 
-    def wait(self, timeout: float | timedelta | None = None) -> R:
-        """Wait for the value; ``timeout`` is seconds or a timedelta, None for as long as it takes.
+    def wait(self, timeout: Duration | None = None) -> R:
+        """Wait for the value. ``timeout``: seconds, a timedelta or a text like "5m", 0 or less for a look, None for as
+        long as it takes. After two seconds, stderr is told where no worker serves the route.
 
         Raises JobFailed, JobCancelled, RunGone, WaitTimeout (a TimeoutError), or a PayloadError where the value cannot
         be read here. While the store is away it goes on trying.
@@ -133,10 +265,22 @@ class Run(Generic[R]):
             self._record = record
             self._settled = self._settled or record.state == State.SUCCEEDED
 
+    def _is_open(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+        return not self._settled and not self._absent and (self._record is None or self._record.open)
+
     def _shown(self) -> State:
         if self._record is None:
+            if self._absent and self._envelope is None:
+                raise RunGone(f"there is no run {self.id}: it never was, or is no longer kept")
             return State.QUEUED
-        return self._record.shown(self._queue.clock.now()) if self._record.open else self._record.state
+        return self._record.shown(self._now()) if self._record.open else self._record.state
+
+    def _now(self) -> float:
+        try:
+            return self._queue.clock.now_at_last()
+        except SkunkError:
+            return time.time()
 
     def _result(self) -> R | None:
         try:
@@ -150,8 +294,21 @@ class Run(Generic[R]):
     def _read(self) -> R:
         if self._value is None:
             data = None if self._record is None else self._record.value
-            self._value = (cast(R, None if data is None else decode_value(data)),)
+            with at_home(self._queue.address):
+                self._value = (cast(R, None if data is None else decode_value(data)),)
         return self._value[0]
+
+    def _why_cancelled(self) -> str | None:
+        """The reason that its gate gave, if it waited for others."""
+        record = self._record
+        if record is None or record.state != State.CANCELLED or record.envelope.due != GATED:
+            return None
+        from skunkqueue.gates.gate import gate_id
+
+        with suppress(SkunkError):
+            gate = self._queue.store.get([gate_id(self.id)]).get(gate_id(self.id))
+            return None if gate is None else gate.error
+        return None
 
     def _outcome(self) -> R:
         """The value of a run that ended, or why there is none."""
@@ -160,7 +317,7 @@ class Run(Generic[R]):
         if self._succeeded():
             return self._read()
         if self._record.state == State.CANCELLED:
-            raise JobCancelled(self._record.error or "cancelled")
+            raise JobCancelled(self._record.error or self._why_cancelled() or "cancelled")
         raise _failure(self._record)
 
 
@@ -190,7 +347,7 @@ def _envelope_of(run: Run[Any]) -> Envelope:
 
 def attempts(record: Record) -> int:
     """How often it was started, this time included."""
-    from skunkqueue.policy import decode_notes  # late: whoever only fires need not load the judge
+    from skunkqueue.notes import decode_notes  # late: whoever only fires need not load the judge
 
     counted = decode_notes(record.notes).starts
     return counted + (record.state in (State.RUNNING, State.SUCCEEDED))
@@ -233,49 +390,90 @@ def _glance(runs: Sequence[Run[Any]]) -> None:
                 look(some)
 
 
-def _wait(runs: Sequence[Run[Any]], timeout: float | timedelta | None) -> None:
+def _wait(runs: Sequence[Run[Any]], timeout: Duration | None) -> None:
     """Return when all have ended or are gone. Raises WaitTimeout."""
-    limit = math.inf if timeout is None else ticks() + seconds(timeout, "timeout")
+    limit = math.inf if timeout is None else ticks() + seconds_left(timeout, "timeout")
     left = list(runs)
-    pause = 0.05
+    expires = {run.id: run._envelope.expires for run in runs if run._envelope and run._envelope.expires is not None}
+    expiries: dict[int, Expiry] = {}
+    hint = Hint()
+    failures = 0
     while left:
         away: StoreAway | None = None
         try:
-            left = _unended(left, min(limit - ticks(), GLANCE))
+            _drain_for(left)
+            left = _unended(left, min(limit - ticks(), GLANCE, _until_expiry(left, expires, expiries)), expires)
             if left:
-                _rest(left, limit)
-            pause = 0.05
+                hint.look(left)
+                _rest(left, limit, hint)
+            failures = 0
         except StoreAway as error:
             away = error
         if away is not None:
-            time.sleep(min(pause, _rest(left, limit, away)))
-            pause = min(2 * pause, GLANCE)
+            failures += 1
+            time.sleep(min(pause_after(failures), _rest(left, limit, hint, away)))
 
 
-def _unended(runs: list[Run[Any]], patience: float) -> list[Run[Any]]:
-    """Those that have not ended, when the last of them has, or after so many seconds."""
+def _until_expiry(runs: Sequence[Run[Any]], expires: Mapping[str, float], expiries: dict[int, Expiry]) -> float:
+    """End what has expired; gives the seconds until the next of these does.
+
+    ``expires``: by run, when it can only end as expired; ``expiries``: by store. Both are kept for a wait.
+    """
+    until = math.inf
+    for some in _by_store(run for run in runs if expires.get(run.id, math.inf) < math.inf):
+        queue, first = some[0]._queue, min(expires[run.id] for run in some)
+        expiry = expiries.setdefault(id(queue.connection), Expiry(queue.store, queue.clock))
+        expiry.end(first)
+        until = min(until, expiry.left(first))
+    return until
+
+
+def _unended(runs: list[Run[Any]], patience: float, expires: dict[str, float]) -> list[Run[Any]]:
+    """Those that have not ended, when the last of them has, or after so many seconds; and when they expire."""
     last = runs[-1]
-    if not last._settled:
-        last._saw(last._queue.store.await_end(last.id, patience))
-    look(runs[:-1])
-    return [run for run in runs if not run._settled and not run._absent and run._record and run._record.open]
+    if not last._settled and (record := last._queue.store.await_end(last.id, patience)) is not None:
+        last._saw(record)
+        runs = runs[:-1]
+    left: list[Run[Any]] = []
+    for some in _by_store(run for run in runs if not run._settled):
+        found = open_of(some[0]._queue.store, [run.id for run in some])
+        expires.update(found)
+        look([run for run in some if run.id not in found])
+        left += [run for run in some if run.id in found or run._is_open()]
+    return left
 
 
-def _rest(left: list[Run[Any]], limit: float, away: StoreAway | None = None) -> float:
+def _rest(left: list[Run[Any]], limit: float, hint: Hint, away: StoreAway | None = None) -> float:
     """Seconds until the limit. Raises WaitTimeout when there are none."""
     rest = limit - ticks()
     if rest > 0:
         return rest
+    raise _timed_out(left, "the store is away" if away is not None else hint.why(left[0]), away) from away
+
+
+def _timed_out(left: Sequence[Run[Any]], why: str, away: StoreAway | None) -> WaitTimeout:
+    """The error about runs that have not ended; says of the first what is known of it."""
     first = left[0]
-    why = "the store is away" if away is not None else f"it is {first._shown()}"
+    if away is None:
+        _glance([first])
+    state, error = first._shown(), None if first._record is None else first._record.error
     others = f" ({len(left) - 1} others neither)" if len(left) > 1 else ""
-    raise WaitTimeout(f"run {first.id} has not ended within the time given{others}: {why}") from away
+    known = [] if away is not None else [f"it is {state}" + (f" ({error})" if error else "")]
+    reasons = "; ".join([*known, *([why] if why else [])])
+    return WaitTimeout(f"run {first.id} has not ended within the time given{others}: {reasons}", str(state), error)
+
+
+def _drain_for(runs: Sequence[Run[Any]]) -> None:
+    """Where this thread executes runs itself, execute what is ripe until these have ended: nobody else may do it."""
+    while draining.step is not None and any(run._is_open() for run in runs) and draining.step():
+        look(runs)
 
 
 async def _all_ended(runs: Sequence[Run[Any]]) -> None:
     """Await the end of all, on the store's watcher thread."""
+    _drain_for(runs)
     for waiting in _by_store(run for run in runs if not run._settled):
-        records = await waiting[0]._queue.watcher.ended([run.id for run in waiting])
+        records = await hinting(waiting, waiting[0]._queue.watcher.ended([run.id for run in waiting]))
         for run in waiting:
             run._saw(records.get(run.id))
 
@@ -286,7 +484,7 @@ async def _all_ended(runs: Sequence[Run[Any]]) -> None:
 _RANK: Final = {
     state: rank
     for rank, state in enumerate(
-        (State.SCHEDULED, State.QUEUED, State.RUNNING, State.FAILED, State.CANCELLED, State.SUCCEEDED)
+        (State.WAITING, State.SCHEDULED, State.QUEUED, State.RUNNING, State.FAILED, State.CANCELLED, State.SUCCEEDED)
     )
 }
 """The least advanced first, then the worst."""
@@ -316,6 +514,15 @@ class Runs(Sequence[Run[R]], Generic[R]):
     def __repr__(self) -> str:
         return f"<Runs of {len(self.runs)}>"
 
+    def __eq__(self, other: object) -> bool:
+        return self.runs == other.runs if isinstance(other, Runs) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.runs))
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.runs,)
+
     @property
     def state(self) -> State:
         """The state of the least advanced, then of the worst. Of no runs at all: ``succeeded``."""
@@ -339,7 +546,7 @@ class Runs(Sequence[Run[R]], Generic[R]):
         _glance(self.runs)
         return next((run._record.error for run in self.runs if run._record and run._record.error), None)
 
-    def wait(self, timeout: float | timedelta | None = None) -> list[R]:
+    def wait(self, timeout: Duration | None = None) -> list[R]:
         """The values in order, when all have ended. Raises the first failure, as ``Run.wait`` does."""
         _wait(self.runs, timeout)
         return [run._outcome() for run in self.runs]
@@ -351,8 +558,8 @@ class Runs(Sequence[Run[R]], Generic[R]):
 
     def promote(self) -> bool:
         """Have those start now that are scheduled or wait for their retry; returns whether there were any."""
-        waiting = [run for run in self.runs if not run._settled]
-        return bool(waiting) and waiting[0]._queue.promote_all([run.id for run in waiting]) > 0
+        stores = _by_store(run for run in self.runs if not run._settled)
+        return sum([some[0]._queue.promote_all([run.id for run in some]) for some in stores]) > 0
 
     def fire(self) -> Runs[R]:
         """Put the very same runs again, as ``Run.fire``."""
@@ -372,13 +579,26 @@ LONGEST_NOTE: Final = 500
 
 
 class CurrentRun:
-    """The run that a job is inside of."""
+    """The run that a job is inside of: its ``id``, ``attempt`` (from 1), the name of its ``job``, its ``headers``, and
+    the ``state`` that the queue's lifespans have made in this worker.
+    """
 
-    __slots__ = ("_report", "attempt", "id")
+    __slots__ = ("_report", "attempt", "headers", "id", "job", "state")
 
-    def __init__(self, id: str, attempt: int, report: Callable[[float, str], None]) -> None:
+    def __init__(
+        self,
+        id: str,
+        attempt: int,
+        report: Callable[[float, str], None],
+        job: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
+        state: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.id = id
         self.attempt = attempt
+        self.job = job
+        self.headers = headers
+        self.state = state
         self._report = report
 
     def __repr__(self) -> str:
@@ -388,7 +608,7 @@ class CurrentRun:
         """Tell whoever asks (``run.progress``, ``skunq show``) how far it is, from 0 to 1; a note is cut at 500."""
         number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
         if not number or not 0 <= fraction <= 1:
-            raise WrongCall(f"progress is a number from 0 to 1; got {fraction!r}")
+            raise WrongCall(f"progress is a number from 0 to 1; got {said(fraction)}")
         self._report(float(fraction), str(note)[:LONGEST_NOTE])
 
 

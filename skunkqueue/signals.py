@@ -25,6 +25,20 @@ def catch(handler: Callable[..., Any]) -> dict[int, Any]:
     return caught
 
 
+def catch_continued(handler: Callable[..., Any]) -> dict[int, Any]:
+    """Have ``handler`` answer that the process was stopped and goes on, beside what answers it already."""
+    number = getattr(signal, "SIGCONT", None)
+    if number is None or (previous := signal.getsignal(number)) is None:
+        return {}
+
+    def both(*arguments: Any) -> None:
+        handler(*arguments)
+        if callable(previous):
+            previous(*arguments)
+
+    return {number: signal.signal(number, both)}
+
+
 def give_back(caught: Mapping[int, Any]) -> None:
     """Restore the previous signal handlers."""
     for number, handler in caught.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from skunkqueue.codec import PICKLED
+from skunkqueue.codec import is_pickled
 from skunkqueue.envelope import Body, pack_body
 from skunkqueue.keys import CALL, Keyring, default_keys
 
@@ -13,14 +13,14 @@ _NO_CODE: Final = bytes(32)
 
 def seal_body(head: bytes, code: bytes, call: bytes, *, id: str, queue: str, keys: Keyring = default_keys) -> bytes:
     """The body of the run with this id on this queue, signed where something in it has to be unpickled."""
-    if not code and call[:1] != PICKLED:
+    if not code and not is_pickled(call):
         return pack_body(head, code, call)
     return pack_body(head, code, call, keys().sign(CALL, _signed_part(head, code, call, id, queue)))
 
 
 def verify_body(body: Body, *, id: str, queue: str, keys: Keyring = default_keys) -> None:
     """Raises BadSignature where something has to be unpickled that nobody trusted has signed for this very run."""
-    if body.code or body.signature or body.call[:1] == PICKLED:
+    if body.code or body.signature or is_pickled(body.call):
         signed = _signed_part(body.head, body.code, body.call, id, queue)
         keys().verify(CALL, signed, body.signature)
 

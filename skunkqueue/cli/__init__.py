@@ -1,4 +1,4 @@
-"""skunq, the command line: reads what is asked for, and turns what goes wrong into a sentence and an exit code."""
+"""skunq, the command line: runs the command asked for, and turns errors into a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
+from skunkqueue.cli.ctrl_c import ctrl_c
 from skunkqueue.errors import SkunkError, WrongCall
 from skunkqueue.printable import printable
 
@@ -18,20 +19,21 @@ INTERRUPTED: Final = 130
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """The program ``skunq``. Exits with 0, 1 (it could not be done), 2 (a wrong call) or 130 (Ctrl-C)."""
+    ctrl_c.catch()
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # replaced by something that is no text file
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = _run(sys.argv[1:] if args is None else args)
-        sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:
-        _abandon_stdout()
-        code = FAILED
     except (SkunkError, OSError) as error:
-        print(f"Error: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         code = WRONG_CALL if isinstance(error, WrongCall) else FAILED
+        with contextlib.suppress(OSError):
+            print(f"Error: {printable(str(error))}", file=sys.stderr)  # noqa: T201
+    _flush(sys.stdout)
+    _flush(sys.stderr)
     sys.exit(code)
 
 
@@ -42,6 +44,7 @@ def _run(words: Sequence[str]) -> int:
     if options is None:
         from skunkqueue.cli.commands import run
 
+        ctrl_c.obey()
         return run(words)
     from skunkqueue.cli.serve import serve
 
@@ -49,6 +52,24 @@ def _run(words: Sequence[str]) -> int:
     return 0
 
 
-def _abandon_stdout() -> None:
-    """The reader of stdout is gone: flushing the buffer at exit must not raise again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _open_standard_streams() -> None:
+    """Open /dev/null in place of each that was closed: else the next file to be opened would take its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _flush(stream: Any) -> None:
+    """Flush. Python would do so at exit, and change the exit code if it failed."""
+    try:
+        stream.flush()
+    except OSError:
+        from skunkqueue.cli.output import abandon
+
+        abandon(stream)

@@ -2,43 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from skunkqueue.cli.options import desk_options
-from skunkqueue.envelope import State
+from skunkqueue.cli.options import RUN_ID, desk_options
+from skunkqueue.cli.which import Which, filter_options
+from skunkqueue.envelope import OPEN, Record, State
+from skunkqueue.persistence.halves import by_halves
+from skunkqueue.printable import printable
 
 if TYPE_CHECKING:
     from skunkqueue.cli.desk import Desk
-    from skunkqueue.envelope import Record
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 PAGE = 500
 
 _IS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "was cancelled"}
+
+# -- which -----------------------------------------------------------------------------------------------------------
+
+
+def many_options(command: Command) -> Command:
+    """IDs, or filters and ``--yes``."""
+    for decorate in (
+        click.argument("ids", type=RUN_ID, metavar="[ID...]", nargs=-1),
+        filter_options,
+        click.option("--yes", is_flag=True, help="Do it to all that match, without asking."),
+    ):
+        command = decorate(command)
+    return command
+
+
+class Taken(NamedTuple):
+    """The runs that a command is about: ``known`` are there, ``missing`` are not, with the reason."""
+
+    desk: Desk
+    known: dict[str, Record]
+    missing: dict[str, str]
+    total: str | None = None  # of how many this is told in one sentence
+
+
+def _taken(
+    url: str | None, queue: str | None, ids: Sequence[str], which: Which, yes: bool, verb: str, fit: Collection[State]
+) -> Taken:
+    """What the ids name, or what the filters fit and is in a state that ``fit`` has: told first, and asked for."""
+    from skunkqueue.cli.desk import Desk
+
+    if bool(ids) == which.is_any:
+        filters = "--state, --job, --route, --since or --error"
+        raise click.UsageError(f"{verb} wants IDs, or {filters} for all that match, and not both")
+    desk = Desk(url, queue)
+    if ids:
+        meant = desk.ids_of(ids)
+        known = desk.records(list(meant.values()))
+        return Taken(desk, known, {id: desk.no_run(id) for id in meant.values() if id not in known})
+    found = {record.id: record for record in desk.find(which) if record.state in fit}
+    number = f"{len(found):,} runs" if len(found) != 1 else "1 run"
+    if found:
+        _ask(f"{number} of {desk.where} match: {verb} {'them' if len(found) > 1 else 'it'}?", yes)
+    return Taken(desk, found, {}, number if len(found) != 1 else None)
+
+
+def _ask(question: str, yes: bool) -> None:
+    """Go on only if somebody agrees. Where nobody can be asked, ``--yes`` must have said so."""
+    from skunkqueue.cli import output
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} To do so without being asked, give --yes")
+    if not click.confirm(printable(question), err=True):
+        output.say("nothing was done", err=True)
+        click.get_current_context().exit(1)
+
 
 # -- cancel ----------------------------------------------------------------------------------------------------------
 
 
 @click.command(short_help="Cancel runs, interrupting those that run.")
 @desk_options
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
-def cancel(ids: Sequence[str], url: str | None, queue: str | None, as_json: bool) -> None:
+@many_options
+def cancel(ids: Sequence[str], url: str | None, queue: str | None, as_json: bool, yes: bool, **which: Any) -> None:
     """Cancel runs: those that wait will not start, those that run are interrupted.
 
     \b
-    skunq cancel 0196f3a2b8c15f0e6d1b2c3d4e5f
+    skunq cancel 2c3d4e5f
+    skunq cancel -q demo --job send --state scheduled
     """
-    from skunkqueue.cli.desk import Desk
-
-    desk = Desk(url, queue)
-    known = desk.records(ids)
-    taken = {record.id for record in _cancel(desk, list(known))}
-    refused = {id: _why_not_cancelled(record) for id, record in known.items() if id not in taken}
-    _report("cancelled", taken, {**refused, **_missing(desk, ids, known)}, as_json)
+    found = _taken(url, queue, ids, Which(**which), yes, "cancel", OPEN)
+    taken: set[str] = set()
+    for page in _pages(found.known):
+        taken |= {record.id for record in _cancel(found.desk, page)}
+    refused = {id: _why_not_cancelled(record) for id, record in found.known.items() if id not in taken}
+    _report("cancelled", taken, {**refused, **found.missing}, as_json, found.total)
 
 
 def _cancel(desk: Desk, ids: Sequence[str]) -> list[Record]:
@@ -58,20 +119,20 @@ def _why_not_cancelled(record: Record) -> str:
 
 @click.command(short_help="Run now what is scheduled or waits for its retry.")
 @desk_options
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
-def promote(ids: Sequence[str], url: str | None, queue: str | None, as_json: bool) -> None:
+@many_options
+def promote(ids: Sequence[str], url: str | None, queue: str | None, as_json: bool, yes: bool, **which: Any) -> None:
     """Run now what is scheduled for later, or waits for its retry.
 
     \b
-    skunq promote 0196f3a2b8c15f0e6d1b2c3d4e5f
+    skunq promote 2c3d4e5f
+    skunq promote -q demo --state scheduled --job send
     """
-    from skunkqueue.cli.desk import Desk
-
-    desk = Desk(url, queue)
-    known = desk.records(ids)
-    taken = desk.store.promote(list(known), now=desk.now) if known else set()
-    refused = {id: _why_not_promoted(record) for id, record in known.items() if id not in taken}
-    _report("promoted", taken, {**refused, **_missing(desk, ids, known)}, as_json)
+    found = _taken(url, queue, ids, Which(**which), yes, "promote", {State.QUEUED})
+    taken: set[str] = set()
+    for page in _pages(found.known):
+        taken |= found.desk.store.promote(page, now=found.desk.now)
+    refused = {id: _why_not_promoted(record) for id, record in found.known.items() if id not in taken}
+    _report("promoted", taken, {**refused, **found.missing}, as_json, found.total)
 
 
 def _why_not_promoted(record: Record) -> str:
@@ -84,38 +145,59 @@ def _why_not_promoted(record: Record) -> str:
 
 @click.command(short_help="Run failed or cancelled runs again.")
 @desk_options
-@click.argument("ids", metavar="[ID...]", nargs=-1)
-@click.option("--failed", is_flag=True, help="All that failed, instead of IDs.")
-def retry(ids: Sequence[str], failed: bool, url: str | None, queue: str | None, as_json: bool) -> None:
+@many_options
+@click.option("--failed", is_flag=True, help="All that failed, without asking.")
+@click.option("--like", type=RUN_ID, metavar="ID", help="All that failed as this run did: see `skunq errors`.")
+def retry(
+    ids: Sequence[str],
+    failed: bool,
+    like: str | None,
+    url: str | None,
+    queue: str | None,
+    as_json: bool,
+    yes: bool,
+    **which: Any,
+) -> None:
     """Queue failed or cancelled runs again, as if they had never run.
 
     \b
-    skunq retry 0196f3a2b8c15f0e6d1b2c3d4e5f
+    skunq retry 2c3d4e5f
     skunq retry -q demo --failed
+    skunq retry --job send --since 1h --error timeout
+    skunq retry --like 2c3d4e5f
     """
     from skunkqueue.cli.desk import Desk
+    from skunkqueue.cli.failures import all_like
 
-    if failed == bool(ids):
-        raise click.UsageError("retry wants IDs, or --failed for all that failed; one of the two")
-    desk = Desk(url, queue)
+    if failed + bool(ids) + (like is not None) > 1:
+        raise click.UsageError("retry wants IDs, or --failed for all that failed, or --like ID, and not several")
+    if failed and not Which(**which).is_any:
+        desk = Desk(url, queue)
+        taken, refused = _reopen(desk, desk.find(Which(state=State.FAILED), values=0))
+        _report("queued again", taken, refused, as_json, f"{len(taken):,} failed runs of {desk.where}")
+        return
+    if like is not None:
+        ids = all_like(Desk(url, queue), like)
+        _ask(f"{len(ids):,} runs failed as {like} did: retry them?", yes)
     if failed:
-        taken, refused = _reopen(desk, desk.find(state=State.FAILED))
-        _report("queued again", taken, refused, as_json, total=f"{len(taken):,} failed runs of {desk.where}")
-    else:
-        known = desk.records(ids)
-        taken, refused = _reopen(desk, known.values())
-        _report("queued again", taken, {**refused, **_missing(desk, ids, known)}, as_json)
+        which["state"], yes = State.FAILED, True
+    found = _taken(url, queue, ids, Which(**which), yes, "retry", {State.FAILED, State.CANCELLED})
+    taken, refused = _reopen(found.desk, found.known.values())
+    total = f"{len(taken):,} runs" if like is not None and len(taken) > 1 else found.total
+    _report("queued again", taken, {**refused, **found.missing}, as_json, total)
 
 
 def _reopen(desk: Desk, records: Iterable[Record]) -> tuple[set[str], dict[str, str]]:
-    """Queue them again, page by page; gives the ids that took, and why the others did not."""
+    """Queue them again, page by page; returns the ids of those queued, and for the others the reason."""
     taken: set[str] = set()
     refused: dict[str, str] = {}
     coming = iter(records)
     while page := list(islice(coming, PAGE)):
-        reopened = desk.store.reopen([record.id for record in page], now=desk.now)
+        done, failed = by_halves(lambda some: desk.store.reopen(some, now=desk.now), [record.id for record in page])
+        reopened = set().union(*done)
         taken |= reopened
         refused.update({record.id: _why_not_reopened(record) for record in page if record.id not in reopened})
+        refused.update({id: f"run {id} cannot be queued again: {error}" for id, error in failed})
     return taken, refused
 
 
@@ -126,25 +208,28 @@ def _why_not_reopened(record: Record) -> str:
     return f"run {record.id} {has}; only failed and cancelled runs can be queued again"
 
 
-# -- what became of it -----------------------------------------------------------------------------------------------
+def _pages(ids: Iterable[str]) -> Iterator[list[str]]:
+    """The ids, as many at a time as a store is asked for."""
+    coming = iter(ids)
+    while page := list(islice(coming, PAGE)):
+        yield page
 
 
-def _missing(desk: Desk, ids: Iterable[str], known: Mapping[str, Record]) -> dict[str, str]:
-    return {id: desk.no_run(id) for id in ids if id not in known}
+# -- reports -----------------------------------------------------------------------------------------------------------
 
 
 def _report(verb: str, taken: set[str], refused: Mapping[str, str], as_json: bool, total: str | None = None) -> None:
-    """Say what took, complain about the others; leave with 1 if there are any."""
+    """Print what was done and, as errors, what was not; exits with 1 if there is any of those."""
     from skunkqueue.cli import output
 
-    if as_json:
-        done = ({"id": id, "done": True, "error": None} for id in sorted(taken))
-        output.print_json_rows(chain(done, ({"id": id, "done": False, "error": why} for id, why in refused.items())))
-    elif total is not None:
-        output.say(f"{total} {verb}")
-    else:
-        for id in sorted(taken):
-            output.say(f"{id} {verb}")
+    with output.as_far_as_possible():
+        if as_json:
+            done = ({"id": id, "done": True, "error": None} for id in sorted(taken))
+            left = ({"id": id, "done": False, "error": why} for id, why in refused.items())
+            output.print_json_rows(chain(done, left))
+        else:
+            for sentence in [total] if total is not None else sorted(taken):
+                output.say(f"{sentence} {verb}")
     for why in refused.values():
         output.complain(why)
     if refused:
@@ -158,7 +243,7 @@ def _report(verb: str, taken: set[str], refused: Mapping[str, str], as_json: boo
 @desk_options
 def purge(url: str | None, queue: str | None, as_json: bool) -> None:
     """Clear away what nobody needs any more: ended runs past the time they are kept, expired runs, and runs for workers
-    that are gone. It is done on the whole store, as pools do while they work; -q says whose runs are counted after it.
+    that are gone. Pools do the same while they work. It covers the whole store; -q limits only the counts shown.
 
     \b
     skunq purge
@@ -170,7 +255,8 @@ def purge(url: str | None, queue: str | None, as_json: bool) -> None:
     cleared = 0
     while done := desk.store.purge(now=desk.now):
         cleared += done
-    if as_json:
-        output.print_json({"purged": cleared, "left": desk.counts()})
-    else:
-        output.say(f"{cleared:,} cleared away; {desk.summary()}")
+    with output.as_far_as_possible():
+        if as_json:
+            output.print_json({"purged": cleared, "left": desk.counts()})
+        else:
+            output.say(f"{cleared:,} cleared away; {desk.summary()}")

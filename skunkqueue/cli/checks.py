@@ -1,11 +1,13 @@
-"""What the values of options may be, and what they become. All raise WrongCall or another ValueError."""
+"""Checks the values of options and converts them. All functions raise WrongCall or another ValueError."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from skunkqueue.envelope import State, base_route, check_name
+from skunkqueue.durations import seconds
+from skunkqueue.envelope import State, base_route, check_id, check_name
 from skunkqueue.errors import WrongCall
+from skunkqueue.printable import said
 
 
 def queue(value: str) -> str:
@@ -19,9 +21,14 @@ def route(value: str) -> str:
 
 
 def any_route(value: str) -> str:
-    """A route to look at: without its priority, and a worker's own address is one too."""
+    """A route to inspect, without its priority. A worker's own address is one too."""
     check_name(base_route(value).removeprefix("@"), "route")
     return base_route(value)
+
+
+def run_id(value: str) -> str:
+    """The id of a run."""
+    return check_id(value)
 
 
 def state(value: str) -> State:
@@ -32,7 +39,7 @@ def state(value: str) -> State:
 
 
 def url(value: str) -> str:
-    """A store's URL; that it cannot be one is said before anything is made on disk."""
+    """A store's URL. One that cannot be right is refused before anything is created on disk."""
     from skunkqueue.persistence.url import locate
 
     if "://" not in value:
@@ -58,9 +65,32 @@ def whole(value: str) -> int:
     return number
 
 
-def duration(value: str) -> float:
-    """Seconds, 0 or more."""
-    number = float(value)
-    if not number >= 0:
-        raise ValueError(value)
+def duration(value: str, least: float = 0.0) -> float:
+    """Seconds, as a number or a text like ``1h30m``."""
+    try:
+        number = seconds(_number(value), "it")
+    except WrongCall:
+        raise WrongCall(f"{said(value)} is no time: give seconds, or 5m, 1h30m") from None
+    if number < least:
+        raise WrongCall(f"{said(value)} is too short: at least {least:g} seconds")
     return number
+
+
+def lease(value: str) -> float:
+    """How long a run stays with a pool that vanished."""
+    return duration(value, 0.1)
+
+
+def _number(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def listen(value: str) -> str:
+    """Where to listen: HOST:PORT."""
+    _, colon, port = value.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise WrongCall(f"where to listen is HOST:PORT, like 127.0.0.1:9191; got {said(value)}")
+    return value

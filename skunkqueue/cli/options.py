@@ -14,7 +14,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
-    """What a value is turned into by a check of ours; what it raises becomes click's sentence."""
+    """A converter for click, from one of our checks: a WrongCall becomes an error of click."""
 
     def convert(value: str) -> Any:
         try:
@@ -28,8 +28,17 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 QUEUE = checked(checks.queue)
 ROUTE = checked(checks.route)
 ANY_ROUTE = checked(checks.any_route)
+RUN_ID = checked(checks.run_id)
 STATE = checked(checks.state)
 URL = checked(checks.url)
+DURATION = checked(checks.duration)
+LEASE = checked(checks.lease)
+LISTEN = checked(checks.listen)
+
+
+def at_least(least: float) -> Callable[[str], Any]:
+    """A duration that is not too short."""
+    return checked(lambda value: checks.duration(value, least))
 
 
 def url_option(command: Command) -> Command:
@@ -65,5 +74,5 @@ def json_option(command: Command) -> Command:
 
 
 def desk_options(command: Command) -> Command:
-    """What all commands of the desk take."""
+    """The options that all commands of the desk take."""
     return queue_option(url_option(json_option(command)))

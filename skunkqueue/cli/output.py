@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from skunkqueue.cli.jsonable import jsonable
 from skunkqueue.printable import printable, printable_lines
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
     from rich.text import Text
 
 STYLES: Final[Mapping[str, str]] = {
@@ -22,41 +29,107 @@ STYLES: Final[Mapping[str, str]] = {
     "cancelled": "dim",
 }
 
-LONG: Final = ("JOB", "RESULT", "RUNNING")
-SPARE: Final = ("ATTEMPTS", "QUEUE", "HOST")
+WIDTHS: Final[Mapping[str, int]] = {"JOB": 16, "RESULT": 12, "CALL": 24, "DOING": 12, "ERROR": 24, "WHERE": 16}
+"""Columns that are cut where there is no room for all, each with the characters that it keeps."""
+SPARE: Final = ("HOST", "POOL", "PID")
 NARROW: Final = 100
 
 ENDLESS: Final = 100_000
-"""The width of what is piped: nothing in it is cut or wrapped."""
+"""The width of piped output: nothing in it is cut or wrapped."""
+
+
+class Unwritten(Exception):
+    """The output cannot be written to stdout. Nothing more is written to it."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"the output cannot be written: {error.strerror or error}")
+        self.reader_left = error.errno == errno.EPIPE
+
+
+def write(text: str, *, err: bool = False) -> None:
+    """Write to stdout, or to stderr. Raises Unwritten for stdout only; for stderr, a failure is ignored."""
+    try:
+        click.echo(text, nl=False, err=err)
+    except OSError as error:
+        abandon(sys.stderr if err else sys.stdout)
+        if not err:
+            raise Unwritten(error) from error
+
+
+def abandon(stream: Any) -> None:
+    """Discard what is left in the stream, and what is still written to it: a flush must not raise again."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is not a file of the system
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+@contextlib.contextmanager
+def as_far_as_possible() -> Iterator[None]:
+    """For output about work that is done. If it cannot be written, stderr says so; the command does not fail."""
+    try:
+        yield
+    except Unwritten as error:
+        if not error.reader_left:
+            complain(str(error))
 
 
 def print_json(document: Any) -> None:
     """One document."""
-    click.echo(json.dumps(document, indent=2))
+    write(json.dumps(jsonable(document), indent=2) + "\n")
 
 
 def print_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
-    """One document, a list with a line for each row; written as the rows come."""
+    """One document, a list with a line for each row. It is written as the rows come, and closed even if they raise."""
     opening = "["
-    for row in rows:
-        click.echo(f"{opening}{json.dumps(row)}", nl=False)
-        opening = ",\n "
-    click.echo("[]" if opening == "[" else "]")
+    try:
+        for row in rows:
+            write(opening + json.dumps(jsonable(row)))
+            opening = ",\n "
+    except Unwritten:
+        raise
+    except Exception:
+        if opening != "[":
+            write("]\n")
+        raise
+    write("[]\n" if opening == "[" else "]\n")
+
+
+def is_wide() -> bool:
+    """Whether a table may have all its columns: on a wide terminal, or where the output goes elsewhere."""
+    from rich.console import Console
+
+    return not sys.stdout.isatty() or Console().width >= NARROW
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table. What is piped is whole; on a narrow terminal some columns are left out, and long ones are cut."""
+    """Print a table. Piped, it is complete; on a narrow terminal some columns are left out, and long ones are cut."""
+    print_rich(table(columns, rows, is_wide=is_wide()))
+
+
+def print_rich(what: RenderableType) -> None:
+    """Print what rich can render: in full where it does not go to a terminal."""
     from rich.console import Console
+
+    is_terminal = sys.stdout.isatty()
+    told = io.StringIO()  # not stdout itself: rich ends the program if it cannot write
+    width = None if is_terminal else ENDLESS
+    Console(file=told, width=width, force_terminal=is_terminal or None, highlight=False).print(what)
+    write(told.getvalue())
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, is_wide: bool = True) -> Table:
+    """A table for rich."""
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False)
-    shown = [place for place, name in enumerate(columns) if console.width >= NARROW or name not in SPARE]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    shown = [place for place, name in enumerate(columns) if is_wide or name not in SPARE]
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for place in shown:
-        table.add_column(columns[place], no_wrap=columns[place] not in LONG)
+        least = WIDTHS.get(columns[place])
+        made.add_column(columns[place], no_wrap=least is None, min_width=least)
     for row in rows:
-        table.add_row(*(_cell(row[place]) for place in shown))
-    console.print(table)
+        made.add_row(*(_cell(row[place]) for place in shown))
+    return made
 
 
 def _cell(value: str) -> Text:
@@ -66,21 +139,21 @@ def _cell(value: str) -> Text:
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Names and what they are, a line each; more lines of the same stand below each other."""
+    """Print names and values, a line each; more lines of one value are aligned below its first."""
     shown = [(name, value) for name, value in facts if value]
     width = max(len(name) for name, _ in shown)
     for name, value in shown:
         first, *others = printable_lines(value)
-        click.echo(f"{click.style(name.ljust(width), bold=True)}  {first}")
+        write(f"{click.style(name.ljust(width), bold=True)}  {first}\n")
         for line in others:
-            click.echo(f"{'':{width}}  {line}")
+            write(f"{'':{width}}  {line}\n")
 
 
 def say(sentence: str, *, err: bool = False) -> None:
-    """A line on stdout, or stderr. What is in a store was written by others, so it is made fit for a terminal."""
-    click.echo(printable(sentence), err=err)
+    """Print a line on stdout, or stderr. What is in a store was written by others: control characters are escaped."""
+    write(printable(sentence) + "\n", err=err)
 
 
 def complain(sentence: str) -> None:
-    """Say on stderr what could not be done."""
+    """Print on stderr what could not be done."""
     say(f"Error: {sentence}", err=True)

@@ -13,15 +13,15 @@ from skunkqueue.errors import SkunkError
 
 TRIES: Final = 20
 PAUSE: Final = 0.01
-"""Seconds between two looks for the ID of a holder that has locked the file a moment ago."""
+"""Seconds between two tries to read the ID of a process that has just locked the file."""
 
 
 @contextlib.contextmanager
 def holding(path: str | None) -> Iterator[None]:
-    """Hold this process's ID in a file. Raises SkunkError where another pool has it, or it cannot be made.
+    """Hold this process's ID in a file. Raises SkunkError if another pool has the file, or it cannot be made.
 
-    The holder is who has the file locked. The kernel releases the lock when the process ends, however it ends, so that
-    a file that was left behind is taken over, whatever stands in it and whoever has that process ID by now.
+    The process that has locked the file holds it. The kernel releases the lock when the process ends, however it ends.
+    So a file that was left behind is taken over, whatever ID it contains and whichever process has that ID now.
     """
     if path is None:
         yield

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from skunkqueue.codec import decode_value, is_pickled
-from skunkqueue.envelope import Head, Record, State, peek_head
+from skunkqueue.durations import age, span
+from skunkqueue.envelope import GATED, Envelope, Record, State
 from skunkqueue.errors import PayloadError
-from skunkqueue.policy import decode_notes
+from skunkqueue.facts import Arguments, arguments_of, head_of, history, job_of, times, worker_label
+from skunkqueue.notes import decode_notes
 from skunkqueue.run import attempts
-
-LONGEST_INT = 10_000
-"""Bits of an int that is written in decimal; Python refuses far longer ones."""
+from skunkqueue.times import as_local
 
 
 class Words(str):
-    """What is said in place of a value that is not shown; bears no quotes."""
+    """Text in place of a value that is not shown. Its repr has no quotes."""
 
     __slots__ = ()
 
@@ -26,26 +26,53 @@ class Words(str):
 
 
 def row(record: Record, now: float) -> dict[str, Any]:
-    """What every list of runs has of one; times are ISO 8601, UTC."""
+    """A run as lists show it; times are ISO 8601, UTC. One that cannot be shown has few fields and an error."""
+    try:
+        return _row(record, now)
+    except Exception as error:
+        return {**dict.fromkeys(COLUMNS), **_least(record), "error": unshown(error)}
+
+
+def _least(record: Record) -> dict[str, Any]:
     envelope = record.envelope
+    return {"id": record.id, "queue": envelope.queue, "route": envelope.route, "state": str(record.state)}
+
+
+def unshown(error: Exception) -> str:
+    """The error in place of a run that cannot be shown: the others in the list still can."""
+    return f"<cannot be shown: {type(error).__name__}>"
+
+
+COLUMNS: Final = (
+    "id", "queue", "route", "job", "state", "result", "error", "attempts", "due", "started", "took", "worker",
+    "progress", "note",
+)  # fmt: skip
+
+
+def _row(record: Record, now: float) -> dict[str, Any]:
+    envelope, ran = record.envelope, times(record)
     return {
         "id": record.id,
         "queue": envelope.queue,
         "route": envelope.route,
-        "job": job_of(record),
+        "job": job_of(envelope),
         "state": str(record.shown(now)),
-        "result": jsonable(result_of(record)),
+        "result": result_of(record),
         "error": record.error,
         "attempts": attempts(record),
         "due": iso(envelope.due),
+        "started": None if ran is None else iso(ran[0]),
+        "took": None if ran is None else ran[1],
+        "worker": record.worker,
         "progress": record.progress,
         "note": record.note,
     }
 
 
 def full_row(record: Record, now: float) -> dict[str, Any]:
-    """All there is to say of one."""
-    envelope, head = record.envelope, head_of(record)
+    """Everything there is to show of one run."""
+    envelope = record.envelope
+    head, call = head_of(envelope), arguments_of(envelope)
     running = record.state == State.RUNNING
     return {
         **row(record, now),
@@ -54,7 +81,12 @@ def full_row(record: Record, now: float) -> dict[str, Any]:
         "unique": unique_of(record),
         "expires": iso(envelope.expires),
         "next": iso(record.ripe) if record.state == State.QUEUED else None,
-        "worker": record.worker if running else None,
+        "args": None if call is None else call.args,
+        "kwargs": None if call is None else call.kwargs,
+        "history": [
+            {"started": iso(one.started.timestamp()), "took": one.took, "worker": one.worker, "error": one.error}
+            for one in history(record)
+        ],
         "leased_until": iso(record.ripe) if running else None,
         "ended": iso(record.ended),
         "kept_until": None if record.open else iso(record.ripe),
@@ -64,33 +96,19 @@ def full_row(record: Record, now: float) -> dict[str, Any]:
     }
 
 
-def head_of(record: Record) -> Head | None:
-    """What its sender decided; None where it cannot be read."""
-    try:
-        return peek_head(record.envelope.body)
-    except PayloadError:
-        return None
-
-
-def job_of(record: Record) -> str | None:
-    """The job's name; None where the envelope cannot be read."""
-    head = head_of(record)
-    return (head.name or head.ref) if head else None
-
-
 def unique_of(record: Record) -> str | None:
-    """The unique key as people gave it; stored, the job's name stands before it."""
+    """The unique key as people gave it. The stored one begins with the job's name."""
     unique = record.envelope.unique
     return None if unique is None else unique.rpartition("\n")[2]
 
 
 def deaths(record: Record) -> list[str]:
-    """The signals and exit codes of the workers that died of it."""
+    """The signals or exit codes of the workers that died while they executed it."""
     return list(decode_notes(record.notes).deaths)
 
 
 def result_of(record: Record) -> Any:
-    """The value of a run that succeeded; Words where it cannot be read without unpickling, or at all."""
+    """The value of a run that succeeded; Words if it cannot be read, or not without unpickling."""
     if record.state != State.SUCCEEDED or record.value is None:
         return None
     if is_pickled(record.value):
@@ -111,8 +129,39 @@ def traceback_of(record: Record) -> str | None:
         return None
 
 
+def call_text(envelope: Envelope, call: Arguments | None = None) -> str:
+    """The call as one would write it: ``send('bad', html=True)``. Pickled arguments are shown if ``call`` has them."""
+    name = re.split(r"[:.]", job_of(envelope) or "?")[-1]
+    found = call or arguments_of(envelope)
+    if found is None:
+        return f"{name}(<arguments that are pickled or cannot be read>)"
+    shown = [*map(text, found.args), *(f"{key}={text(value)}" for key, value in found.kwargs.items())]
+    return f"{name}({', '.join(shown)})"
+
+
+def route_text(route: str) -> str:
+    """A route as people know it: without the marks for a priority, or for the address of a worker."""
+    base, _, priority = route.partition("^")
+    if base.startswith("@"):
+        return f"worker {worker_label(base[1:])}"
+    return f"{base} ({priority})" if priority else base
+
+
+def age_text(due: float, now: float) -> str:
+    """How long ago it was due: ``12s``; or when it will be: ``in 5m``. Empty for what waits for other runs."""
+    if due == GATED:
+        return ""
+    return age(now - due) if due <= now else f"in {age(due - now)}"
+
+
+def took_text(record: Record) -> str:
+    """How long its last attempt took."""
+    ran = None if record.state == State.RUNNING else times(record)
+    return "" if ran is None else span(ran[1])
+
+
 def outcome(record: Record) -> str:
-    """For people: what became of it, or how far it is."""
+    """For people: its result, its error, or how far it is."""
     if record.state == State.SUCCEEDED:
         return text(result_of(record))
     return progress(record) if record.state == State.RUNNING else record.error or ""
@@ -129,23 +178,8 @@ def text(value: Any) -> str:
         return repr(value)
     except (ValueError, RecursionError):  # an int of many thousand digits, or nested that deep
         return "<too long to show>"
-
-
-def jsonable(value: Any) -> Any:
-    """A plain value as JSON has it: sets and tuples are lists, what JSON has no word for is text."""
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int):
-        return value if value.bit_length() <= LONGEST_INT else hex(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else text(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(item) for item in value]
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    except Exception as error:
+        return unshown(error)
 
 
 def iso(time: float | None) -> str | None:
@@ -157,17 +191,17 @@ def iso(time: float | None) -> str | None:
 def local(time: float | None) -> str:
     """A time for people."""
     moment = _moment(time)
-    return "" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return "" if moment is None else as_local(moment).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def short(time: float, now: float) -> str:
-    """A time for people, beside many others: without the day where that is today."""
+    """A time for people, in lists: without the date if that is today."""
     told, today = local(time), local(now)
     return told[11:] if told[:10] == today[:10] else told[:16]
 
 
 def _moment(time: float | None) -> datetime | None:
     try:
-        return None if time is None else datetime.fromtimestamp(time, UTC)
+        return None if time is None or time >= GATED else datetime.fromtimestamp(time, UTC)
     except (ValueError, OverflowError, OSError):
-        return None  # beyond the year 9999: for ever
+        return None  # beyond the year 9999: for ever, as what waits for others is due

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from skunkqueue.cli.options import QUEUE, ROUTE, log_format_option, url_option
+from skunkqueue.cli.options import DURATION, QUEUE, ROUTE, log_format_option, url_option
 
 RETRY = "retry"
 
@@ -25,7 +25,7 @@ RETRY = "retry"
 @url_option
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Jobs that are processed at a time. [4]")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Process them in so many processes instead.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long a job may take. [any time]")
+@click.option("--timeout", type=DURATION, metavar="TIME", help="How long a job may take. [any time]")
 @click.option(
     "--retries", type=click.IntRange(min=0), metavar="N", help="How often a job that fails is tried again. [0]"
 )
@@ -59,14 +59,16 @@ def spool(words: tuple[str, ...], **options: Any) -> None:
 
 
 def _retry(files: tuple[str, ...], options: Mapping[str, Any]) -> None:
-    from skunkqueue.cli.output import say
+    from skunkqueue.cli.output import as_far_as_possible, say
     from skunkqueue.spool.kept import retry
 
     _refuse(options, ("log_format",), "skunq spool retry")
     if not files:
         raise click.UsageError("skunq spool retry takes one file of err/ or more")
     for file in files:
-        say(f"put back: {retry(file)}")
+        put_back = retry(file)
+        with as_far_as_possible():
+            say(f"put back: {put_back}")
 
 
 def _feed(folder: str, queue: str, options: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from skunkqueue.worker.child.execute import shown
     from skunkqueue.worker.hook import Hook, ShownResult, shared_bytes
+    from skunkqueue.worker.pool.isolate import exchange_isolated
     from skunkqueue.worker.pool.log import Log
     from skunkqueue.worker.pool.log_entry import ERROR, INFO, WARNING, LogEntry
     from skunkqueue.worker.pool.pool import Pool, WorkerPool, pool_name
@@ -28,6 +29,7 @@ __all__ = [
     "Settings",
     "ShownResult",
     "WorkerPool",
+    "exchange_isolated",
     "pool_name",
     "shared_bytes",
     "shown",
@@ -37,6 +39,7 @@ __all__ = [
 _PLACES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("Hook", "ShownResult", "shared_bytes"), "hook"),
     "shown": "child.execute",
+    "exchange_isolated": "pool.isolate",
     "Log": "pool.log",
     **dict.fromkeys(("ERROR", "INFO", "WARNING", "LogEntry"), "pool.log_entry"),
     **dict.fromkeys(("Pool", "WorkerPool", "pool_name"), "pool.pool"),

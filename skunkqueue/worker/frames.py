@@ -11,9 +11,11 @@
       STARTED         ticks f64                                only where a worker runs several at a time
       DONE            ticks f64 | took f64 | text length u16 | text | value
       RAISED          ticks f64 | took f64 | MessagePack of policy.Raised
-      UNKNOWN         ticks f64 | took f64 | text
+      IMPORTING       one byte                                 1: it begins to import a job, 0: that is over
+      UNKNOWN         ticks f64 | took f64 | MessagePack of policy.Unknown
       INTERRUPTED     ticks f64 | took f64
       PROGRESS        fraction f64 | note
+      SCHEDULES       MessagePack of schedules.declared.Announcement
 
 ``ticks`` is clock.ticks() when it happened, ``took`` seconds. Beside the frames go tickets, the bare number of a run as
 u32: a worker takes a ticket before it starts a run, and the pool recalls runs by taking their tickets itself.
@@ -35,6 +37,8 @@ RAISED: Final = 14
 UNKNOWN: Final = 15
 INTERRUPTED: Final = 16
 PROGRESS: Final = 17
+IMPORTING: Final = 18
+SCHEDULES: Final = 19
 
 HEAD: Final = Struct("<IBI")
 RUN_HEAD: Final = Struct("<IBIHB")
@@ -87,23 +91,32 @@ class Splitter:
     """Assembles frames from the pieces that a pipe delivers."""
 
     def __init__(self) -> None:
-        self._kept = b""
+        self._kept: list[bytes] = []  # joined once, when the frame is whole: joining each time takes quadratic time
+        self._size = 0
+        self._wanted = 0
 
     def join(self, data: bytes) -> tuple[bytes, list[int]]:
         """Add data; returns it, and where whole frames in it start. An incomplete frame is kept for the next call."""
         if self._kept:
-            data = self._kept + data
+            self._kept.append(data)
+            self._size += len(data)
+            if self._size < self._wanted:
+                return b"", []
+            data = b"".join(self._kept)
         position, size = 0, len(data)
         starts = []
+        self._wanted = PREFIX
         while size - position >= PREFIX:
             end = position + 4 + LENGTH.unpack_from(data, position)[0]
             if end > size:
                 if end - position > MOST:
                     raise ValueError(f"a frame of {end - position:,} bytes")
+                self._wanted = end - position
                 break
             starts.append(position)
             position = end
-        self._kept = data[position:]
+        self._size = size - position
+        self._kept = [data[position:]] if self._size else []
         return data, starts
 
     def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -15,20 +15,24 @@ import os
 import select
 import socket
 import threading
+from collections import deque
 from contextvars import copy_context
 from queue import SimpleQueue
 from time import perf_counter, sleep
 from typing import Any, Final
 
 from skunkqueue.clock import ticks
+from skunkqueue.envelope import Body
 from skunkqueue.errors import Interrupted
 from skunkqueue.run import set_current
 from skunkqueue.worker import frames
-from skunkqueue.worker.child.execute import Executor, Invocation, Task
+from skunkqueue.worker.child.current_loop import restore_current_loop
+from skunkqueue.worker.child.execute import Executor, Invocation, Task, discard, is_awaitable
 from skunkqueue.worker.child.interrupt import is_cancelled
 from skunkqueue.worker.child.link import PAUSE, Link
-from skunkqueue.worker.child.loop import new_loop
+from skunkqueue.worker.child.loop import Loop
 from skunkqueue.worker.child.places import LOOP, TAKING, Places
+from skunkqueue.worker.child.surroundings import surroundings
 
 QUICK: Final = 0.0001
 """A job is quick after a run that took less than so many seconds."""
@@ -53,13 +57,18 @@ class Concurrent:
         self._quick: set[int] = set()  # ids of job objects; a reused id only causes a wrong guess
         self._stirred = threading.Event()  # unset while the watchdog need not look
         self._listens = False
+        self._closed = False
+        self._told: deque[tuple[int, bytes]] = deque()  # ended on the loop, with the outcome to be sent
 
     def serve(self) -> None:
         """Run what comes until there is no more."""
+        loop = Loop()
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                runner.run(self._serve())
+            loop.run(self._serve())
         finally:
+            self._executor.close()
+            loop.close()
+            self._closed = True
             self._places.close()
             self._stirred.set()
             self._threads.end()
@@ -94,14 +103,21 @@ class Concurrent:
         now = ticks()
         return b"".join([frames.one(frames.STARTED, number, now) for number in numbers])
 
+    def _clean_up(self) -> None:
+        """Undo what jobs did to this process, if none is running."""
+        if not self._places.running:
+            surroundings.restore_all()
+            if surroundings.has_other_handlers:
+                self._loop.call_soon_threadsafe(self._clean_up)
+
     def _say(self, said: bytes) -> None:
         if said:
             self._link.write(said)
 
-    def _leave(self, number: int) -> None:
+    def _leave(self, number: int, *, to_await: bool = False) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # the job forked, and this is the copy coming back from it
-        self._places.leave(number)
+        (self._places.suspend if to_await else self._places.leave)(number)
 
     def _outcome(self, task: Task, call: Invocation | None, error: BaseException, began: float) -> bytes:
         if self._places.was_hit(task.number) and (isinstance(error, Interrupted) or is_cancelled(error)):
@@ -141,6 +157,7 @@ class Concurrent:
                 self._say(said)
                 said, leads = b"", self._places.vacate(TAKING)
             if not leads:
+                self._clean_up()
                 self._end_if_done()
                 return
             task = None
@@ -156,6 +173,7 @@ class Concurrent:
             if ticket is None:
                 self._say(said)
                 said = b""
+                self._clean_up()
                 _wait_readable(self._link.tickets, None)
                 continue
             if not ticket:
@@ -167,25 +185,34 @@ class Concurrent:
             return task
 
     def _execute(self, task: Task) -> bytes | None:
-        """Open a run and call its function; None if it is async, then the loop executes it."""
+        """Open a run and call its function; None if it is to be awaited, which the loop does."""
         call, began = None, perf_counter()
         try:
             call = self._executor.open(task)
-            if call.is_async:
-                self._hand_to_loop(task, call, began)
-                return None
-            key = id(call.job)
-            if key not in self._quick and self._places.pass_on(task.number):
-                self._threads.give(None)
-            try:
-                self._places.enter(task.number, threading.get_ident())
-                set_current(self._executor.current(task))
-                return self._executor.returned(task, call, call.job.function(*call.args, **call.kwargs), began)
-            finally:
-                self._leave(task.number)
-                self._learn(key, perf_counter() - began)
+            set_current(self._executor.current(task, call))
+            if not call.is_async:
+                return self._call_plain(task, call, began)
+            self._hand_to_loop(task, call, call(), began)
+            return None
         except BaseException as error:
             return self._outcome(task, call, error, began)
+
+    def _call_plain(self, task: Task, call: Invocation, began: float) -> bytes | None:
+        key, to_await = id(call.job), False
+        if key not in self._quick and self._places.pass_on(task.number):
+            self._threads.give(None)
+        restore_current_loop()
+        try:
+            self._places.enter(task.number, threading.get_ident())
+            value = call.job.function(*call.args, **call.kwargs)
+            to_await = is_awaitable(value)
+            if not to_await:
+                return self._executor.returned(task, call, value, began)
+        finally:
+            self._leave(task.number, to_await=to_await)
+            self._learn(key, perf_counter() - began)
+        self._hand_to_loop(task, call, value, began)
+        return None
 
     def _learn(self, key: int, took: float) -> None:
         """Learn which jobs are quick. A time between ``QUICK`` and ``SLOW`` changes nothing."""
@@ -196,17 +223,18 @@ class Concurrent:
         elif took > SLOW:
             self._quick.discard(key)
 
-    def _hand_to_loop(self, task: Task, call: Invocation, began: float) -> None:
+    def _hand_to_loop(self, task: Task, call: Invocation, value: Any, began: float) -> None:
         leads = self._places.pass_on(task.number)
+        context = copy_context()
 
         def begin() -> None:
-            self._begin_async(task, call, began)
+            self._loop.create_task(self._await(task, call, value, began), context=context)
             if leads:
                 self._places.move(LOOP)
                 self._take_on_loop()
 
         with contextlib.suppress(RuntimeError):  # the loop is closed: this worker was given up
-            self._loop.call_soon_threadsafe(begin)
+            self._loop.call_soon_threadsafe(begin, context=self._context)
 
     # on the loop
 
@@ -223,6 +251,7 @@ class Concurrent:
         try:
             self._begin_all()
         except BlockingIOError:
+            self._clean_up()
             self._places.move(LOOP)
             self._listen(True)
         except (Exception, SystemExit) as error:  # the pool is gone, or has given this worker up
@@ -237,21 +266,22 @@ class Concurrent:
             return
         numbers = [number for (number,) in frames.TICKET.iter_unpack(taken)]
         plain: list[Task] = []
-        tasks: list[Task] = []
+        tasks: list[tuple[Task, Body]] = []
         for number in numbers:
             task = self._link.inbox.take(number)
-            (tasks if self._executor.is_async(task) else plain).append(task)
+            body = self._executor.async_body(task)
+            if body is None:
+                plain.append(task)
+            else:
+                tasks.append((task, body))
         # The thread of the last plain function gets the lead, as more plain functions may follow.
         self._say(self._begin(numbers, plain[-1].number if plain else LOOP))
         began = perf_counter()
-        for task in tasks:
-            self._begin_async(task, None, began)
+        for task, body in tasks:
+            self._loop.create_task(self._call(task, body, began), context=self._context.copy())
         for task in plain:
             self._threads.give(task)
         self._listen(self._places.lead == LOOP)
-
-    def _begin_async(self, task: Task, call: Invocation | None, began: float) -> None:
-        self._loop.create_task(self._await(task, call, began), context=self._context.copy())
 
     def _listen(self, listens: bool) -> None:
         """Have the loop told of tickets, or not."""
@@ -263,36 +293,78 @@ class Concurrent:
         else:
             self._loop.remove_reader(self._link.tickets.fileno())
 
-    async def _await(self, task: Task, call: Invocation | None, began: float) -> None:
-        """Open an async run, if that is not done, execute it and send its outcome."""
+    async def _call(self, task: Task, body: Body, began: float) -> None:
+        """Call the function of a run whose job is async, then as ``_await``."""
+        call = None
+        try:
+            call = self._executor.open(task, body)
+            set_current(self._executor.current(task, call))
+            value = call()
+        except BaseException as error:
+            self._leave(task.number)
+            self._tell(task.number, self._outcome(task, call, error, began))
+        else:
+            await self._await(task, call, value, began)
+
+    async def _await(self, task: Task, call: Invocation, value: Any, began: float) -> None:
+        """Await what the function returned, and have the outcome sent."""
         try:
             try:
-                call = call or self._executor.open(task)
                 self._places.enter(task.number, asyncio.current_task())
-                set_current(self._executor.current(task))
-                frame = self._executor.returned(task, call, await call.job.function(*call.args, **call.kwargs), began)
+                frame = self._executor.returned(task, call, await value, began)
             finally:
                 self._leave(task.number)
+                discard(value)
         except BaseException as error:
             frame = self._outcome(task, call, error, began)
+        self._tell(task.number, frame)
+
+    def _tell(self, number: int, frame: bytes) -> None:
+        """Have an outcome sent, together with those of the other runs that end in this round of the loop.
+
+        If a neighbour then keeps the loop busy, the watchdog sends it.
+        """
+        self._told.append((number, frame))
+        if len(self._told) == 1:
+            self._loop.call_soon(self._send_told, context=self._context)
+
+    def _send_told(self) -> None:
+        """Send the outcomes of runs on the loop, and take tickets for their places."""
         try:
-            # At once: a neighbour may keep the loop busy from its next step on.
-            self._say(frame)
+            leads = self._send(LOOP)
         except OSError as error:
             _settle(self._ended, error)
-        self._places.forget(task.number)
-        if self._places.vacate(LOOP):
-            self._loop.call_soon(self._take_on_loop, context=self._context)
-        elif self._places.over:
+            return
+        if leads:
+            self._take_on_loop()
+        elif self._places.lead != LOOP:  # it has cleaned up when it had no ticket
+            self._clean_up()
             self._end_if_done()
+
+    def _send(self, heir: int) -> bool:
+        """Send the outcomes that are told; whether ``heir`` leads now."""
+        told = []
+        with contextlib.suppress(IndexError):
+            while True:  # one by one, as the watchdog may do the same now
+                told.append(self._told.popleft())
+        self._say(b"".join([frame for _, frame in told]))
+        leads = False
+        for number, _ in told:
+            self._places.forget(number)
+            leads = self._places.vacate(heir) or leads
+        return leads
 
     # the watchdog
 
     def _watch(self) -> None:
-        """Take the lead away if it is kept while tickets wait: by a quick job that is slow once, or a blocked loop."""
-        seen, pause = -1, FIRST_LOOK
-        while not self._places.over:
+        """Help where a quick job is slow once, or the loop is blocked: take the lead away if it is kept while tickets
+        wait, and send the outcomes that the loop does not send."""
+        seen, pause, unsent = -1, FIRST_LOOK, None
+        while not self._closed:
             sleep(pause)
+            last, unsent = unsent, next(iter(self._told.copy()), None)
+            if unsent is not None and unsent is last:
+                self._send_for_loop()
             taken = self._places.taken
             if taken != seen:
                 seen, pause = taken, FIRST_LOOK
@@ -302,6 +374,13 @@ class Concurrent:
             if not self._places.running and pause == LAST_LOOK:
                 self._rest(seen)
             pause = min(2 * pause, LAST_LOOK)
+
+    def _send_for_loop(self) -> None:
+        try:
+            if self._send(TAKING):
+                self._threads.give(None)
+        except OSError as error:
+            self._end(error)
 
     def _rest(self, seen: int) -> None:
         """Sleep until a ticket is taken."""

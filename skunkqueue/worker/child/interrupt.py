@@ -20,8 +20,28 @@ def is_importing(frame: FrameType | None) -> bool:
 
 
 def raise_in_thread(ident: int, error: type[BaseException] | None) -> None:
-    """Raise an error in another thread at its next step; None withdraws one that was not raised yet."""
+    """Raise an error in a thread at its next step; None, in that very thread, withdraws one that was not raised yet.
+
+    It is withdrawn by one that is raised and caught here. ``PyThreadState_SetAsyncExc`` with NULL would leave Python
+    3.11 (ceval.c, ``pending.async_exc``) believing for ever that an error waits: then every traced thread of the
+    process hangs, so that neither a debugger nor coverage can be used, and every call of a function costs more.
+    """
+    if error is not None:
+        _set_error(ident, error)
+        return
+    try:
+        while _set_error(ident, _Withdrawn):
+            pass
+    except _Withdrawn:
+        pass
+
+
+class _Withdrawn(BaseException):
+    """Takes the place of an interrupt that came too late."""
+
+
+def _set_error(ident: int, error: type[BaseException]) -> bool:
+    """Have it raised in the thread; False if there is no such thread."""
     import ctypes
 
-    target = ctypes.c_ulong(ident)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(target, None if error is None else ctypes.py_object(error))
+    return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error)))

@@ -10,6 +10,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from struct import unpack_from
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from skunkqueue.clock import ticks
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.execute import Task
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16  # the memory of a read of 128 KiB and more is mapped and unmapped each time
 PAUSE = 0.02
 """Seconds between checks of the horizon, once it has passed."""
 
@@ -26,7 +27,7 @@ _holding = ctypes.PyDLL(None, use_errno=True)
 thread run, and make this one wait until it gets the GIL back."""
 _holding.recv.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int]
 _holding.recv.restype = ctypes.c_ssize_t
-_holding.write.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
+_holding.write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
 _holding.write.restype = ctypes.c_ssize_t
 
 
@@ -102,10 +103,17 @@ class Link:
         os.set_blocking(ends.control, False)
         os.set_blocking(ends.outbox, False)
 
-    def next(self) -> Task | None:
-        """Take a ticket, which gives the right to start its run. None if there will be no more."""
+    def next(self, at_rest: Callable[[], None]) -> Task | None:
+        """Take a ticket, which gives the right to start its run. None if there will be no more.
+
+        ``at_rest`` is called if there is none yet.
+        """
         self.horizon.wait()
-        ticket = self.tickets.recv(4)
+        try:
+            ticket = self.tickets.recv(4, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            at_rest()
+            ticket = self.tickets.recv(4)
         return self.inbox.take(frames.TICKET.unpack(ticket)[0]) if len(ticket) == 4 else None
 
     def next_now(self) -> Task | None:
@@ -124,13 +132,17 @@ class Link:
     def write(self, frame: bytes) -> None:
         """Send a frame, whole. Jobs' own threads may report progress at the same time."""
         with self._lock:
-            while frame:
-                sent = _holding.write(self._outbox, frame, len(frame))
+            rest: bytes | int = frame  # an address, once a part is written: to cut the frame each time would copy it
+            left = len(frame)
+            while left:
+                sent = _holding.write(self._outbox, rest, left)
                 if sent < 0:
                     _raise_unless_blocked()
                     _wait_writable(self._outbox)
                     continue
-                frame = frame[sent:]
+                left -= sent
+                if left:
+                    rest = (ctypes.cast(ctypes.c_char_p(frame), ctypes.c_void_p).value or 0) + len(frame) - left
 
     def interrupts(self) -> list[int]:
         """The numbers of the runs to be interrupted."""

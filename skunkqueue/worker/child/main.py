@@ -6,19 +6,21 @@ import importlib
 import json
 import os
 import signal
-import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from skunkqueue.connection import take_pool_url
 from skunkqueue.job import Carried, while_importing
 from skunkqueue.worker import frames
+from skunkqueue.worker.child.announcer import Announcer
 from skunkqueue.worker.child.execute import Executor
 from skunkqueue.worker.child.link import Ends, Link
 from skunkqueue.worker.child.resolve import Resolver
 from skunkqueue.worker.child.serial import Serial, SerialThread
+from skunkqueue.worker.child.surroundings import surroundings
 from skunkqueue.worker.hook import Hook
+from skunkqueue.worker.title import set_title
 
 
 def die_with(parent: int) -> None:
@@ -73,31 +75,31 @@ def main() -> None:
     setup = json.loads(os.environ.pop("SKUNKQUEUE_CHILD"))
     take_pool_url()
     die_with(setup["parent"])
+    set_title(setup["title"])
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGABRT"):
         signal.signal(getattr(signal, name), _nothing)
     _let_sigterm_end_forks()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # Line by line, also under PYTHONUNBUFFERED, which writes each argument of a print separately: all workers
-            # of a pool, and its log, often write to the same stream.
-            stream.reconfigure(line_buffering=True, write_through=False)
+    surroundings.install()
     link = Link(Ends(*setup["ends"]))
     try:
         jobs = hooked(setup)
     except BaseException as error:
         say_broken(link, f"cannot call {setup['hook'][0]}: {type(error).__name__}: {error}")
         return
-    worker = make(link, setup, jobs=jobs)
+    announcer = Announcer(link.write, setup["queue"])
+    worker = make(link, setup, jobs=jobs, imported=announcer.tell)
     signal.signal(signal.SIGURG, worker.on_signal)
-    serve(link, worker, setup)
+    serve(link, worker, setup, announcer.tell)
 
 
-def serve(link: Link, worker: Any, setup: Mapping[str, Any]) -> None:
+def serve(link: Link, worker: Any, setup: Mapping[str, Any], imported: Callable[[], None] = lambda: None) -> None:
     """Import the modules and report READY or BROKEN; then work until there are no more tickets."""
     wrong = import_all(setup["imports"])
     if wrong is not None:
         say_broken(link, wrong)
         return
+    surroundings.note_usual()
+    imported()
     link.write(frames.plain(frames.READY, 0))
     worker.serve()
 
@@ -116,10 +118,16 @@ def say_broken(link: Link, why: str) -> None:
 
 
 def make(
-    link: Link, setup: Mapping[str, Any], *, jobs: Mapping[str, Carried] | None = None, thread: bool = False
+    link: Link,
+    setup: Mapping[str, Any],
+    *,
+    jobs: Mapping[str, Carried] | None = None,
+    thread: bool = False,
+    imported: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Make the kind of worker that ``setup`` asks for."""
-    executor = Executor(link.write, Resolver(jobs, setup["queue"]), max_result=setup["max_result"])
+    """Make the kind of worker that ``setup`` asks for. ``imported`` is called when it has imported a job."""
+    resolver = Resolver(jobs, setup["queue"])
+    executor = Executor(link.write, resolver, max_result=setup["max_result"], imported=imported)
     if setup["concurrency"] > 1:
         from skunkqueue.worker.child.concurrent import Concurrent
 

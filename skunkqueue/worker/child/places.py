@@ -141,6 +141,14 @@ class Places:
         if number in self._hit and isinstance(place, int):
             raise_in_thread(place, None)  # takes back an interrupt that came too late
 
+    def suspend(self, number: int) -> None:
+        """Note that the job has left its thread and will go on in a task: an interrupt waits until it is there."""
+        with self._lock:
+            place = self._at.get(number)
+            self._at[number] = None
+        if number in self._hit and isinstance(place, int):
+            raise_in_thread(place, None)
+
     def forget(self, number: int) -> None:
         """Forget a run that has ended."""
         with self._lock:

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from contextvars import Context, copy_context
 from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from skunkqueue.clock import ticks
+from skunkqueue.envelope import Body
 from skunkqueue.errors import Interrupted
 from skunkqueue.run import set_current
 from skunkqueue.worker import frames
-from skunkqueue.worker.child.execute import Executor, Invocation, Task
+from skunkqueue.worker.child.current_loop import restore_current_loop
+from skunkqueue.worker.child.execute import VALUES, Executor, Invocation, Task, discard, ended, is_awaitable
 from skunkqueue.worker.child.interrupt import is_cancelled, is_importing, raise_in_thread
 from skunkqueue.worker.child.link import Link
+from skunkqueue.worker.child.stdio import stdio
+from skunkqueue.worker.child.surroundings import surroundings
 
 if TYPE_CHECKING:
     import asyncio
 
+    from skunkqueue.worker.child.loop import Loop
+
 
 class Serial:
-    """Executes one run at a time on this thread."""
+    """Executes one run at a time on this thread, each in a context of its own."""
 
     def __init__(self, link: Link, executor: Executor) -> None:
         self._link = link
         self._executor = executor
         self._pid = os.getpid()
-        self._runner: asyncio.Runner | None = None
+        self._loop: Loop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._number = 0  # of the run that an interrupt may hit
         self._hit = 0  # of the run that was interrupted
@@ -38,28 +46,42 @@ class Serial:
     def serve(self) -> None:
         """Run what comes until there is no more."""
         try:
-            while not self._spoilt and (task := self._link.next()) is not None:
+            while not self._spoilt and (task := self._link.next(surroundings.restore)) is not None:
                 while task is not None:
-                    if self._executor.is_async(task):
-                        task = self._open_loop().run_until_complete(self._serve_async(task))
+                    body = self._executor.async_body(task)
+                    if body is not None:
+                        task = self._open_loop().run(self._serve_async(task, body))
                     else:
                         self._say(self.run(task))
                         task = None
         finally:
-            if self._runner is not None:
-                self._runner.close()
+            self.close()
 
-    async def _serve_async(self, task: Task) -> Task | None:
+    def close(self) -> None:
+        """End the lifespans, and close the event loop, if there is one."""
+        self._executor.close()
+        if self._loop is not None:
+            self._loop.close()
+
+    async def _serve_async(self, task: Task, body: Body) -> Task | None:
         """Run async jobs for as long as they come without a gap, since starting a loop costs more than a short job.
 
         Returns the first run that is not async; its ticket is taken.
         """
+        context = copy_context()
         while True:
-            self._say(await self._finish(task, None, perf_counter()))
+            if (now := perf_counter()) >= surroundings.check_at:
+                surroundings.restore_in_time(now)
+            out, err = sys.stdout, sys.stderr
+            frame = await self._run_async(task, body, context.copy())
+            if stdio.installed:
+                sys.stdout, sys.stderr = out, err
+            self._say(frame)
             following = None if self._spoilt else self._link.next_now()
-            if following is None or not self._executor.is_async(following):
+            its_body = None if following is None else self._executor.async_body(following)
+            if following is None or its_body is None:
                 return following
-            task = following
+            task, body = following, its_body
 
     def _say(self, frame: bytes) -> None:
         if os.getpid() != self._pid:
@@ -69,61 +91,97 @@ class Serial:
     def run(self, task: Task) -> bytes:
         """Execute a run; returns the frame with its outcome."""
         began = perf_counter()
-        call: Invocation | None = None
+        if began >= surroundings.check_at:
+            surroundings.restore_in_time(began)
         try:
-            call = self._executor.open(task)
-            if call.is_async:
-                return self._open_loop().run_until_complete(self._finish(task, call, began))
+            call = self._open(task)
+        except BaseException as error:
+            return self._outcome(task, None, error, began)
+        if "asyncio" in sys.modules:
+            restore_current_loop()
+        out, err = sys.stdout, sys.stderr
+        try:
+            return copy_context().run(self._call, task, call, began)
+        finally:
+            if stdio.installed:
+                sys.stdout, sys.stderr = out, err
+
+    def _open(self, task: Task, body: Body | None = None) -> Invocation:
+        """Find what to call; what its modules set when they are imported now is to stay."""
+        modules = len(sys.modules)
+        try:
+            return self._executor.open(task, body)
+        finally:
+            if len(sys.modules) != modules:
+                surroundings.note_usual()
+
+    def _call(self, task: Task, call: Invocation, began: float) -> bytes:
+        """Call the function, in the run's own context; await what it returns, where that is to be awaited."""
+        try:
+            set_current(self._executor.current(task, call))
             try:
                 self._enter(task.number)  # only now: an interrupt during an import would leave a half imported module
-                set_current(self._executor.current(task))
-                return self._executor.returned(task, call, call.job.function(*call.args, **call.kwargs), began)
+                value = call.job.function(*call.args, **call.kwargs)
+                if type(value) in VALUES or not is_awaitable(value):
+                    return self._executor.returned(task, call, value, began)
             finally:
                 self._leave(task.number)
+            return self._open_loop().run(self._finish(task, call, value, began, copy_context()))
         except BaseException as error:
             return self._outcome(task, call, error, began)
 
-    async def _finish(self, task: Task, call: Invocation | None, began: float) -> bytes:
-        """The same for an async job, on the loop."""
+    async def _run_async(self, task: Task, body: Body, context: Context) -> bytes:
+        """Execute the run of a job that is known to be async."""
+        began = perf_counter()
+        call: Invocation | None = None
         try:
-            call = call or self._executor.open(task)
-            try:
-                self._enter(task.number)
-                set_current(self._executor.current(task))
-                return self._executor.returned(task, call, await self._await(call), began)
-            finally:
-                self._leave(task.number)
+            call = self._open(task, body)
+            context.run(set_current, self._executor.current(task, call))
+            value: Any = context.run(call.__call__)
         except BaseException as error:
             return self._outcome(task, call, error, began)
+        return await self._finish(task, call, value, began, context)
+
+    async def _finish(self, task: Task, call: Invocation, value: Any, began: float, context: Context) -> bytes:
+        """Await what the function returned, on the loop."""
+        try:
+            try:
+                self._enter(task.number)
+                result = await self._await(value, context)
+                return context.run(self._executor.returned, task, call, result, began)
+            finally:
+                self._leave(task.number)
+                discard(value)
+        except BaseException as error:
+            return context.run(self._outcome, task, call, error, began)
 
     def _outcome(self, task: Task, call: Invocation | None, error: BaseException, began: float) -> bytes:
         if self._hit == task.number and (isinstance(error, Interrupted) or is_cancelled(error)):
             return frames.timed(frames.INTERRUPTED, task.number, ticks(), perf_counter() - began)
         return self._executor.raised(task, call, error, began)
 
-    def _open_loop(self) -> asyncio.AbstractEventLoop:
-        if self._runner is None:
-            import asyncio  # slower to import than the rest of a worker, and most jobs need none
+    def _open_loop(self) -> Loop:
+        if self._loop is None:
+            # Importing asyncio takes longer than the rest of a worker, and most jobs need none.
+            from skunkqueue.worker.child.loop import Loop
 
-            from skunkqueue.worker.child.loop import new_loop
+            self._loop = Loop()
+        return self._loop
 
-            self._runner = asyncio.Runner(loop_factory=new_loop)
-        return self._runner.get_loop()
-
-    async def _await(self, call: Invocation) -> Any:
+    async def _await(self, value: Any, context: Context) -> Any:
         import asyncio
 
         self._awaits = True
         try:
-            self._task = asyncio.get_running_loop().create_task(call.ended())
+            self._task = asyncio.get_running_loop().create_task(ended(value), context=context)
             if self._hit == self._number:  # it came a moment ago, when there was no task to cancel
                 self._task.cancel()
-            value, error = await self._task
+            result, error = await self._task
         finally:
             self._awaits, self._task = False, None
         if error is not None:
             raise error
-        return value
+        return result
 
     def _enter(self, number: int) -> None:
         self._number = number

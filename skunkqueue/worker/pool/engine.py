@@ -23,8 +23,8 @@ from typing import Final
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
-from skunkqueue.errors import StoreError
-from skunkqueue.persistence import Channel, Source, WorkerKey
+from skunkqueue.errors import StoreError, StoreVersion, WrongStore
+from skunkqueue.persistence import Channel, Persister, Source, WorkerKey
 from skunkqueue.worker.pool.completer import Completer, not_kept, refused, taken
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.fetcher import Fetcher
@@ -36,6 +36,7 @@ from skunkqueue.worker.pool.log_entry import ERROR, WARNING
 from skunkqueue.worker.pool.settings import Settings, describe, make_slots
 from skunkqueue.worker.pool.slot import Held, Slot
 from skunkqueue.worker.pool.supervisor import GENTLE, KILL, ROUGH, Supervisor, named
+from skunkqueue.worker.pool.timekeeper import Timekeeper
 
 __all__ = ["GENTLE", "KILL", "ROUGH", "Engine"]
 
@@ -43,8 +44,12 @@ LINGER: Final = 0.02
 """Seconds that the engine waits for an exchange with a store in this process, before it goes on."""
 BREATH: Final = 0.002
 """Seconds without events before the log is written, so that it does not delay the end of a run."""
-QUICK: Final = 2.0
-"""Seconds that a pool told to kill waits for a store that is away."""
+QUICK: Final = 1.0
+"""Seconds that a pool told to kill waits for a store that does not answer."""
+SLICE: Final = 0.1
+"""Seconds after which a pool that waits for its end looks whether it is told to hurry."""
+UNREACHED: Final = 10.0
+"""Seconds after which a burst gives up on a store that it has never reached. Other pools go on trying."""
 ORDERS_WAIT: Final = 30.0
 """Seconds of one wait for orders."""
 FOREVER: Final = float("inf")
@@ -53,11 +58,12 @@ _ORDERS: Final = {"gentle": GENTLE, "rough": ROUGH, "kill": KILL}
 
 
 class Engine:
-    """Runs on one thread from start to end. All methods are called on it, except ``stop`` and ``poke``."""
+    """Runs on one thread from start to end. All methods are called on it, except those for other threads."""
 
     def __init__(self, source: Source, clock: Clock, settings: Settings, log: Log) -> None:
         self.settings = settings
-        self.burst = False
+        self.burst = False  # to end when nothing is left
+        self._is_burst_asked = False
         self._source = source
         self._clock = clock
         self._log = log
@@ -69,6 +75,7 @@ class Engine:
         self._rouse_at = FOREVER
         self._was_away = False
         self._channel: Channel | None = None
+        self._unreached_at = FOREVER  # ticks when a burst gives up on a store that has not answered yet
         self._write_at = FOREVER  # ticks when the log is to be written
         self._wake, self._poke_end = os.pipe()
         os.set_blocking(self._wake, False)
@@ -81,9 +88,20 @@ class Engine:
         with contextlib.suppress(OSError):  # a full pipe wakes it as well
             os.write(self._poke_end, b"!")
 
+    def reload(self, why: str) -> None:
+        """Have new workers take the place of the old ones, which finish what they run."""
+        with contextlib.suppress(AttributeError):  # it has not opened yet, so there are no workers
+            self._supervisor.reload(why)
+        self.poke()
+
     def stop(self, level: int) -> None:
         """Stop: GENTLE, ROUGH or KILL. The level never goes down."""
         self._level = max(self._level, level)
+        self.poke()
+
+    def end_when_idle(self) -> None:
+        """Work until nothing is ripe and nothing runs, then stop. What is there now is looked for first."""
+        self._is_burst_asked = True
         self.poke()
 
     def _await_orders(self, timeout: float) -> None:
@@ -97,7 +115,7 @@ class Engine:
     # the main loop
 
     def run(self) -> None:
-        """Work until told to stop, or until idle if ``burst`` is set."""
+        """Work until told to stop, or until idle after ``end_when_idle``."""
         self._open()
         try:
             while not self._is_over():
@@ -107,7 +125,7 @@ class Engine:
 
     @property
     def failure(self) -> str | None:
-        """Why a worker can never start."""
+        """Why the pool can never work."""
         return self._supervisor.failure
 
     def _open(self) -> None:
@@ -115,6 +133,7 @@ class Engine:
         routes = ", ".join(settings.routes)
         sentence = f"pool {settings.name} of queue {settings.queue} on {source.url} serves {routes}"
         self._log.say(sentence, what="started")
+        self._unreached_at = ticks() + UNREACHED
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._exchanger = Exchanger(source, self._clock, settings.queue, settings.lease, self.poke)
@@ -122,10 +141,15 @@ class Engine:
         self._fetcher = Fetcher(source, self._clock, settings, slots, self._exchanger, self.poke)
         about = {slot.name: self._about(slot) for slot in slots}
         self._heartbeat = Heartbeat(source, self._clock, settings.lease, about, self._exchanger.run)
-        self._completer = Completer(self._clock, self._log, settings.patience)
+        is_store = isinstance(source, Persister)
+        self._completer = Completer(self._clock, self._log, settings.patience, settings.in_process, is_timed=is_store)
         look = self._fetcher.call
         self._leases = Leases(slots, settings, self._heartbeat, self._log, self._exchanger.run, look)
-        self._supervisor = Supervisor(slots, settings, self._selector, self._completer, self._leases, self._log, look)
+        self._timekeeper = Timekeeper(source, self._clock, settings, self._exchanger.run, look)
+        announced = self._timekeeper.announce
+        self._supervisor = Supervisor(
+            slots, settings, self._selector, self._completer, self._leases, self._log, look, announced
+        )
         self._order_keys = [WorkerKey(slot.name) for slot in slots]
         self._orders = Listener(self._await_orders, self._beat_now, "skunkqueue-orders")
         self._log.flush()
@@ -135,6 +159,7 @@ class Engine:
         self._listen()
         self._obey()
         self._leases.keep()
+        self._timekeeper.keep()
         self._await_more_orders()
         self._leases.check()
         self._supervisor.enforce()
@@ -184,8 +209,8 @@ class Engine:
         if (self._completer.outcomes and not self._exchanger.asking) or self._is_idle_burst():
             return 0.0
         until = min(self._rough_at, self._give_up_at, self._rouse_at, self._exchanger.late_at)
-        until = min(until, self._supervisor.until(), self._leases.until())
-        if not self._level and self._leases.are_sure:
+        until = min(until, self._supervisor.until(), self._leases.until(), self._unreached_at, self._timekeeper.until())
+        if not self._claims_nothing():
             until = min(until, self._fetcher.until())
         return min(until, self._write_at) if self._log.waits else until
 
@@ -198,6 +223,11 @@ class Engine:
     # 2. obey signals and orders
 
     def _obey(self) -> None:
+        if self._is_burst_asked:
+            self._is_burst_asked, self.burst = False, True
+            self._fetcher.call()  # the last look may be older than what came since
+        if ticks() >= self._unreached_at:
+            self._give_up_unreached()
         if self._supervisor.failure is not None:
             self._level = max(self._level, GENTLE)
         if ticks() >= self._rough_at:
@@ -218,9 +248,17 @@ class Engine:
             self._supervisor.kill_all()
         self._obeyed = level
 
+    def _give_up_unreached(self) -> None:
+        """End a burst whose store has never answered: in a script, nobody would start that store later."""
+        self._unreached_at = FOREVER if self._exchanger.has_reached else ticks() + UNREACHED
+        if self.burst and not self._level and not self._exchanger.has_reached:
+            away = self._exchanger.away
+            what = f"{self._source.url} does not answer" if away is None else str(away)
+            self._supervisor.failure = f"gave up after {UNREACHED:g} s: {what}"
+
     def _await_more_orders(self) -> None:
         if not self._orders.watching and not self._level:
-            self._orders.watch(ORDERS_WAIT)
+            self._orders.watch(ticks() + ORDERS_WAIT)
 
     def _beaten(self, beaten: Beaten) -> None:
         for warning in beaten.warnings:
@@ -240,13 +278,15 @@ class Engine:
             self.stop(_ORDERS[verb])
         elif verb == "cancel":
             self._leases.cancelled(slot, rest)
+        elif verb == "schedules":
+            self._timekeeper.look_now()
 
     # 3. exchange outcomes for claims
 
     def _exchange(self) -> None:
         if ticks() >= self._exchanger.late_at:
             self._exchanger.drop_channel()
-        is_paused = self._level or not self._leases.are_sure
+        is_paused = self._claims_nothing()
         outcomes = self._completer.outcomes and not self._exchanger.asking
         wants = [] if is_paused else self._fetcher.wants(anyway=bool(outcomes))
         if outcomes or wants:
@@ -261,6 +301,10 @@ class Engine:
         is_ending = self._level or (self.burst and self._is_at_rest())
         self._rouse_at = self._fetcher.rouse() if is_ending else FOREVER
 
+    def _claims_nothing(self) -> bool:
+        """Whether it stops, does not know whether its leases hold, or not yet which routes are paused."""
+        return bool(self._level) or not self._leases.are_sure or not self._timekeeper.has_looked
+
     def _collect(self) -> None:
         self._tell_of_trouble()
         while self._exchanger.troubles:
@@ -269,11 +313,22 @@ class Engine:
             self._deliver(delivery)
         for beaten in self._heartbeat.collect():
             self._beaten(beaten)
+        if self._timekeeper.has_news:
+            self._looked()
+
+    def _looked(self) -> None:
+        """Take in what the timekeeper has found: what is paused waits from now on, but for what runs."""
+        for warning in self._timekeeper.collect():
+            self._warn(warning)
+        for slot in self._fetcher.pause_routes(self._timekeeper.paused):
+            self._completer.hand_back(slot, slot.take_back())
 
     def _deliver(self, delivery: Delivery) -> None:
         """Handle a delivery: report outcomes, start runs that were marked, hand out claims."""
         if delivery.outcomes:
             self._report(delivery)
+            if self._timekeeper.awaited:
+                self._timekeeper.ended(delivery.outcomes)
             self._start_marked(delivery)
         if delivery.result.claims:
             self._leases.claimed(ticks() + delivery.now + self.settings.lease - self._clock.now())
@@ -322,7 +377,8 @@ class Engine:
             held = self._completer.admit(slot, claim)
             if held is None:
                 continue
-            if slot.leaving or not slot.ready:  # another may be quicker than it is replaced
+            # Another may be quicker than it is replaced, or than its route goes on.
+            if slot.leaving or slot.paused or not slot.ready or slot.gave_back:
                 self._completer.hand_back(slot, [held])
             elif held.careful:
                 slot.waiting.append(held)
@@ -337,6 +393,9 @@ class Engine:
 
     def _tell_of_trouble(self) -> None:
         away = self._exchanger.away
+        if isinstance(away, WrongStore | StoreVersion) and not self._exchanger.has_reached:
+            self._supervisor.failure = str(away)  # never right, and so not away: it does not get better by waiting
+            return
         if away is not None and not self._was_away:
             what = str(away) if isinstance(away, StoreError) else named(away)
             sentence = f"the store is away, trying again until it is back: {what}"
@@ -353,14 +412,14 @@ class Engine:
         return self._is_quiet_burst() and self._exchanger.idle
 
     def _is_quiet_burst(self) -> bool:
-        has_looked = self._fetcher.looked and not self._fetcher.called
+        has_looked = self._fetcher.looked and not self._fetcher.called and self._timekeeper.is_done
         return self.burst and not self._level and has_looked and self._is_at_rest()
 
     def _is_at_rest(self) -> bool:
         return not self._completer.outcomes and all(slot.ready and not slot.busy for slot in self._slots)
 
     def _is_over(self) -> bool:
-        if self._is_idle_burst():
+        if self._is_idle_burst() or (not self._level and self._supervisor.all_done):
             self.stop(GENTLE)
         if not self._level or not self._supervisor.all_done:
             return False
@@ -374,11 +433,10 @@ class Engine:
         self._fetcher.close()
         self._orders.close()
         self._exchanger.run(self._end_waits)
+        self._exchanger.run(self._heartbeat.stop)
         self._exchanger.drop_channel()
         self._attend()
-        if self._exchanger.close(0.5):
-            self._heartbeat.stop()
-        elif self._exchanger.owes:
+        if not self._has_closed_exchanger() and self._exchanger.owes:
             sentence = "gave up on the store: runs whose outcome it lacks will be run again when their leases end"
             self._log.say(sentence, what="gave up", level=ERROR)
         self._supervisor.close()
@@ -388,6 +446,16 @@ class Engine:
         os.close(end)
         self._log.say(f"pool {self.settings.name} stopped", what="stopped")
         self._log.flush()
+
+    def _has_closed_exchanger(self) -> bool:
+        """Wait for what is left to send, no longer than a lease after the workers have ended."""
+        give_up_at = min(self._give_up_at, ticks() + self.settings.lease)
+        while not self._exchanger.close(SLICE):
+            most = give_up_at if self._level < KILL else min(give_up_at, ticks() + QUICK)
+            if not self._exchanger.works or ticks() >= most:
+                return False
+            give_up_at = most
+        return True
 
     def _end_waits(self) -> None:
         """On the exchanger's thread: end waits. Repeated, as a wait may only be about to begin."""
@@ -409,4 +477,4 @@ class Engine:
 
     def _about(self, slot: Slot) -> Callable[[], str]:
         """Makes the description of a worker, as JSON."""
-        return lambda: describe(self.settings, slot)
+        return lambda: describe(self.settings, slot, self._clock)

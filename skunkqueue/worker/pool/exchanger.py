@@ -28,12 +28,11 @@ from typing import Final, NamedTuple
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Want
+from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import Channel, Key, Source
-from skunkqueue.worker.pool.isolate import exchange, fits
+from skunkqueue.worker.pool.isolate import exchange_isolated, fits
 from skunkqueue.worker.pool.log_entry import LogEntry
 
-FIRST_PAUSE: Final = 0.05
-LONGEST_PAUSE: Final = 5.0
 PATIENCE: Final = 5.0
 """Seconds after which an answer on the channel counts as late: then the thread asks instead."""
 FOREVER: Final = float("inf")
@@ -97,6 +96,8 @@ class Exchanger:
         self.channel: Channel | None = None
         """The channel that the engine reads. When it changes, the engine closes the old one."""
         self.away: Exception | None = None
+        self.has_reached = False
+        """Whether the source has ever done what it was asked."""
         self.troubles: list[str] = []
         """What the source cannot do while it does the rest; each is told once, and taken out by the engine."""
         self._source = source
@@ -206,6 +207,11 @@ class Exchanger:
             deliveries, self._deliveries = self._deliveries, []
             return deliveries
 
+    @property
+    def works(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
+
     def close(self, patience: float) -> bool:
         """Stop when all that waits is sent, or after ``patience`` seconds; returns whether all was sent."""
         with self._state:
@@ -255,6 +261,7 @@ class Exchanger:
         with self._state:
             self._deliveries.append(Delivery(*self._load, result, self._asked_at))
             self._exchange, self._load = Exchanging.NOTHING, NO_LOAD
+        self._reached()
 
     def read_later(self) -> list[tuple[str, float]]:
         """Routes on which runs were put for later, and when they are due, as announced on the channel."""
@@ -317,6 +324,7 @@ class Exchanger:
             with self._state:
                 self._deliveries.append(Delivery([], [], *caught))
                 self._watch = Watching.NOTHING
+            self._reached()
 
     def _from_now(self, wants: list[Want]) -> Asked:
         now = self._clock.now()
@@ -434,22 +442,22 @@ class Exchanger:
 
     def _deliver(self, load: Load) -> None:
         """Exchange until it succeeds. What comes in the meantime is added."""
-        pause = FIRST_PAUSE
+        failures = 0
         while True:
             self._load = load
             try:
                 now = self._clock.now()
-                result = exchange(
+                result = exchange_isolated(
                     self._source, load.outcomes, load.wants, now=now, until=now + self._lease, trouble=self._trouble
                 )
                 break
             except Exception as error:  # an unforeseen fault of a driver must not end the thread either
                 self._missed(error)
-                if self._given_up(pause):
+                failures += 1
+                if self._given_up(pause_after(failures)):
                     self._dropped = True
                     return
                 load = self._with_more(load)
-                pause = min(pause * 2, LONGEST_PAUSE)
         self._reached()
         self._open_channel()
         with self._state:
@@ -481,6 +489,7 @@ class Exchanger:
             self._poke()
 
     def _reached(self) -> None:
+        self.has_reached = True
         if self.away is not None:
             self.away = None
             self._poke()

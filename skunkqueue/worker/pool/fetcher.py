@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Want, base_route
+from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Source, WorkKey
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.listener import Listener
@@ -15,7 +17,7 @@ from skunkqueue.worker.pool.slot import Slot
 
 LOOK_ANYWAY: Final = 10.0
 """Seconds after which an idle pool looks for work without a wake-up, as wake-ups may be lost."""
-LATE: Final = 1.0
+LATE: Final = 0.05
 """Seconds after which the engine looks in place of the listener, which may hang in its wait."""
 ROUSE_AGAIN: Final = 0.03
 """Seconds after which the listener is roused once more: the first time it may not have begun to wait."""
@@ -65,6 +67,19 @@ class Fetcher:
         """The slot that a token claimed for."""
         return self._wanted.get(token) or self._watched_for[token]
 
+    def pause_routes(self, paused: Collection[str]) -> list[Slot]:
+        """Claim nothing for the slots on these routes, and again for those that were paused; gives those new to it."""
+        new = [slot for slot in self._slots if slot.route in paused and not slot.paused]
+        for slot in self._slots:
+            if slot.paused and slot.route not in paused:
+                slot.look_at = 0.0
+                self.call()
+            slot.paused = slot.route in paused
+        if new:  # a watch may be waiting to claim for them
+            self._exchanger.withdraw()
+            self.rouse()
+        return new
+
     def call(self) -> None:
         """Note that there may be something to claim."""
         self._called = True
@@ -77,8 +92,10 @@ class Fetcher:
         """Note when runs on these routes ripen, by the source's clock: look at that time, or sooner."""
         for name, due in later:
             route = base_route(name)
-            if route in self._addresses or any(slot.route == route for slot in self._slots):
-                at = ticks() + due - self._clock.now()
+            serving = [slot for slot in self._slots if slot.route == route]
+            if serving or route in self._addresses:
+                yields = min((slot.yields for slot in serving), default=0.0)
+                at = ticks() + due - self._clock.now() + yields
                 self._announced[route] = min(at, self._announced.get(route, FOREVER))
 
     def _announced_at(self) -> float:
@@ -117,6 +134,7 @@ class Fetcher:
             return []
         idle_first = sorted(self._asking(), key=lambda slot: len(slot.held))
         found = {want: slot for slot in idle_first if (want := slot.want(self._most(slot))) is not None}
+        self.looked = self.looked or all(slot.paused for slot in self._slots)
         self._wanted = {want.token: slot for want, slot in found.items()}
         return list(found)
 
@@ -126,6 +144,7 @@ class Fetcher:
 
     def learn(self, delivery: Delivery, burst: bool) -> None:
         """Decide when to look again: at once if a want was filled and more is left, else when the next run ripens."""
+        now = ticks()  # before the source's clock is read: the process may be stopped between the two
         wants, result = delivery.wants, delivery.result
         got: dict[str, int] = {}
         for claim in result.claims:
@@ -136,13 +155,15 @@ class Fetcher:
         more = bool(filled) and ((ripe is not None and ripe <= delivery.now) or any(slot.repeated for slot in filled))
         left = self._longest if ripe is None else min(max(ripe - self._clock.now(), SOONEST), self._longest)
         for want in wants:
-            self.slot_of(want.token).look_at = 0.0 if more else ticks() + left
+            slot = self.slot_of(want.token)
+            slot.look_at = 0.0 if more else now + left + slot.yields
         by_watch = wants[0].token in self._watched_for
         # Before a burst may end, one look must ask for all slots. And a wake-up on a route that the watch did not serve
         # reached no other pool, so look.
         passed_by = delivery.woken is not None and not self._is_served(delivery.woken, wants)
-        self._called = self._called or (by_watch and burst) or passed_by
-        whole = len(wants) == len(self._slots) and not by_watch
+        if (by_watch and burst) or passed_by:
+            self.call()
+        whole = len(wants) == sum(not slot.paused for slot in self._slots) and not by_watch
         self.looked = whole and not more and (ripe is None or ripe > delivery.now)
 
     def _look_at(self) -> float:
@@ -172,22 +193,23 @@ class Fetcher:
         if not self._exchanger.free:
             return
         found = {want: slot for slot in self._slots if (want := slot.want(self._most(slot), slot.free)) is not None}
-        left = min([self._announced_at(), *(slot.look_at for slot in found.values())]) - ticks() if found else 0.0
-        if left > 0:
-            self._wait_for(found, min(left, self._longest))
+        now = ticks()
+        until = min([self._announced_at(), now + self._longest, *(slot.look_at for slot in found.values())])
+        if found and until > now:
+            self._wait_for(found, until)
 
-    def _wait_for(self, found: dict[Want, Slot], left: float) -> None:
+    def _wait_for(self, found: dict[Want, Slot], until: float) -> None:
         self._watched_for = {want.token: slot for want, slot in found.items()}
         self._served = {slot.route for slot in found.values()}
         self._rouse_at = 0.0
         keys = self._keys_of(self._served) if self._source.wakes_one else self._keys
-        if self._exchanger.watch(keys, list(found), left):
-            self._back_at = ticks() + left
+        if self._exchanger.watch(keys, list(found), until - ticks()):
+            self._back_at = until
             return
         self._back_at = FOREVER
         self._exchanger.stand_by(list(found))
         self._wait_on = keys
-        self._listener.watch(left)
+        self._listener.watch(until)
 
     def _keys_of(self, routes: Iterable[str]) -> list[WorkKey]:
         return [WorkKey(self._queue, route) for route in (*dict.fromkeys(routes), *self._addresses)]
@@ -221,7 +243,9 @@ class Fetcher:
         return self._rouse_at
 
     def _end_wait(self) -> None:
-        self.end_wait()
+        """A failure says nothing that the watch itself does not find out, and is tried again."""
+        with suppress(StoreError):
+            self.end_wait()
 
     def end_wait(self) -> bool:
         """On the exchanger's thread: end the wait for work; returns whether there is one that can be ended."""

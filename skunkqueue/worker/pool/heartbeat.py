@@ -22,7 +22,7 @@ class Beaten(NamedTuple):
     """The result of a heartbeat: which of the claims asked about are still held, until when (ticks), and orders by
     worker; the first time also the source's warnings for the operator.
 
-    ``until`` is None if the source could not be asked.
+    ``until`` is None if the source could not be asked; ``is_whole`` says whether all of it was done.
     """
 
     asked: Sequence[Claim]
@@ -30,6 +30,7 @@ class Beaten(NamedTuple):
     until: float | None
     orders: dict[str, list[Order]]
     warnings: Sequence[str]
+    is_whole: bool = True
 
 
 class Heartbeat:
@@ -64,6 +65,7 @@ class Heartbeat:
         held: set[str] = set()
         until = None
         orders: dict[str, list[Order]] = {}
+        is_whole = False
         try:
             began = ticks()
             self._clock.measure()
@@ -77,9 +79,10 @@ class Heartbeat:
             if began >= self._clean_at:
                 self._clean_at = began + CLEAN_EVERY
                 self._run(self._clean)
+            is_whole = True
         finally:
             with self._lock:
-                self._beaten.append(Beaten(claims, held, until, orders, self._troubles))
+                self._beaten.append(Beaten(claims, held, until, orders, self._troubles, is_whole))
                 self._troubles = []
                 self.under_way = False
 
@@ -118,7 +121,11 @@ class Heartbeat:
             return beaten
 
     def stop(self) -> None:
-        """Say that the workers are gone; if that cannot be said, their beats run out by themselves."""
+        """Say that the workers are gone; if that cannot be said, their beats run out by themselves.
+
+        Then clean once more: where this was the last pool, nobody else does.
+        """
         with suppress(Exception):  # a fault of a driver must not spoil the end either
             for worker, about in self._about.items():
                 self._source.beat(worker, about(), seen=self._seen[worker], until=self._clock.now())
+            self._source.purge(now=self._clock.now(), limit=CLEAN_AT_ONCE)

@@ -13,7 +13,7 @@ from typing import Final
 
 from skunkqueue.envelope import Claim, Exchange, Outcome, Want
 from skunkqueue.persistence import Limits, Source
-from skunkqueue.persistence.halves import WHOLE, by_halves
+from skunkqueue.persistence.halves import WHOLE, by_halves, isolated
 
 Pair = tuple[Claim, Outcome]
 
@@ -60,7 +60,7 @@ def parts(outcomes: Sequence[Pair], limits: Limits) -> Iterator[Sequence[Pair]]:
         yield outcomes[start:]
 
 
-def exchange(
+def exchange_isolated(
     source: Source,
     outcomes: Sequence[Pair],
     wants: Sequence[Want],
@@ -133,21 +133,14 @@ class _Isolation:
         return claim, Outcome.failed(self.refused[claim.id])
 
     def _commit(self, pairs: Sequence[Pair]) -> None:
-        """Commit; if that is refused, commit each half by itself."""
-        try:
-            taken = self.source.commit(pairs, now=self.now)
-        except WHOLE:
-            raise
-        except Exception as error:
+        """Commit; the run of an outcome that is refused by itself fails."""
+        results, failed = isolated(lambda some: self.source.commit(some, now=self.now), pairs)
+        for taken in results:
+            self.has_taken = True
+            self.taken |= taken
+        for pair, error in failed:
             self.error = error
-            if len(pairs) > 1:
-                self._commit(pairs[: len(pairs) // 2])
-                self._commit(pairs[len(pairs) // 2 :])
-            else:
-                self._fail(*pairs[0], error)
-            return
-        self.has_taken = True
-        self.taken |= taken
+            self._fail(*pair, error)
 
     def _fail(self, claim: Claim, outcome: Outcome, error: Exception) -> None:
         """Fail the run whose outcome is refused, for good. A refused progress is only left out."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from skunkqueue.clock import ticks
 from skunkqueue.envelope import Claim
+from skunkqueue.pauses import pause_after
 from skunkqueue.worker.pool.completer import told
 from skunkqueue.worker.pool.heartbeat import Beaten, Heartbeat
 from skunkqueue.worker.pool.log import Log
@@ -18,8 +19,6 @@ from skunkqueue.worker.pool.log_entry import WARNING
 from skunkqueue.worker.pool.settings import Settings
 from skunkqueue.worker.pool.slot import Held, Slot
 
-AGAIN: Final = 1.0
-"""Seconds after which a failed beat is tried again."""
 FOREVER: Final = float("inf")
 
 Key = tuple[str, str]
@@ -49,6 +48,7 @@ class Leases:
         self._run = run
         self._look = look
         self._beat_at = 0.0
+        self._failures = 0  # of beats, since the last one that succeeded
         self._unasked = FOREVER  # ticks until which claims are leased that are newer than the last beat
 
     def until(self) -> float:
@@ -77,8 +77,11 @@ class Leases:
             self.lose({_key(claim) for claim in beaten.asked if claim.id not in beaten.held})
             self._set_horizon(min(beaten.until, self._unasked))
             self.are_sure = self.horizon > ticks()
-        if not self.are_sure or beaten.until is None:
-            self._beat_at = min(self._beat_at, ticks() + AGAIN)
+        self._failures = 0 if beaten.is_whole else self._failures + 1
+        if self._failures:
+            self._beat_at = min(self._beat_at, ticks() + pause_after(self._failures))
+        elif not self.are_sure:  # claims came meanwhile whose lease is shorter, or over
+            self._beat_at = 0.0
         if self.are_sure:
             for slot in self._slots:
                 slot.again()
@@ -112,8 +115,8 @@ class Leases:
                 slot.body.pipes.set_horizon(horizon)
 
     def hand_out(self, slot: Slot, batch: list[Held]) -> None:
-        """Hand runs to a slot; later, if it is not known whether the leases hold."""
-        if self.are_sure:
+        """Hand runs to a slot; later, if it is not known whether the leases hold, or if earlier ones wait for that."""
+        if self.are_sure and not slot.recalled:
             slot.hand(batch)
         else:
             slot.recalled += batch

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from skunkqueue.clock import ticks
+from skunkqueue.pauses import pause_after
+
 
 class Listener:
     """Calls ``wait``, whenever ``watch`` is called, and ``then`` after it; both on its own thread."""
@@ -13,17 +16,17 @@ class Listener:
         self._wait = wait
         self._then = then
         self._state = threading.Condition()
-        self._timeout: float | None = None
+        self._until: float | None = None  # ticks; seconds would begin anew where the process was stopped meanwhile
         self._closing = False
         self.watching = False
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    def watch(self, timeout: float) -> None:
-        """Start one wait of at most ``timeout`` seconds, unless one is under way."""
+    def watch(self, until: float) -> None:
+        """Start one wait that lasts until then (ticks) at most, unless one is under way."""
         with self._state:
             if not self.watching:
                 self.watching = True
-                self._timeout = timeout
+                self._until = until
                 self._state.notify()
 
     def close(self) -> None:
@@ -32,12 +35,16 @@ class Listener:
             self._state.notify()
 
     def _work(self) -> None:
-        while (timeout := self._next()) is not None:
+        failures = 0
+        while (until := self._next()) is not None:
             try:
-                self._wait(timeout)
+                self._wait(max(0.0, until - ticks()))
             except Exception:
                 # The exchanger meets the same error and handles it; here a pause is enough, so as not to loop.
-                self._pause(1.0)
+                failures += 1
+                self._pause(pause_after(failures))
+            else:
+                failures = 0
             self.watching = False
             if self._closing:
                 return
@@ -45,10 +52,10 @@ class Listener:
 
     def _next(self) -> float | None:
         with self._state:
-            while self._timeout is None and not self._closing:
+            while self._until is None and not self._closing:
                 self._state.wait()
-            timeout, self._timeout = self._timeout, None
-            return None if self._closing else timeout
+            until, self._until = self._until, None
+            return None if self._closing else until
 
     def _pause(self, seconds: float) -> None:
         with self._state:

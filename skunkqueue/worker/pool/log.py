@@ -66,6 +66,7 @@ class Log:
         self._format = FORMATS[format]()
         self._rewrite = rewrite
         self.verbose = verbose
+        self._see: Callable[[LogEntry], None] | None = None
         logger = _logger() if stream is None and format == "text" else None
         self._logger = None if logger is None else ToLogger(logger)
         self._begin()
@@ -98,7 +99,14 @@ class Log:
         found = [entry for entry in entries if entry is not None]
         if rewrite is not None:
             found = [new for entry in found if (new := rewrite(entry)) is not None]
+        if self._see is not None:
+            for entry in found:
+                self._see(entry)
         self._gather(found)
+
+    def observe(self, see: Callable[[LogEntry], None]) -> None:
+        """Show each entry to ``see`` too, when it is noted, whatever becomes of the output. It must not raise."""
+        self._see = see
 
     def _gather(self, entries: list[LogEntry]) -> None:
         if self._count >= MOST_LINES or self._size >= MOST_SIZE:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, Protocol
 
+from skunkqueue.durations import span
 from skunkqueue.printable import printable, printable_lines
 
 DEBUG: Final = 10
@@ -74,7 +75,8 @@ def _sentences(opening: str, entries: Sequence[LogEntry], end: str = "") -> list
         if not subject:
             lines.append(f"{opening}{text}{end}")
         elif took is not None and what == "finished":
-            lines.append(f"{opening}{worker} finished {subject} {job} in {took * 1000:.2f} ms: {text}{end}")
+            spent = f"{took * 1000:.2f} ms" if took < 0.9995 else span(took)
+            lines.append(f"{opening}{worker} finished {subject} {job} in {spent}: {text}{end}")
         else:
             lines.append(f"{opening}{worker} {_PHRASES.get(what, what)} {subject} {job}{text}{end}")
     return lines

@@ -33,7 +33,7 @@ class ToLogger:
         self._logger = logger
 
     def write(self, batches: Sequence[Batch], moved: Callable[[], None]) -> None:
-        """``moved`` is called whenever some have been taken."""
+        """Write the entries; ``moved`` is called after each."""
         for when, entry in ((when, entry) for when, entries in batches for entry in entries):
             with contextlib.suppress(Exception, SystemExit):
                 if self._logger.isEnabledFor(entry.level):
@@ -63,7 +63,7 @@ class ToStream:
         self._encoder: codecs.IncrementalEncoder | None = None
 
     def write(self, lines: Sequence[str], moved: Callable[[], None]) -> None:
-        """``moved`` is called whenever some have been taken. Raises any error of the stream."""
+        """Write the lines; ``moved`` is called whenever some are written. Raises any error of the stream."""
         with self._lock, _descriptor_past(self._stream) as way:
             for start in range(0, len(lines), GROUP):
                 text = "".join(lines[start : start + GROUP])

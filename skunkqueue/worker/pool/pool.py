@@ -7,23 +7,26 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from types import FrameType, TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Final, Self, TextIO
 
-from skunkqueue.clock import Clock
-from skunkqueue.durations import seconds
+from skunkqueue.clock import Clock, ticks
+from skunkqueue.durations import Duration, seconds
 from skunkqueue.envelope import check_name
 from skunkqueue.errors import SkunkError, WrongCall
 from skunkqueue.persistence import Source
+from skunkqueue.printable import said
 from skunkqueue.queue import SkunkQueue
-from skunkqueue.signals import ROUGH_SIGNALS, catch, give_back
+from skunkqueue.signals import ROUGH_SIGNALS, catch, catch_continued, give_back
 from skunkqueue.worker.pool.engine import GENTLE, KILL, ROUGH, Engine
 from skunkqueue.worker.pool.log import Log
+from skunkqueue.worker.pool.log_entry import LogEntry
 from skunkqueue.worker.pool.settings import Settings
 
-Duration = float | timedelta
+ABANDON: Final = 3.0
+"""Seconds after a third signal, from which the pool ends without its engine, whatever that hangs in."""
 
 
 class Pool:
@@ -45,6 +48,7 @@ class Pool:
         self._trouble: BaseException | None = None
         self._lock = threading.RLock()  # a signal handler may run while this thread holds it
         self._signals = 0
+        self._abandon_at = inf  # ticks from which nobody waits for the engine any more, whatever it hangs in
         self._wished = 0  # how to stop: what is running, or else what is started next
         self._entered = False
         self._launching = False  # an engine is there whose thread is about to run; only a signal can see this
@@ -81,10 +85,25 @@ class Pool:
         """Stop roughly: the current jobs are interrupted, and go back with no attempt spent. Returns at once."""
         self._stop(ROUGH)
 
+    def reload(self, why: str = "reload") -> None:
+        """Start new worker processes, which import the code as it is now; the old ones finish what they run.
+
+        Returns at once. Runs that the old ones had not started go back with no attempt spent. If a module cannot be
+        imported any more, the log says so, and the workers wait for the next reload. ``why`` begins the line in the
+        log. Raises WrongCall where the workers are threads.
+        """
+        if self.settings.in_process:
+            raise WrongCall(
+                "workers on threads cannot import anew what this process has imported: leave out in_process"
+            )
+        engine = self._engine
+        if engine is not None:
+            engine.reload(why)
+
     def join(self) -> None:
         """Wait until the workers have ended. From any thread; a job must not wait for its own pool."""
         # In slices: a signal that comes just before a wait begins is only handled when that wait is over.
-        while self._thread is not None and self._thread.is_alive():
+        while self._thread is not None and self._thread.is_alive() and ticks() < self._abandon_at:
             self._thread.join(0.5)
 
     def raise_failure(self) -> None:
@@ -96,8 +115,21 @@ class Pool:
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: the first stops gently or roughly, by its kind; a second stops roughly, a third kills."""
         self._signals += 1
+        if self._signals == KILL:
+            self._abandon_at = ticks() + ABANDON
         first = ROUGH if signal.Signals(number).name in ROUGH_SIGNALS else GENTLE
         self._stop(max(first, min(self._signals, KILL)))
+
+    def observe(self, see: Callable[[LogEntry], None]) -> None:
+        """Show each entry of the log to ``see`` too, on the pool's thread, to count them for instance. It must be quick
+        and must not raise.
+        """
+        self._log.observe(see)
+
+    def say(self, text: str) -> None:
+        """Write a sentence into the pool's log."""
+        self._log.say(text)
+        self._log.flush()
 
     @property
     def running(self) -> bool:
@@ -150,8 +182,8 @@ class Pool:
     def _launch(self, burst: bool) -> None:
         """Start the engine, or wake the running one."""
         if self._engine is not None and self.running:
-            self._engine.burst = self._engine.burst or burst
-            self._engine.poke()
+            if burst:
+                self._engine.end_when_idle()
             return
         self._source, self._clock = self._opened()
         self._launching = True
@@ -162,7 +194,8 @@ class Pool:
 
     def _start_engine(self, burst: bool) -> None:
         self._engine = engine = Engine(self._source, self._clock, self.settings, self._log)
-        engine.burst = burst
+        if burst:
+            engine.end_when_idle()
         self._trouble = None
         if self._wished:
             engine.stop(self._wished)  # a stop came before there was an engine
@@ -173,13 +206,13 @@ class Pool:
     def _forget_ended(self) -> None:
         """Forget an engine that has ended, and the stop that ended it."""
         if self._engine is not None and not self.running and not self._launching:
-            self._engine, self._signals, self._wished = None, 0, 0
+            self._engine, self._signals, self._wished, self._abandon_at = None, 0, 0, inf
 
     def forget_stop(self) -> None:
         """Forget an earlier stop, after the workers have ended: a later stop is for the next start."""
         with self._lock:
             if not self.running:
-                self._engine, self._signals, self._wished = None, 0, 0
+                self._engine, self._signals, self._wished, self._abandon_at = None, 0, 0, inf
 
     def _opened(self) -> tuple[Source, Clock]:
         """What the workers are to work on."""
@@ -208,19 +241,25 @@ class Pool:
     def _catch_signals(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():
             return {}
-        return catch(self.on_signal)
+        return {**catch(self.on_signal), **catch_continued(self._continue)}
+
+    def _continue(self, number: int, frame: FrameType | None) -> None:
+        """After SIGCONT: a wait that had just begun would go on for as long as it was meant to last."""
+        if self._engine is not None:
+            self._engine.poke()
 
 
 class WorkerPool(Pool):
     """Parent and monitor of workers, one per listed route (a route named twice gets two).
 
-    ``queue`` is a SkunkQueue, or its name with ``conn_url``, ``backend`` and ``dbname`` as there. Durations are seconds
-    or timedeltas: ``lease`` is how long a run stays with a pool that vanished, ``patience`` how long a run waits for a
-    worker that knows its job, ``kill_after`` how long an interrupted job may take to come back before its worker is
-    killed, ``grace`` how long a gentle stop waits before it turns rough (None: as long as the jobs take). ``max_runs``
-    renews a worker process after so many runs. With ``in_process`` workers are threads of this process. ``imports`` are
-    modules that workers import when they start. ``log`` is a text stream; by default stderr, or the logger
-    ``skunkqueue.worker`` where logging has been set up; with ``log_format="json"`` it is a JSON document a line.
+    ``queue`` is a SkunkQueue, or its name with ``conn_url``, ``backend`` and ``dbname`` as there. Durations are
+    seconds, timedeltas or texts like "5m": ``lease`` is how long a run stays with a pool that vanished,
+    ``patience`` how long a run waits for a worker that knows its job, ``kill_after`` how long an interrupted job
+    may take to come back before its worker is killed, ``grace`` how long a gentle stop waits before it turns rough
+    (None: as long as the jobs take). ``max_runs`` renews a worker process after so many runs. With ``in_process``
+    workers are threads of this process. ``imports`` are modules that workers import when they start. ``log`` is a
+    text stream; by default stderr, or the logger ``skunkqueue.worker`` where logging has been set up; with
+    ``log_format="json"`` it is a JSON document a line.
 
     Raises WrongCall for invalid options.
     """
@@ -276,6 +315,8 @@ class WorkerPool(Pool):
 
 
 def _routes(routes: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(routes, str | Iterable):
+        raise WrongCall(f'routes are a name or a list of names, like ["foo", "bar"]; got {said(routes)}')
     listed = (routes,) if isinstance(routes, str) else tuple(routes)
     if not listed:
         raise WrongCall('a pool serves one route or more, got none; a job without routes is on "default"')

@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from struct import pack_into
 from typing import Any
 
+from skunkqueue.connection import at_home
 from skunkqueue.job import Carried
+from skunkqueue.persistence.url import locate
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.link import Ends, Link
 from skunkqueue.worker.child.main import make, serve
@@ -40,18 +42,33 @@ done
 for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
 """
 
+# The same, where there is no shell. It takes ten times the memory.
+_GUARD_WITHOUT_SHELL = """
+import os, signal, sys
+for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
+    signal.signal(getattr(signal, name), signal.SIG_IGN)
+groups = set()
+for line in sys.stdin:
+    verb, group = line.split()
+    (groups.add if verb == "+" else groups.discard)(int(group))
+for group in groups:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:
+        pass
+"""
+
+SHELL = "/bin/sh"
+
 
 class Guard:
     """A small shell that outlives the pool by a moment, to kill the process groups of its workers."""
 
     def __init__(self) -> None:
-        self._shell = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "skunkqueue-guard"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            process_group=0,
-        )
+        try:
+            self._shell = _start_guard([SHELL, "-c", _GUARD, "skunkqueue-guard"])
+        except OSError:  # a container without a shell
+            self._shell = _start_guard([sys.executable, "-I", "-S", "-c", _GUARD_WITHOUT_SHELL])
 
     def watch(self, group: int) -> None:
         self._tell(f"+ {group}\n")
@@ -70,6 +87,16 @@ class Guard:
         with contextlib.suppress(OSError):
             self._shell.stdin.close()
         self._shell.wait()
+
+
+def _start_guard(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
 
 
 class Pipes:
@@ -229,8 +256,10 @@ class Thread:
         self._thread.start()
 
     def _serve(self) -> None:
+        url = self._setup["url"]
         try:
-            serve(self._link, self._worker, self._setup)
+            with at_home(locate(url) if url else None):
+                serve(self._link, self._worker, self._setup)
         except (OSError, SystemExit):
             pass  # given up: its pipes are closed
         finally:

@@ -7,43 +7,82 @@ import os
 import select
 from collections import deque
 from collections.abc import Iterator
+from copy import copy
 from typing import Final
 
 from skunkqueue.clock import ticks
 from skunkqueue.envelope import Claim, Seal, Want, address, new_token, with_priorities
-from skunkqueue.policy import Notes
+from skunkqueue.notes import Notes
+from skunkqueue.policy import Unknown
 from skunkqueue.worker import frames
+from skunkqueue.worker.pool.lull import Lull
 from skunkqueue.worker.pool.process import Process, Thread
 
 MOST_AHEAD: Final = 512
-"""Most runs that are handed to a worker at a time."""
+"""Most runs that the worker of a slot has at a time, executed and handed ahead."""
 SOON: Final = 0.05
-"""Seconds of work that are handed ahead."""
+"""Seconds of work that are handed ahead to a worker."""
 MOST_BYTES: Final = 8 << 20
-"""Most bytes of envelopes that are handed to a worker at a time, estimated from the size of the last ones."""
-CHUNK: Final = 1 << 20
+"""Most bytes of envelopes that the worker of a slot has at a time, estimated from the size of the last ones."""
+CHUNK: Final = 1 << 16  # the memory of a read of 128 KiB and more is mapped and unmapped each time
+FIRST_REST: Final = 0.01
+LONGEST_REST: Final = 0.1
+"""Seconds for which nothing is claimed for a slot whose worker cannot open its runs, while other slots may claim. Not
+long: what it can open may lie behind a great many of those."""
+MOST_STRANGE: Final = 256
+"""Most runs that are claimed at a time for a slot whose worker cannot have their job, to be put back unasked."""
+MOST_UNKNOWN: Final = 1000
+"""Jobs that a worker cannot have, as far as that is remembered."""
+ASK_AGAIN: Final = 1.0
+"""Seconds after which the worker is asked again, with one run, whether it can have a job that it could not have."""
+YIELDS: Final = 0.1
+
+
+JobKey = tuple[str, int]
+"""Identifies a job: its reference, and a hash of the function where that travels by value."""
 
 
 class Held:
     """A claim that this pool holds."""
 
-    __slots__ = ("attempt", "careful", "cause", "claim", "kill_at", "name", "notes", "number", "seal", "since")
+    __slots__ = (
+        "alone", "attempt", "careful", "cause", "claim", "importing", "kill_at", "name", "notes", "number", "seal",
+        "since",
+    )  # fmt: skip
 
-    def __init__(self, claim: Claim, seal: Seal, notes: Notes, name: str, careful: bool) -> None:
+    def __init__(self, claim: Claim, seal: Seal, notes: Notes, name: str, careful: bool, alone: bool = False) -> None:
         self.claim = claim
         self.seal = seal
         self.notes = notes
         self.name = name
         self.careful = careful
+        self.alone = alone
         self.attempt = notes.starts + 1
         self.number = 0
         self.since = 0.0  # ticks when it started, as far as known
+        self.importing = False  # the worker is importing its job
         self.cause = ""  # why it is being interrupted: timeout, cancel, lost, stop
-        self.kill_at = 0.0  # ticks when its worker is killed, if the run has not ended by then
+        self.kill_at = 0.0  # ticks when the worker is killed, if the run has not ended by then
+
+
+class CannotHave:
+    """A job that a worker cannot have."""
+
+    def __init__(self, what: Unknown) -> None:
+        self.what = what
+        self._until = ticks() + ASK_AGAIN
+
+    def holds(self) -> bool:
+        """Whether that is so still. Once it has held for long it does not, for one run: the worker is asked again."""
+        now = ticks()
+        if now < self._until:
+            return True
+        self._until = now + ASK_AGAIN
+        return False
 
 
 class Slot:
-    """One slot of a pool: a fixed address, and a process or thread that may be replaced."""
+    """One slot of a pool: a fixed address, and a worker (a process or thread) that may be replaced."""
 
     def __init__(self, name: str, label: str, queue: str, route: str, concurrency: int) -> None:
         self.name = name
@@ -54,17 +93,29 @@ class Slot:
         self.routes = (address(name), *with_priorities(route))
         self.body: Process | Thread | None = None
         self.ready = False
-        self.leaving = False  # it gets no more tickets, and ends after its current runs
-        self.killed = False  # by this pool: runs beside the one at fault are not to blame
-        self.done = False  # it will not be replaced
+        self.leaving = False  # the worker gets no more tickets, and ends after its current runs
+        self.killed = False  # the worker, by this pool: runs beside the one at fault are not to blame
+        self.done = False  # the worker will not be replaced
+        self.older: list[Slot] = []  # workers of this slot that a reload has replaced, while they finish their runs
+        self.is_older = False  # this is one of those
+        self.broken = ""  # why its worker cannot start
+        self.imported: set[str] = set()  # the modules of jobs that its workers could import
+        self.paused = False  # its route: nothing is claimed for it
         self.runs = 0
         self.held: dict[int, Held] = {}  # handed out, in order
-        self.started: dict[int, Held] = {}  # those it reported as started, in order; only if it runs several at a time
+        self.started: dict[int, Held] = {}  # those reported as started, in order; only if concurrency > 1
         self.recalled: list[Held] = []  # handed out, but the ticket was taken back until the lease is known to hold
-        self.waiting: deque[Held] = deque()  # runs of careful jobs, each to run alone
+        self.waiting: deque[Held] = deque()  # careful runs, each to be marked as started before it starts
+        self.lull = Lull()  # of claims, while one of them is to run alone
+        self._was_in_lull = False
         self.marking: Held | None = None  # the one of them being marked as started in the store
-        self.since = 0.0  # ticks when the first of its runs started, if it runs one at a time
-        self.look_at = 0.0  # ticks when to claim for it even without a wake-up
+        self.since = 0.0  # ticks when the first of its runs started; only if concurrency is 1
+        self.gave_back = False  # runs, since its last want: what that want claims is to come after them
+        self.look_at = 0.0  # ticks when to claim for this slot even without a wake-up
+        self.strange = 0  # runs that the worker could not open since the last one that it executed
+        self.unknown: dict[JobKey, CannotHave] = {}  # the jobs that the worker cannot have
+        self.put_back = 0  # runs of those in a row, which were put back unasked
+        self.rest_until = 0.0  # ticks before which nothing is claimed for this slot, because of them
         self.start_at = 0.0
         self.failed_starts = 0
         self.leave_by = 0.0
@@ -80,33 +131,99 @@ class Slot:
 
     @property
     def free(self) -> int:
-        """How many runs it could start now."""
+        """How many more runs the worker could start now."""
         return self.concurrency - len(self.held)
 
     def want(self, most: int | None, limit: int = MOST_AHEAD) -> Want | None:
-        """What to claim for it now. ``most``: how many more runs it may start before its process is replaced."""
+        """What to claim for this slot now. ``most``: how many more runs its worker may start before it is replaced."""
         limit = min(self.room(most), limit)
-        return Want(self.queue, self.routes, self.name, new_token(), limit) if limit > 0 else None
+        if limit <= 0:
+            return None
+        self.gave_back = False
+        return Want(self.queue, self.routes, self.name, new_token(), limit)
 
     def room(self, most: int | None) -> int:
-        """How many runs can be handed to it now; 0 or less for none."""
-        if not self.ready or self.leaving or self.waiting or self.marking or self.recalled:
+        """How many runs can be handed to the worker now; 0 or less for none."""
+        if not self.ready or self.leaving or self.marking or self.recalled or self.rest_until:
             return 0
-        limit = (self.concurrency if self._is_slow() else self._ahead) - len(self.held)
+        if self.paused or (self.waiting and not self._goes_on()):
+            return 0
+        limit = (self.concurrency if self._is_slow() or self.strange else self._ahead) - len(self.held)
+        if self.put_back and not self.held:
+            limit = max(limit, min(2 * self.put_back, MOST_STRANGE))
         if most is not None:
             limit = min(limit, most - len(self.held))
-        # A careful run is handed out alone, so it can only be the first.
-        return 0 if self.held and next(iter(self.held.values())).careful else limit
+        return 0 if self._runs_alone else limit
+
+    @property
+    def yields(self) -> float:
+        """Seconds by which it looks late for what ripens: what its worker could not open is offered to others first."""
+        return YIELDS if self.strange else 0.0
+
+    def to_mark(self) -> Held | None:
+        """Take the first of the careful runs that could start now, once it is marked; None if there is none."""
+        if not self.waiting or self.marking is not None or self.recalled:
+            return None
+        found = self._next_to_mark()
+        if found is not None:
+            self.waiting.remove(found)
+            self.marking = found
+            if found.alone:
+                self.lull.over()
+        return found
+
+    def _next_to_mark(self) -> Held | None:
+        """The first that has a place. One that is to run alone has one if there is no other run."""
+        if not self.held:
+            return self.waiting[0]
+        if self.free <= 0 or self._runs_alone or self._is_in_lull():
+            return None
+        return next((held for held in self.waiting if not held.alone), None)
+
+    def _goes_on(self) -> bool:
+        """Whether all that waits is to run alone, later: until then the worker goes on beside it."""
+        return bool(self.held) and all(held.alone for held in self.waiting) and not self._is_in_lull()
+
+    def _is_in_lull(self) -> bool:
+        """Whether nothing new is to start, so that a run can start that is to run alone."""
+        return any(held.alone for held in self.waiting) and self.lull.is_on(ticks())
+
+    def has_come_out_of_lull(self) -> bool:
+        """Whether more may start since the last call."""
+        before = self._was_in_lull
+        self._was_in_lull = self._is_in_lull()
+        return before and not self._was_in_lull
+
+    @property
+    def _runs_alone(self) -> bool:
+        """Whether what it holds is one run that is to run alone."""
+        return bool(self.held) and next(iter(self.held.values())).alone
 
     def learn(self, count: int, took: float) -> None:
         """Learn how long runs take, and from that how many to hand out in advance."""
         pace = max(took / count, 2e-6)
         self._pace = pace if not self._pace else 0.7 * self._pace + 0.3 * pace
         self.runs += count
+        self.strange = self.put_back = 0
         fitting = int(SOON * self.concurrency / self._pace)
         if self._weight:
             fitting = min(fitting, int(MOST_BYTES / self._weight))
         self._ahead = max(self.concurrency, min(fitting, self._ahead * 4, MOST_AHEAD))
+
+    def learn_strange(self, job: JobKey | None, what: Unknown) -> None:
+        """Learn that the worker could not open a run; ``job``: of which it can open none, if that is so.
+
+        Then no run is handed ahead, and none is claimed before a pause that grows. Of such a job more and more are
+        claimed at a time, as what the worker can have may lie behind them.
+        """
+        self.strange += 1
+        if job in self.unknown:
+            self.put_back += 1
+        elif job is not None:
+            if len(self.unknown) >= MOST_UNKNOWN:
+                self.unknown.clear()
+            self.unknown[job] = CannotHave(what)
+        self.rest_until = ticks() + min(LONGEST_REST, FIRST_REST * 2.0 ** min(self.strange, 10))
 
     # handing out
 
@@ -137,7 +254,7 @@ class Slot:
             sent = self.body.pipes.tickets.send(tickets)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             sent = 0
-        for at in range(sent - sent % 4, len(tickets), 4):  # the socket is full: as if recalled at once
+        for at in range(sent - sent % 4, len(tickets), 4):  # the socket is full: these count as recalled
             held = self.held.pop(frames.TICKET.unpack_from(tickets, at)[0])
             self.recalled.append(held)
 
@@ -150,7 +267,7 @@ class Slot:
         except BlockingIOError:
             return True
         except (BrokenPipeError, ConnectionResetError):
-            self._sent = len(self._unsent)  # it died; that is noticed elsewhere
+            self._sent = len(self._unsent)  # the worker died; that is noticed elsewhere
         if self._sent == len(self._unsent):
             self._unsent, self._sent = b"", 0
         return bool(self._unsent)
@@ -164,7 +281,7 @@ class Slot:
         return bool(self.held or self.recalled or self.waiting or self.marking)
 
     def in_hand(self) -> Iterator[Held]:
-        """All it holds, started or not."""
+        """All claims of this slot, started or not."""
         yield from self.held.values()
         yield from self.recalled
         yield from self.waiting
@@ -183,11 +300,16 @@ class Slot:
         return gone
 
     def recall(self) -> list[Held]:
-        """Take back exactly the runs that it has not started."""
+        """Take back exactly the runs that the worker has not started."""
         if self.body is None:
             return []
         numbers = self.body.pipes.recall()
         return [self.held.pop(number) for number in sorted(numbers) if number in self.held]
+
+    def take_back(self) -> list[Held]:
+        """Take back all runs that the worker has not started, careful runs too."""
+        waiting, self.waiting = self.waiting, deque()
+        return [*self.recall(), *waiting]
 
     def start_later(self) -> None:
         """After a failed start: try again after a pause that grows."""
@@ -242,7 +364,7 @@ class Slot:
     # deadlines
 
     def executing(self) -> list[Held]:
-        """The runs that it executes, as far as it has reported; the first to start comes first."""
+        """The runs that the worker executes, as far as it has reported; the first to start comes first."""
         if self.concurrency == 1:
             if not self.held:
                 return []
@@ -252,12 +374,12 @@ class Slot:
         return list(self.started.values())
 
     def pressed(self) -> list[Held]:
-        """Of the runs that it executes, those with a timeout and those being interrupted."""
+        """Of the runs that the worker executes, those with a timeout and those being interrupted."""
         return [held for held in self.executing() if held.kill_at or held.seal.timeout is not None]
 
     def next_deadline(self) -> float:
-        """Ticks of its next deadline: a timeout, a kill, a start, or the recall of runs that wait behind a long one."""
-        due = [self.leave_by if self.leave_by and not self.killed else float("inf")]
+        """Ticks of the next deadline: a timeout, a kill, a start, or the recall of runs that wait behind a long one."""
+        due = [self.rest_until or float("inf"), self.leave_by if self.leave_by and not self.killed else float("inf")]
         if self.body is None and not self.done:
             due.append(self.start_at)
         for held in self.pressed():
@@ -265,28 +387,36 @@ class Slot:
                 due.append(float("inf") if self.killed else held.kill_at)
             elif held.since and held.seal.timeout is not None:
                 due.append(held.since + held.seal.timeout)
+        if self.held and any(held.alone for held in self.waiting):
+            due.append(self.lull.until(ticks()))
         return min(self.is_stuck_from, *due)
 
     def _is_slow(self) -> bool:
-        """Whether its runs take so long that no others should wait for them."""
+        """Whether the runs take so long that no others should wait behind them."""
         return ticks() >= self._slow_from()
 
     def _slow_from(self) -> float:
         if self.concurrency == 1:
             return self.since + 5 * SOON if self.held else float("inf")
-        if len(self.started) < self.concurrency:
+        if len(self.started) < self._places:
             return float("inf")
         return next(iter(self.started.values())).since + 5 * SOON
 
     @property
+    def _places(self) -> int:
+        """How many runs it can execute at a time, beside and with those that it has."""
+        return 1 if self._runs_alone else self.concurrency
+
+    @property
     def is_stuck_from(self) -> float:
-        """Ticks from which runs handed out in advance are taken back for others; infinite if there are none."""
-        return self._slow_from() if len(self.held) > self.concurrency else float("inf")
+        """Ticks from which runs that wait for others to end are taken back; infinite if there are none."""
+        waiting = len(self.held) + len(self.waiting) > self._places
+        return self._slow_from() if waiting else float("inf")
 
     # ending
 
     def leave(self) -> list[Held]:
-        """Stop handing out: the worker ends after its current runs. Returns what it has not started."""
+        """Stop handing out: the worker ends after its current runs. Returns the runs that it has not started."""
         self.leaving = True
         back = [*self.recall(), *self.recalled, *self.waiting]
         self.recalled, self.waiting = [], deque()
@@ -314,14 +444,28 @@ class Slot:
         back += self.waiting
         if self.marking is not None:
             back.append(self.marking)
-        self.waiting, self.marking = deque(), None
         how = self.body.reap()
+        self._empty()
+        return how, running, back
+
+    def retire(self) -> Slot:
+        """Move the worker, and all that it holds, to a slot that ends with it; this one can have another worker."""
+        older = copy(self)
+        older.older, older.is_older = [], True
+        self.older = [*self.older, older]
+        self._empty()
+        return older
+
+    def _empty(self) -> None:
+        """Forget the worker, and what it holds."""
         self.body = None
+        self.waiting, self.marking = deque(), None
+        self.lull, self._was_in_lull = Lull(), False  # a worker that was replaced keeps its own
         self.ready = self.leaving = self.killed = False
         self.held, self.started, self.recalled = {}, {}, []
         self.runs = 0
+        self.unknown, self.put_back = {}, 0
         self.leave_by = 0.0
         self._unsent, self._sent = b"", 0
         self._splitter = frames.Splitter()
         self._ahead, self._pace = self.concurrency, 0.0
-        return how, running, back

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from skunkqueue.clock import ticks
@@ -13,7 +13,9 @@ from skunkqueue.worker.pool.completer import Completer, Reader, told
 from skunkqueue.worker.pool.leases import Leases
 from skunkqueue.worker.pool.log import Log
 from skunkqueue.worker.pool.log_entry import ERROR, INFO, WARNING
+from skunkqueue.worker.pool.orphans import Orphans
 from skunkqueue.worker.pool.process import Guard, Process, Thread
+from skunkqueue.worker.pool.renewal import Renewal
 from skunkqueue.worker.pool.settings import Settings
 from skunkqueue.worker.pool.slot import Held, Slot
 
@@ -31,13 +33,14 @@ class Supervisor:
 
     def __init__(
         self,
-        slots: Sequence[Slot],
+        slots: list[Slot],
         settings: Settings,
         selector: selectors.BaseSelector,
         completer: Completer,
         leases: Leases,
         log: Log,
         look: Callable[[], None],
+        announced: Callable[[bytes], None] = lambda data: None,
     ) -> None:
         self.level = 0
         self.failure: str | None = None
@@ -49,8 +52,10 @@ class Supervisor:
         self._leases = leases
         self._log = log
         self._look = look
-        self._reader = Reader(completer, look, self._never_starts)
+        self._reader = Reader(completer, look, self._never_starts, announced)
+        self._renewal = Renewal(settings, log)
         self._guard = None if settings.in_process else Guard()
+        self._orphans = None if settings.in_process else Orphans()
 
     @property
     def all_done(self) -> bool:
@@ -62,17 +67,51 @@ class Supervisor:
         until = min(slot.next_deadline() for slot in self._slots)
         if any(slot.body is not None and slot.body.death < 0 for slot in self._slots):
             until = min(until, ticks() + ASK)
-        return until
+        return until if self._orphans is None else min(until, self._orphans.until())
 
     def _never_starts(self, why: str) -> None:
-        self.failure = why
+        if not self._renewal.waits:
+            self.failure = why
+
+    # reloading
+
+    def reload(self, why: str) -> None:
+        """From any thread: have new workers take the place of all, in the next turn; the old ones finish their runs."""
+        self._renewal.asked = why
+
+    def _renew(self) -> None:
+        self._renewal.begin()
+        for slot in [slot for slot in self._slots if not slot.is_older]:
+            slot.start_at, slot.failed_starts, slot.broken = 0.0, 0, ""
+            if slot.body is not None:
+                self._completer.hand_back(slot, slot.leave())
+                self._slots.append(self._retired(slot))
+
+    def _retired(self, slot: Slot) -> Slot:
+        """The slot that now has the worker of this one, and that hears of it."""
+        older = slot.retire()
+        assert older.body is not None
+        pipes, calls = (
+            older.body.pipes,
+            (lambda: self._read(older), lambda: self._died(older), lambda: self._write(older)),
+        )
+        for fd, call in zip((pipes.from_worker, older.body.death, pipes.to_worker), calls, strict=True):
+            if fd >= 0 and fd in self._selector.get_map():
+                self._selector.modify(fd, self._selector.get_key(fd).events, call)
+        return older
 
     # starting
 
     def tend(self) -> None:
         """For each slot: start a missing worker, write what its pipe can take, hand out what waits."""
+        if any(slot.is_older and slot.done for slot in self._slots):
+            self._slots[:] = [slot for slot in self._slots if not (slot.is_older and slot.done)]
+            for slot in self._slots:
+                slot.older = [older for older in slot.older if not older.done]
         for slot in self._slots:
             self._tend(slot)
+        if self._orphans is not None:
+            self._orphans.reap([slot.body.pid for slot in self._slots if slot.body is not None])
 
     def _tend(self, slot: Slot) -> None:
         if slot.body is None:
@@ -89,9 +128,8 @@ class Supervisor:
                 slot.leave_by = ticks() + self._settings.kill_after
         elif most and slot.runs >= most and not slot.held:
             self._completer.hand_back(slot, slot.leave())
-        elif slot.waiting and not slot.held and slot.marking is None:
-            slot.marking = slot.waiting.popleft()
-            self._completer.mark(slot.marking)
+        elif (held := slot.to_mark()) is not None:
+            self._completer.mark(held)
 
     def _start(self, slot: Slot) -> None:
         try:
@@ -109,14 +147,19 @@ class Supervisor:
         settings, horizon = self._settings, self._leases.horizon
         setup = {
             "queue": settings.queue,
+            "title": f"{settings.queue} {slot.label}",
             "concurrency": settings.concurrency,
             "max_result": settings.max_payload,
-            "imports": list(settings.imports),
+            "imports": self._renewal.imports(self._slots),
             "hook": settings.hook and settings.hook.packed(),
         }
         if self._guard is None:
+            setup["url"] = settings.url
             return Thread(setup, settings.jobs, f"skunkqueue-{slot.label}", horizon)
-        return Process(setup, {POOL_URL: settings.url}, self._guard, horizon)
+        process = Process(setup, {POOL_URL: settings.url, **self._renewal.env}, self._guard, horizon)
+        if self._orphans is not None:
+            self._orphans.note(process.pid)
+        return process
 
     def _write(self, slot: Slot) -> None:
         """A pipe is full: continue when it is writable."""
@@ -151,12 +194,19 @@ class Supervisor:
 
     def enforce(self) -> None:
         """Interrupt runs past their timeout; kill workers whose run does not end then."""
+        if self._renewal.asked and not self.level:
+            self._renew()
         now = ticks()
         for slot in self._slots:
             for held in slot.executing() if self.level >= ROUGH else slot.pressed():
                 self._enforce_on(slot, held, now)
+            if slot.rest_until and now >= slot.rest_until:
+                slot.rest_until = 0.0
+                self._look()
+            if slot.has_come_out_of_lull():
+                self._look()
             if now >= slot.is_stuck_from and not slot.leaving:
-                self._completer.hand_back(slot, slot.recall())
+                self._completer.hand_back(slot, slot.take_back())
             if slot.leave_by and now >= slot.leave_by:
                 self._kill(slot)
             elif slot.body is not None and slot.body.death < 0:
@@ -213,13 +263,15 @@ class Supervisor:
         for held in running:
             if not self._completer.judge_death(slot, held, how, len(running) == 1, killed):
                 self._look()
-        if self.level:
+        if self.level or slot.is_older or not self._settings.restart:
             slot.done = True
+        elif slot.broken and self._renewal.waits:
+            self._renewal.broken(slot, self._slots)
         elif not came_up:
             slot.start_later()
         if leaving and not running:
             self._say(slot, "stopped", "stopped")
-        else:
+        elif not (slot.broken and self._renewal.waits):
             self._say(slot, "died", f"died ({how})", ERROR)
 
     def _forget(self, slot: Slot) -> None:

@@ -1,0 +1,39 @@
+"""What things are called in other queues, so that who comes from there is told what they are called here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+OF_A_JOB: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("delay", "send", "enqueue", "defer", "submit", "perform_async", "queue_job"), "fire(...)"),
+    **dict.fromkeys(("delay_async", "kiq", "enqueue_async", "defer_async"), "await afire(...)"),
+    **dict.fromkeys(("schedule", "enqueue_at", "enqueue_in", "perform_in", "apply_at"), "fire_at(when, ...)"),
+    **dict.fromkeys(("apply_async", "send_with_options", "configure", "set", "using"), "options(...).fire(...)"),
+    **dict.fromkeys(("s", "si", "signature", "subtask", "message"), "args(...), for fire_many"),
+    **dict.fromkeys(("map", "starmap", "group", "chunks"), "fire_many([...])"),
+    **dict.fromkeys(("apply", "call_local"), "a call: job(...)"),
+}
+OF_A_RUN: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("get", "join", "get_result", "return_value", "wait_result"), "wait(timeout)"),
+    **dict.fromkeys(("ready", "status", "get_status", "successful", "is_finished"), "state"),
+    **dict.fromkeys(("revoke", "abort", "kill", "delete", "terminate"), "cancel()"),
+    **dict.fromkeys(("traceback", "exc_info"), "error, or the JobFailed that wait() raises"),
+    **dict.fromkeys(("task_id", "job_id"), "id"),
+}
+OF_A_QUEUE: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("task", "actor", "shared_task", "register_task"), "@queue.job"),
+    **dict.fromkeys(
+        ("enqueue", "send", "send_task", "submit", "publish", "add", "delay", "kiq"),
+        "@queue.job above the function, and function.fire(...)",
+    ),
+    **dict.fromkeys(("fetch_job", "get_job", "AsyncResult"), "run(id)"),
+    **dict.fromkeys(("worker", "run_worker", "start"), "WorkerPool(queue, routes)"),
+}
+
+
+def unknown_attribute(thing: Any, name: str, names: Mapping[str, str]) -> NoReturn:
+    """Raise the AttributeError for a name that is not there, with what it is called here."""
+    meant = names.get(name)
+    hint = "" if meant is None else f"; here it is {meant}"
+    raise AttributeError(f"{type(thing).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=thing)

@@ -1,0 +1,1 @@
+"""Gates: runs that wait for other runs to end."""

@@ -1,0 +1,226 @@
+"""Keeps the schedules and pauses of a pool's queue: looks at its beat, when a tick comes, and when it is told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from skunkqueue.clock import Clock, ticks
+from skunkqueue.envelope import Claim, Outcome
+from skunkqueue.pauses import pause_after
+from skunkqueue.persistence import Persister, Source
+from skunkqueue.persistence.halves import WHOLE
+from skunkqueue.schedules.book import declare, forget_undeclared
+from skunkqueue.schedules.declared import Announcement, announced_here, unpacked
+from skunkqueue.schedules.keeper import Keeper
+from skunkqueue.schedules.paused import ROUTE, Paused, paused, pauses
+from skunkqueue.schedules.registry import registry
+from skunkqueue.worker.pool.settings import Settings
+
+FOREVER: Final = float("inf")
+MOST_AWAITED: Final = 100_000
+SOONEST: Final = 0.01
+"""Seconds between two looks, at least."""
+ACTIVE: Final = 10.0
+"""Seconds after a gate was seen for which the pool looks often: more may follow, and nothing announces them."""
+OFTEN: Final = 0.1
+
+
+class Timekeeper:
+    """``_look`` runs on the exchanger's thread, all else on the engine's.
+
+    ``run`` has a function called on the exchanger's thread, ``made`` is called on the engine's when there are new runs.
+    A source that is no store has no schedules.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        clock: Clock,
+        settings: Settings,
+        run: Callable[[Callable[[], None]], None],
+        made: Callable[[], None],
+    ) -> None:
+        self.look_at = 0.0 if isinstance(source, Persister) else FOREVER
+        """Ticks when to look."""
+        self._has_looked = not isinstance(source, Persister)
+        self._source = source
+        self._clock = clock
+        self._settings = settings
+        self._run = run
+        self._made = made
+        self._every = settings.lease / 3
+        self.paused: frozenset[str] = frozenset()
+        """The routes that are paused."""
+        self.awaited: dict[str, str] = {}
+        """Runs that gates wait for, each with its gate, as far as this pool has met them."""
+        self._due_gates: list[str] = []
+        self._under_way = False
+        self._told_meanwhile = False
+        self._lock = threading.Lock()
+        self._heard: list[bytes] = []
+        self._results: list[_Look] = []
+        # on the exchanger's thread
+        self._keeper: Keeper | None = None
+        self._declared: set[str] = set()
+        self._modules: set[str] = set()
+        self._pauses: Sequence[Paused] = ()
+        self._pauses_until = 0.0  # ticks from which they are read again
+        self._active_until = 0.0  # ticks until which the pool looks often
+        self._failures = 0  # looks in a row that met a store which was away
+        self._seen = -1  # the version of this process's registry
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to collect."""
+        return bool(self._results)
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether it is known which routes are paused."""
+        return self._has_looked
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all ticks up to the start of the pool are made, and what workers have declared is in the store."""
+        return self._has_looked and not self._heard and not self._under_way
+
+    def until(self) -> float:
+        """Ticks when there is something to do."""
+        return FOREVER if self._under_way else self.look_at
+
+    def keep(self) -> None:
+        """Start a look, if it is time."""
+        if not self._under_way and ticks() >= self.look_at:
+            self._under_way = True
+            self._run(self._look)
+
+    def look_now(self) -> None:
+        """Make the next look due now."""
+        if self.look_at < FOREVER:
+            self.look_at = 0.0
+            self._told_meanwhile = self._under_way
+            self._pauses_until = 0.0
+
+    def ended(self, outcomes: Iterable[tuple[Claim, Outcome]]) -> None:
+        """These were committed: gates that wait for one of them are to be looked at now."""
+        awaited = self.awaited
+        found = [gate for claim, _ in outcomes if (gate := awaited.pop(claim.id, None)) is not None]
+        if found:
+            self._due_gates += found
+            self.look_at = 0.0
+            self._told_meanwhile = self._under_way
+
+    def announce(self, data: bytes) -> None:
+        """A worker has told what its code declares."""
+        self._heard.append(data)
+        self.look_now()
+
+    def collect(self) -> list[str]:
+        """Take in the results of looks; gives sentences for the log."""
+        with self._lock:
+            results, self._results = self._results, []
+        for look in results:
+            self._under_way = False
+            self._has_looked = self._has_looked or look.is_whole
+            self.look_at = 0.0 if self._told_meanwhile else look.again_at
+            self._told_meanwhile = False
+            if len(self.awaited) > MOST_AWAITED:
+                self.awaited.clear()
+            self.awaited.update(look.awaited)
+            self.paused = look.paused if look.paused is not None else self.paused
+            if look.made:
+                self._made()
+        return [sentence for look in results for sentence in look.troubles]
+
+    # on the exchanger's thread
+
+    def _look(self) -> None:
+        troubles: list[str] = []
+        self._failures += 1
+        look = _Look(ticks() + pause_after(self._failures), 0, troubles, False)
+        try:
+            look = self._looked(troubles)
+            self._failures = 0
+        except WHOLE:
+            raise
+        except Exception as error:
+            troubles.append(f"schedules cannot be kept: {type(error).__name__}: {error}"[:500])
+            look = _Look(ticks() + self._every, 0, troubles, True)
+        finally:
+            with self._lock:
+                self._results.append(look)
+
+    def _looked(self, troubles: list[str]) -> _Look:
+        store, settings = self._source, self._settings
+        assert isinstance(store, Persister)
+        self._declare(store, troubles)
+        if self._keeper is None:
+            self._keeper = Keeper(store, settings.queue, settings.routes, settings.name, settings.lease)
+        began, now = ticks(), self._clock.now()
+        due, self._due_gates = self._due_gates, []
+        if due:
+            store.promote(due, now=now)
+        if began >= self._pauses_until:
+            self._pauses, self._pauses_until = pauses(store, settings.queue, now=now), began + self._every
+        kept = self._keeper.keep(now, [one for one in self._pauses if one.until is None or one.until > now])
+        troubles += kept.troubles
+        if kept.gates:
+            self._active_until = began + ACTIVE
+        every = OFTEN if began < self._active_until else self._every
+        left = every if kept.next is None else min(max(kept.next - now, SOONEST), every)
+        return _Look(began + left, kept.made, troubles, True, frozenset(paused(kept.pauses, ROUTE)), kept.awaited)
+
+    def _declare(self, store: Persister, troubles: list[str]) -> None:
+        """Put into the store what has been declared since the last look."""
+        heard, self._heard = self._heard, []
+        told = [unpacked(data, self._settings.queue) for data in heard]
+        if registry.version != self._seen:
+            self._seen = registry.version
+            told.append(announced_here(self._settings.queue, self._settings.url))
+        try:
+            for announcement in told:
+                self._declare_all(store, announcement, troubles)
+        except WHOLE:
+            self._heard, self._seen = heard + self._heard, -1
+            raise
+
+    def _declare_all(self, store: Persister, told: Announcement, troubles: list[str]) -> None:
+        troubles += told.troubles
+        now = self._clock.now()
+        for definition in told.definitions:
+            if definition.id not in self._declared:
+                declare(store, definition, now=now)
+                self._declared.add(definition.id)
+        new = told.modules - self._modules
+        if new:
+            self._forget(store, new, (definition.name for definition in told.definitions), now)
+        self._modules |= new
+
+    def _forget(self, store: Persister, modules: Iterable[str], names: Iterable[str], now: float) -> None:
+        """End what these modules had declared in an earlier deployment, and do not any more."""
+        forget_undeclared(store, self._settings.queue, modules, names, now=now)
+
+
+class _Look:
+    """The result of a look: when to look again (ticks), how many runs were made, sentences for the log, and the routes
+    that are paused; None where that is not known.
+    """
+
+    def __init__(
+        self,
+        again_at: float,
+        made: int,
+        troubles: list[str],
+        is_whole: bool,
+        paused: frozenset[str] | None = None,
+        awaited: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.again_at = again_at
+        self.made = made
+        self.troubles = troubles
+        self.is_whole = is_whole
+        self.paused = paused
+        self.awaited = awaited
