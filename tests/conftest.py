@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +13,15 @@ import pytest
 
 pytest.register_assert_rewrite("skunkqueue.testing")
 
+from gearman_servers import (  # noqa: E402 - fixtures
+    HAS_FAILED,
+    closed_connections,  # noqa: F401
+    gearman_peer,  # noqa: F401
+    gearman_run,  # noqa: F401
+    gearmand,  # noqa: F401
+    job_server,  # noqa: F401
+)
+
 from skunkqueue.persistence import Persister  # noqa: E402 - after the line above, or it comes too late
 from skunkqueue.persistence.memory import MemoryPersister  # noqa: E402
 
@@ -20,6 +29,17 @@ from skunkqueue.persistence.memory import MemoryPersister  # noqa: E402
 for _name in ("SIGHUP", "SIGQUIT", "SIGTERM"):
     signal.signal(getattr(signal, _name), signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note on a test that it has failed, for the fixtures that clean up behind it."""
+    report = yield
+    item.stash[HAS_FAILED] = item.stash.get(HAS_FAILED, False) or report.failed
+    return report
+
 
 Opener = Callable[[], Persister]
 """Gives one more handle to the same data."""
@@ -71,6 +91,79 @@ def fakeredis(request: pytest.FixtureRequest) -> Opener:
     return lambda: open_url(url)
 
 
+def mongodb(request: pytest.FixtureRequest) -> Opener:
+    return on_mongodb(request, request.getfixturevalue("shared_mongodb"))
+
+
+def ferretdb(request: pytest.FixtureRequest) -> Opener:
+    """MongoDB's protocol on PostgreSQL, which differs from the server in Java on nearly every question."""
+    return on_mongodb(request, request.getfixturevalue("shared_ferretdb"))
+
+
+def on_mongodb(request: pytest.FixtureRequest, server: str) -> Opener:
+    """On a database of its own, which is dropped afterwards."""
+    from mongo_servers import client_of, fresh_url
+
+    from skunkqueue.persistence.mongodb import open_url
+
+    # The one in Java finds without indexes, and on a busy machine is not through with thousands in 15 seconds.
+    url = fresh_url(f"{server}{'&' if '?' in server else '/?'}socketTimeoutMS=100000")
+
+    def drop() -> None:
+        client = client_of(url)
+        client.drop_database(client.get_default_database())
+        client.close()
+
+    request.addfinalizer(drop)
+    return lambda: open_url(url)
+
+
+def fdb(request: pytest.FixtureRequest) -> Opener:
+    from fdb_servers import drop, fresh_name
+
+    file, name = request.getfixturevalue("shared_fdb"), fresh_name()
+    from skunkqueue.persistence.fdb import open_url
+
+    request.addfinalizer(lambda: drop(file, name))
+    return lambda: open_url(f"fdb://{file}?prefix={name}")
+
+
+@pytest.fixture(scope="session")
+def shared_mongodb() -> Iterator[str]:
+    """The URL of one server for all tests that only need a store; each has a database of its own."""
+    pytest.importorskip("pymongo")
+    from mongo_servers import URL, JavaServer
+
+    if os.environ.get(URL):
+        yield os.environ[URL]
+        return
+    with JavaServer() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def shared_fdb() -> Iterator[str]:
+    """The cluster file of one cluster for all tests that only need a store; each has a directory of its own."""
+    from fdb_servers import CLUSTER, FakeCluster, binding
+
+    binding()
+    if os.environ.get(CLUSTER):
+        yield os.environ[CLUSTER]
+        return
+    with FakeCluster() as cluster:
+        yield str(cluster.file)
+
+
+@pytest.fixture(scope="session")
+def shared_ferretdb() -> Iterator[str]:
+    """The URL of one FerretDB for all tests that only need a store."""
+    pytest.importorskip("pymongo")
+    from mongo_servers import FerretServer
+
+    with FerretServer() as server:
+        yield server.url
+
+
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[object]:
     """One server for all tests that only need a store; emptied before each."""
@@ -86,11 +179,16 @@ STORES: dict[str, Callable[[pytest.FixtureRequest], Opener]] = {
     "sqlite": sqlite,
     "redis": redis,
     "fakeredis": fakeredis,
+    "mongodb": mongodb,
+    "fdb": fdb,
+    "ferretdb": ferretdb,
 }
 """By name, what makes a fresh, empty store for a test."""
 
+SLOW = ("ferretdb",)
 
-@pytest.fixture(params=STORES)
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STORES])
 def open_store(request: pytest.FixtureRequest) -> Iterator[Opener]:
     """One more handle to this test's store, at every call; all are closed afterwards."""
     opener = STORES[request.param](request)

@@ -57,9 +57,12 @@ def traced(folder):
 
 
 class PoolProcess:
-    """A WorkerPool in a process of its own, which logs into a file, or to the descriptor ``log``."""
+    """A WorkerPool in a process of its own, which logs into a file, or to the descriptor ``log``.
 
-    def __init__(self, folder, url, *routes, marks=None, prelude="", log=None, **options):
+    ``both`` is a descriptor for what it logs and what its jobs print.
+    """
+
+    def __init__(self, folder, url, *routes, marks=None, prelude="", log=None, both=None, **options):
         self.log_file = Path(folder) / f"pool-{time.monotonic_ns()}.log"
         code = prelude + (
             "from skunkqueue.worker import WorkerPool\n"
@@ -70,13 +73,14 @@ class PoolProcess:
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
             "SKUNKQUEUE_URL": url,
             "MARKS": str(marks or folder),
+            "POOL_LOG": str(self.log_file),
         }
         with self.log_file.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file if log is None else log,
+                stdout=file if both is None else both,
+                stderr=both or (file if log is None else log),
                 env=env,
                 cwd=folder,
                 start_new_session=True,
@@ -118,13 +122,19 @@ class PoolProcess:
         return self
 
     def __exit__(self, *_):
-        workers = self.workers()
-        for pid in (self.pid, *workers):
+        # A number that the log names may long be another process's.
+        left = [pid for pid in self.workers() if self._is_ours(pid)]
+        for pid in (self.pid, *left) if self.process.poll() is None else left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGCONT)
-                if pid == self.pid or os.getpgid(pid) == pid:
-                    os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(LIMIT)
+
+    def _is_ours(self, pid):
+        """Whether this process is a worker of this pool: it has its environment."""
+        with contextlib.suppress(OSError):
+            return f"POOL_LOG={self.log_file}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return False
 
 
 def marks(folder, name):

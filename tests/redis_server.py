@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from programs import free_port as free_port
 
 LIMIT = 30.0
 
@@ -37,12 +38,6 @@ def find_redis_server() -> str:
             pytest.fail(message)
         pytest.skip(message)
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RedisServer:
@@ -111,6 +106,16 @@ class RedisServer:
             self.process.send_signal(how)
             self.process.wait(LIMIT)
         self.process = None
+
+    def cut_log(self) -> None:
+        """As an operator does after a crash: cut a half-written transaction off the append-only file, whole.
+
+        Left to itself, Redis cuts off the half-written command only. It executes the rest of that transaction when it
+        starts the next time but one, together with what was appended since.
+        """
+        tool = Path(find_redis_server()).with_name("redis-check-aof")
+        for file in [*Path(self.folder).glob("appendonlydir/*.manifest"), *Path(self.folder).glob("appendonly.aof")]:
+            subprocess.run([tool, "--fix", file], input=b"y\n", stdout=subprocess.DEVNULL, check=True, timeout=LIMIT)
 
     def close(self) -> None:
         self._end(signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,8 +21,8 @@ from pools import LIMIT, until
 from skunkqueue import Run, SkunkQueue
 from skunkqueue.cli.act import PAGE
 from skunkqueue.cli.commands import COMMANDS
+from skunkqueue.cli.jsonable import jsonable
 from skunkqueue.cli.plain import read, spread
-from skunkqueue.cli.rows import jsonable
 from skunkqueue.cli.work import work
 from skunkqueue.envelope import Envelope, Outcome, Want, new_id, new_token
 from skunkqueue.errors import WrongCall
@@ -148,15 +149,17 @@ def test_without_a_command_it_shows_the_help(skunq: Skunq) -> None:
         (["runs", "--url", "mysql://localhost"], "there is no store for mysql://"),
         (["runs", "--url", "sqlite:///x.db?durability=none"], "durability is full or normal"),
         (["show"], "Missing argument 'ID'"),
-        (["cancel"], "Missing argument 'ID...'"),
-        (["retry"], "retry wants IDs, or --failed"),
+        (["cancel"], "cancel wants IDs, or --state, --job,"),
+        (["retry"], "retry wants IDs, or --state, --job,"),
         (["retry", "--failed", "123"], "retry wants IDs, or --failed"),
         (["work"], "Missing option '-q'"),
         (["work", "-q", "demo", "-r"], "-r wants one route or more"),
         (["work", "-q", "demo", "-r", "--burst"], "-r wants one route or more"),
         (["work", "-q", "demo", "-r", "a b"], "a route is 1 to 100 letters"),
-        (["work", "-q", "demo", "stray"], "unexpected extra argument"),
-        (["work", "-q", "demo", "--grace", "soon"], "'soon' is not a valid float"),
+        (["work", "-q", "demo", "stray/"], "a route is 1 to 100 letters"),
+        (["work", "de/mo"], "a queue is 1 to 100 letters"),
+        (["work", "-q", "demo", "--grace", "soon"], "'soon' is no time: give seconds, or 5m, 1h30m"),
+        (["work", "-q", "demo", "--lease", "50ms"], "'50ms' is too short: at least 0.1 seconds"),
     ],
     ids=lambda each: " ".join(sorted(each)) if isinstance(each, set) else " ".join(each),
 )
@@ -169,10 +172,22 @@ def test_a_wrong_call_gets_one_sentence(skunq: Skunq, args: list[str], sentence:
 
 
 @pytest.mark.parametrize("command", ["show", "cancel", "promote", "retry"])
-def test_an_unknown_id_gets_one_sentence(skunq: Skunq, command: str) -> None:
+def test_an_unknown_id_gets_one_sentence(skunq: Skunq, queue: SkunkQueue, command: str) -> None:
+    queue.count()
+
     skunq(command, "0123", code=1)
 
     assert skunq.complaint == f"Error: there is no run 0123 on {skunq.url}\n"
+
+
+@pytest.mark.parametrize("command", ["show", "cancel", "promote", "retry"])
+@pytest.mark.parametrize("id", ["", "a\nb", "\udcff", "\x1b[2J", "x" * 201], ids=repr)
+def test_an_id_that_is_no_text_gets_one_sentence(skunq: Skunq, command: str, id: str) -> None:
+    skunq(command, id, code=2)
+
+    assert "the id of a run is a line of text" in skunq.complaint.splitlines()[-1]
+    assert skunq.complaint.count("Error: ") == 1
+    assert "\x1b" not in skunq.complaint
 
 
 def test_a_missing_server_gets_one_sentence_without_secrets(skunq: Skunq) -> None:
@@ -187,6 +202,19 @@ def test_a_missing_server_gets_one_sentence_without_secrets(skunq: Skunq) -> Non
     assert len(skunq.complaint.splitlines()) == 1
     assert str(port) in skunq.complaint
     assert "secret" not in skunq.complaint
+
+
+@pytest.mark.parametrize("url", ["sqlite:///typo.db", ""])
+@pytest.mark.parametrize(
+    "command", [["runs"], ["show", "0123"], ["workers"], ["purge"], ["retry", "--failed"]], ids=" ".join
+)
+def test_looking_at_a_file_that_is_not_there_says_so_and_makes_nothing(
+    skunq: Skunq, tmp_path: Path, command: list[str], url: str
+) -> None:
+    skunq(*command, code=1, SKUNKQUEUE_URL=url)
+
+    assert re.fullmatch(r"Error: there is no file \S+\.db: nothing was fired there yet\n", skunq.complaint)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_file_of_another_kind_gets_one_sentence(skunq: Skunq, tmp_path: Path) -> None:
@@ -209,11 +237,11 @@ def test_runs_lists_what_was_fired_newest_first(skunq: Skunq, queue: SkunkQueue)
 
     lines = skunq("runs").splitlines()
 
-    assert lines[0].split() == ["ID", "STATE", "JOB", "QUEUE", "ROUTE", "ATTEMPTS", "DUE", "RESULT"]
+    assert lines[0].split() == ["ID", "STATE", "JOB", "QUEUE", "ROUTE", "ATTEMPTS", "AGE", "TOOK", "RESULT"]
     assert [line.split()[:6] for line in lines[1:]] == [
-        [later.id, "scheduled", "double", "demo", "foo", "0"],
-        [second.id, "succeeded", "double", "demo", "foo^high", "1"],
-        [first.id, "queued", "double", "demo", "foo", "0"],
+        [later.id[-8:], "scheduled", "double", "demo", "foo", "0"],
+        [second.id[-8:], "succeeded", "double", "demo", "foo", "(high)"],
+        [first.id[-8:], "queued", "double", "demo", "foo", "0"],
     ]
     assert lines[2].split()[-1] == "4"
 
@@ -323,7 +351,7 @@ def test_what_is_piped_is_neither_cut_nor_wrapped(skunq: Skunq, queue: SkunkQueu
 
     [line] = skunq("runs").splitlines()[1:]
 
-    assert run.id in line
+    assert line.startswith(run.id[-8:])
     assert name in line
 
 
@@ -609,7 +637,7 @@ def test_workers_can_be_seen_and_what_they_run_cancelled(skunq: Skunq, queue: Sk
         assert sorted(worker["routes"] for worker in alive) == [["bar"], ["foo"]]
         assert {worker["pool_pid"] for worker in alive} == {pool.pid}
         assert skunq("workers").splitlines()[0].split()[:3] == ["WORKER", "QUEUE", "ROUTES"]
-        assert skunq.json("workers", "-q", "other") == []
+        assert skunq.json("workers", "-q", "other", code=1) == []
         [row] = skunq.json("runs", "--state", "running")
         assert (row["id"], row["attempts"]) == (run.id, 1)
 
@@ -621,9 +649,11 @@ def test_workers_can_be_seen_and_what_they_run_cancelled(skunq: Skunq, queue: Sk
         pool.wait(LIMIT)
 
 
-def test_no_workers_is_a_sentence_too(skunq: Skunq) -> None:
-    assert skunq.json("workers") == []
-    assert skunq("workers") == ""
+def test_no_workers_is_a_sentence_and_a_failure(skunq: Skunq, queue: SkunkQueue) -> None:
+    queue.count()
+
+    assert skunq.json("workers", code=1) == []
+    assert skunq("workers", code=1) == ""
     assert skunq.complaint == f"no workers on {skunq.url}; to start one: skunq work -q QUEUE\n"
 
 
@@ -656,6 +686,12 @@ def test_routes_may_be_listed_after_one_flag(given: str, meant: str) -> None:
         "-r foo foo -q demo --url sqlite:///x.db --concurrency 4 --grace 2.5 --max-runs 10",
         "-q demo --logfile log --pidfile pid --verbose",
         "-q demo --log-format json",
+        "-q demo --grace 5m --lease 1h30m",
+        "demo",
+        "demo foo bar --burst",
+        "--burst demo -r foo bar",
+        "-q demo foo bar",
+        "-q demo foo -r bar",
     ],
 )
 def test_a_plain_call_is_read_as_click_would(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -674,7 +710,7 @@ def test_a_plain_call_is_read_as_click_would(call: str, monkeypatch: pytest.Monk
         "work -q",
         "work -q demo --help",
         "work -q demo -r",
-        "work -q demo stray",
+        "work demo str/ay",
         "work -q de/mo",
         "work -q demo --grace -1",
         "work -q demo --max-runs 0",

@@ -336,13 +336,13 @@ def test_a_module_that_is_not_here_may_be_known_to_another_worker():
 
 def test_code_of_another_python_may_run_on_another_worker():
     with pytest.raises(UnknownJob, match=r"Python 2\.7"):
-        codec.unpickle(codec.pickle_function(lambda: 1), "2.7")
+        codec.unpickle_function(codec.pickle_function(lambda: 1), "2.7")
 
 
 def test_a_function_travels_with_what_it_mentions():
     offset = 40
 
-    assert codec.unpickle(codec.pickle_function(lambda x: x + offset))(2) == 42
+    assert codec.unpickle_function(codec.pickle_function(lambda x: x + offset))[0](2) == 42
 
 
 # -- keys

@@ -51,15 +51,18 @@ class Opens:
         self.function = function
         self.opening = opening
 
-    def is_async(self, task):
-        return inspect.iscoroutinefunction(self.function)
+    def async_body(self, task):
+        return task.body if inspect.iscoroutinefunction(self.function) else None
 
-    def open(self, task):
+    def open(self, task, body=None):
         self.opening()
         return Invocation(self, "job", (), {})
 
-    def current(self, task):
+    def current(self, task, call):
         return None
+
+    def close(self):
+        pass
 
     def returned(self, task, call, value, began):
         return frames.done(task.number, 0.0, 0.0, b"", b"")
@@ -122,8 +125,8 @@ def test_an_interrupt_that_comes_between_a_ticket_and_its_start_is_not_lost(job)
 
     worker.interrupt(7)
     first, second = worker.run(TASK), worker.run(TASK._replace(number=8))
-    if worker._runner is not None:
-        worker._runner.close()
+    if worker._loop is not None:
+        worker._loop.close()
 
     assert (kind(first), kind(second)) == (frames.INTERRUPTED, frames.DONE)
 
@@ -185,7 +188,7 @@ def test_an_async_job_that_holds_up_its_loop_is_interrupted():
         assert kind(worker.run(TASK)) == frames.INTERRUPTED
     finally:
         signal.signal(signal.SIGURG, before)
-        worker._runner.close()
+        worker._loop.close()
     assert time.monotonic() - began < 20
 
 
@@ -202,11 +205,34 @@ def test_an_async_job_that_holds_up_the_loop_holds_up_no_result_of_its_neighbour
         started.send(signal.SIGKILL)
 
 
+def test_a_run_that_ends_in_the_same_round_as_a_neighbour_holds_up_the_loop_is_told_all_the_same(between):
+    pipes, link = between
+    started, release = [], threading.Event()
+
+    async def second_holds_up():
+        started.append(1)
+        if len(started) == 2:
+            release.wait(LIMIT)
+
+    thread = serving(Concurrent(link, Opens(second_holds_up), 3))
+    give(pipes, 1, 2)
+    heard = []
+    until(lambda: heard.extend(said(pipes)) or (frames.DONE, 1) in heard)
+    assert (frames.DONE, 2) not in heard
+
+    give(pipes, 3, 3)  # the place that is free again is used as well
+    release.set()
+    until(lambda: heard.extend(said(pipes)) or {(frames.DONE, 2), (frames.DONE, 3)} <= set(heard))
+    pipes.no_more()
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+
+
 @sqlite
 def test_the_copy_of_a_worker_that_forked_in_a_job_does_not_stay(jobs, pool):  # noqa: F811
     with pool("foo", concurrency=2) as started:
         assert jobs.fork_and_return.fire().wait(LIMIT) == "parent"
-        (worker,) = started.workers()
+        (worker,) = started.up().workers()
         until(lambda: not any(alive(pid) for pid in children(worker)), 10)
 
 
@@ -419,14 +445,15 @@ def test_an_async_job_knows_its_own_run(jobs, pool, concurrency):  # noqa: F811
 
 @sqlite
 def test_a_death_costs_what_was_running_and_nothing_that_had_finished(jobs, pool, tmp_path):  # noqa: F811
-    done = [jobs.marked.fire(f"d{n}", 0) for n in range(40)]
-    slow = [jobs.marked.fire(f"s{n}", 1.0) for n in range(2)]
+    done = jobs.marked.fire_many([(f"d{n}", 0) for n in range(40)])
+    slow = [jobs.marked.fire(f"s{n}", 5.0) for n in range(2)]
     with pool("foo", concurrency=3) as started:
         until(lambda: all(marks(tmp_path, f"s{n}") for n in range(2)))
-        (worker,) = started.workers()
+        done.wait(LIMIT)  # else one of them may be running, too
+        (worker,) = started.up().workers()
         os.kill(worker, signal.SIGKILL)
 
-        for run in done + slow:
+        for run in slow:
             run.wait(LIMIT)
 
     assert [marks(tmp_path, f"d{n}") for n in range(40)] == [1] * 40

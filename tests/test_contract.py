@@ -8,13 +8,28 @@ from contextlib import closing, contextmanager
 
 import pytest
 from conftest import Opener
+from pymongo import MongoClient
 from redis_server import client_of
 
 from skunkqueue.persistence import Persister
+from skunkqueue.persistence.fdb import FDBPersister
 from skunkqueue.persistence.memory import MemoryPersister
+from skunkqueue.persistence.mongodb import MongoPersister
+from skunkqueue.persistence.mongodb.probe import has_transactions
 from skunkqueue.persistence.sqlite import SQLitePersister
 from skunkqueue.testing import StoreContract, check_store, promises, random_walk
 from skunkqueue.testing.makers import CallersTransaction
+
+
+@contextmanager
+def mongo_transaction(store: MongoPersister) -> Iterator[CallersTransaction | None]:
+    """A session in a transaction, where the server has them: a replica set."""
+    if not has_transactions(store._link):
+        yield None
+        return
+    with MongoClient(store.target.secret) as client, client.start_session() as session:
+        session.start_transaction()
+        yield CallersTransaction(session, session.commit_transaction, session.abort_transaction)
 
 
 class TestEveryStore(StoreContract):
@@ -31,6 +46,13 @@ class TestEveryStore(StoreContract):
             store.count()
             with closing(sqlite3.connect(store.path)) as db:
                 yield CallersTransaction(db, db.commit, db.rollback)
+        elif isinstance(store, MongoPersister):
+            store.count()
+            with mongo_transaction(store) as transaction:
+                yield transaction
+        elif isinstance(store, FDBPersister):
+            tr = store._link.database.create_transaction()
+            yield CallersTransaction(tr, lambda: tr.commit().wait(), tr.reset)
         elif store.takes_via:
             with client_of(store.url) as client, client.pipeline(transaction=True) as pipe:
                 yield CallersTransaction(pipe, pipe.execute, pipe.reset)

@@ -122,3 +122,32 @@ def test_a_damaged_ended_run_is_got_and_purged(damaged):
 
     assert store.get([sealed(4).id, sealed(5).id]) == {}
     assert count_states(store).get("cancelled", 0) <= 1  # the damaged open one may have expired
+
+
+def test_what_is_no_queue_beside_the_queues_stops_nobody(shared_redis):
+    with shared_redis.client() as client:
+        client.flushall()
+        client.hset("skunk:{@}:queues", mapping={b"\xff\xfe": 1, "demo": b"junk", "other": b""})
+    store = open_redis(shared_redis.url)
+
+    store.put([sealed()])
+    claims = take(store)
+
+    assert store.commit([(claim, Outcome.failed("no")) for claim in claims], now=NOW) == {sealed().id}
+    assert [record.id for record in store.find(Filter(), now=NOW)] == [sealed().id]
+    assert count_states(store) == {"failed": 1}
+    store.purge(now=NOW + 9 * DAY)
+    assert store.get([sealed().id]) == {}
+    store.close()
+
+
+def test_a_damaged_count_is_left_out(shared_redis):
+    with shared_redis.client() as client:
+        client.flushall()
+    store = open_redis(shared_redis.url)
+    store.put([sealed()])
+    with shared_redis.client() as client:
+        client.hset("skunk:{demo}:count", mapping={b"\xff": 1, b"zroute": 3, b"sother": b"junk", b"": 1})
+
+    assert count_states(store) == {"queued": 1}
+    store.close()

@@ -1,9 +1,12 @@
 """README and docs, kept true: every example in them is run as a reader would run it, every link and option looked up.
 
-The Python blocks of a document are one program, run from top to bottom beside workers; what they print must be what the
+A Python block that makes a queue is a program of its own, run beside workers where the page says so; blocks that make
+none go on with the program above. On the pages of ONE_PROGRAM every block does. What is printed must be what the
 comments behind each ``print`` say. Shell blocks are typed line by line, beside the files that the document has one
 save; what does not end by itself is stopped with Ctrl-C. A comment before a block says otherwise:
-``<!-- file: NAME -->`` saves it, ``<!-- redis -->`` gives it a server, ``<!-- not run: WHY -->`` leaves it out.
+``<!-- file: NAME -->`` saves it, ``<!-- redis -->``, ``<!-- mongodb -->`` and ``<!-- fdb -->`` give it a server, and
+what has ``<!-- not run: WHY -->`` is left out. Settings of other programs are read in test_front_page.py, the cells of
+a notebook are run in test_notebook.py.
 """
 
 from __future__ import annotations
@@ -31,10 +34,25 @@ from skunkqueue.options import Given
 from skunkqueue.persistence.url import get_backend
 
 ROOT = Path(__file__).parent.parent
-DOCS = [ROOT / "README.md", ROOT / "docs" / "stores.md", ROOT / "docs" / "promises.md"]
+ELSEWHERE = {
+    "cache.md": "test_gearman_docs.py",
+    "from_python_gearman.md": "test_gearman_docs.py",
+    "gearman.md": "test_gearman_docs.py",
+    "sources.md": "test_sources.py",
+    "spool.md": "test_spool_hermes.py",
+}
+"""Pages whose examples have a test of their own."""
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [path for path in PAGES if path.name not in ELSEWHERE]
+SETTINGS = ("ini", "dockerfile", "yaml", "text")
+ONE_PROGRAM = ("stores.md",)
 WORKERS = ("default", "default", "foo", "bar", "news", "news")
 LOCAL_REDIS = "redis://localhost:6379/0"
+LOCAL_MONGODB = "mongodb://localhost:27017/skunkqueue"
+LOCAL_FDB = "fdb:///etc/foundationdb/fdb.cluster"
+STARTED = ("started, process", "serving http://")
 LIMIT = 60.0
+QUEUE = "demo"
 
 
 class Block(NamedTuple):
@@ -81,7 +99,10 @@ def started(folder: Path, *command: str) -> Iterator[Path]:
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
     try:
-        until(lambda: "started, process" in log.read_text(), message=f"{command} does not start: {log.read_text()}")
+        until(
+            lambda: any(said in log.read_text() for said in STARTED),
+            message=f"{command} does not start: {log.read_text()}",
+        )
         yield log
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(LIMIT) == 0, log.read_text()
@@ -90,12 +111,12 @@ def started(folder: Path, *command: str) -> Iterator[Path]:
         process.wait(LIMIT)
 
 
-def execute(folder: Path, *command: str) -> str:
+def execute(folder: Path, *command: str, codes: Sequence[int] = (0,)) -> str:
     """A command that must end by itself, and well."""
     said = subprocess.run(
         command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * LIMIT
     )
-    assert said.returncode == 0, f"{command}:\n{said.stdout}{said.stderr}"
+    assert said.returncode in codes, f"{command}:\n{said.stdout}{said.stderr}"
     return said.stdout
 
 
@@ -109,19 +130,23 @@ def program(name: str) -> str:
 RUNNER = r"""
 import contextlib, io, json, sys
 
-for name, line, text in json.load(open("blocks.json")):
+apart, parts = json.load(open("blocks.json"))
+names = globals()
+for name, line, text in parts:
+    if apart and "SkunkQueue(" in text:
+        names = {"__name__": "__main__"}
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        exec(compile("\n" * line + text, name, "exec"), globals())
+        exec(compile("\n" * line + text, name, "exec"), names)
     json.dump(said.getvalue(), sys.stdout)
     print(flush=True)
 """
 PRINT = re.compile(r"^\s*print\(.*\) +# (.*)$", re.MULTILINE)
 
 
-def run_program(path: Path, parts: Sequence[Block], folder: Path) -> None:
-    """Run blocks as one script; each must print what the comments in it say."""
-    (folder / "blocks.json").write_text(json.dumps([(path.name, part.line, part.text) for part in parts]))
+def run_program(path: Path, parts: Sequence[Block], folder: Path, *, apart: bool = False) -> None:
+    """Run blocks as one script, or apart where they make a queue; each must print what the comments in it say."""
+    (folder / "blocks.json").write_text(json.dumps([apart, [(path.name, part.line, part.text) for part in parts]]))
     (folder / "program.py").write_text(RUNNER)
     said = [json.loads(line) for line in execute(folder, sys.executable, "program.py").splitlines()]
     for part, output in zip(parts, said, strict=True):
@@ -131,14 +156,36 @@ def run_program(path: Path, parts: Sequence[Block], folder: Path) -> None:
 
 @documents_with("python")
 def test_every_python_example_says_what_its_comments_say(path: Path, tmp_path: Path) -> None:
-    parts = [part for part in run_blocks(path, "python") if part.comment != "redis"]
+    parts = [part for part in run_blocks(path, "python") if part.comment not in ("redis", "mongodb", "fdb")]
 
-    with started(tmp_path, program("skunq"), "work", "-q", "demo", "-r", *WORKERS):
-        queue = SkunkQueue("demo")
-        until(lambda: len(queue.alive_on(WORKERS)) == len(WORKERS), LIMIT)
-        queue.close()
+    save_files(path, tmp_path)
 
-        run_program(path, parts, tmp_path)
+    with workers_beside(path, tmp_path):
+        run_program(path, parts, tmp_path, apart=path.name not in ONE_PROGRAM)
+
+
+@contextmanager
+def workers_beside(path: Path, folder: Path) -> Iterator[None]:
+    """The workers that a page tells its readers to start: on the routes of all pages, or as its own command says."""
+    typed = "\n".join(part.text for part in run_blocks(path, "sh")).splitlines()
+    own = [line for line in typed if re.match(rf"skunq work -q (?!{QUEUE}\b)(?!.*--burst)", line)]
+    with ExitStack() as stack:
+        if own:
+            stack.enter_context(started(folder, program("skunq"), *own[0].split()[1:]))
+        elif f"skunq work -q {QUEUE}" in path.read_text():
+            stack.enter_context(started(folder, program("skunq"), "work", "-q", QUEUE, "-r", *WORKERS))
+            with SkunkQueue(QUEUE) as queue:
+                until(lambda: len(queue.alive_on(WORKERS)) == len(WORKERS), LIMIT)
+        yield
+
+
+def save_files(path: Path, folder: Path) -> None:
+    """Save what a document has one save."""
+    for part in blocks(path):
+        if part.comment.startswith("file:"):
+            file = folder / part.comment.removeprefix("file:").strip()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(part.text)
 
 
 @documents_with("python", "redis")
@@ -152,14 +199,47 @@ def test_every_python_example_for_redis_runs_on_one(path: Path, tmp_path: Path, 
     run_program(path, [imports, *(p._replace(text=p.text.replace(LOCAL_REDIS, server.url)) for p in parts)], tmp_path)
 
 
+@documents_with("python", "mongodb")
+def test_every_python_example_for_mongodb_runs_on_one(
+    path: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("shared_mongodb")
+    from mongo_servers import client_of, fresh_url
+
+    mine = fresh_url(url)
+    parts = [part for part in run_blocks(path, "python") if part.comment == "mongodb"]
+    imports = Block("python", "from skunkqueue import SkunkQueue\n", 0, "")
+
+    run_program(path, [imports, *(p._replace(text=p.text.replace(LOCAL_MONGODB, mine)) for p in parts)], tmp_path)
+
+    with client_of(mine) as client:
+        client.drop_database(client.get_default_database())
+
+
+@documents_with("python", "fdb")
+def test_every_python_example_for_foundationdb_runs_on_one(
+    path: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    file = request.getfixturevalue("shared_fdb")
+    from fdb_servers import drop, fresh_name
+
+    name = fresh_name()
+    parts = [part for part in run_blocks(path, "python") if part.comment == "fdb"]
+    imports = Block("python", "from skunkqueue import SkunkQueue\n", 0, "")
+
+    mine = f"fdb://{file}?prefix={name}"
+    run_program(path, [imports, *(p._replace(text=p.text.replace(LOCAL_FDB, mine)) for p in parts)], tmp_path)
+
+    drop(file, name)
+
+
 # -- the shell -------------------------------------------------------------------------------------------------------
 
 
 @documents_with("sh")
 def test_every_command_works_as_printed(path: Path, tmp_path: Path) -> None:
-    for part in blocks(path):
-        if part.comment.startswith("file:"):
-            (tmp_path / part.comment.removeprefix("file:").strip()).write_text(part.text)
+    save_files(path, tmp_path)
+    an_id_for("show")  # a file in which nothing was fired yet is not there
 
     for part in run_blocks(path, "sh"):
         with ExitStack() as stack:
@@ -169,18 +249,19 @@ def test_every_command_works_as_printed(path: Path, tmp_path: Path) -> None:
 
 def type_in(stack: ExitStack, folder: Path, words: list[str]) -> None:
     """Type one command: wait for its end, or for its start where it works until it is stopped."""
+    words = [word.replace(":9191", ":0") for word in words]  # which somebody else may have
     command = [program(words[0]), *(an_id_for(words[1]) if word == "ID" else word for word in words[1:])]
     if works_on(folder, words):
         stack.enter_context(started(folder, *command))
     else:
-        execute(folder, *command)
+        execute(folder, *command, codes=(0, 1) if words[1] == "workers" else (0,))  # 1: none is alive
 
 
 def works_on(folder: Path, words: Sequence[str]) -> bool:
     """Whether it goes on until somebody stops it."""
     if words[0] == "python":
         return "listen()" in (folder / words[1]).read_text()
-    return words[:2] == ["skunq", "work"] and "--burst" not in words
+    return words[:2] in (["skunq", "work"], ["skunq", "metrics"]) and "--burst" not in words
 
 
 def an_id_for(verb: str) -> str:
@@ -191,20 +272,21 @@ def an_id_for(verb: str) -> str:
         def example() -> None:
             pass
 
-        run = example.fire()
+        run = example.fire_at(60) if verb == "promote" else example.fire()
         if verb == "retry":
             run.cancel()
         return run.id
 
 
 def test_the_two_scripts_give_nine_and_three(tmp_path: Path) -> None:
-    files = [part for part in blocks(ROOT / "README.md") if part.comment.startswith("file:")]
+    files = [part for part in blocks(ROOT / "docs" / "start.md") if part.comment.startswith("file:")]
     fires, works = sorted(files, key=lambda part: "listen()" in part.text)
-    for part in files:
-        (tmp_path / part.comment.removeprefix("file:").strip()).write_text(part.text)
+    save_files(ROOT / "docs" / "start.md", tmp_path)
 
     with started(tmp_path, sys.executable, works.comment.split()[1]) as log:
-        assert execute(tmp_path, sys.executable, fires.comment.split()[1]) == "scheduled None\n"
+        printed = execute(tmp_path, sys.executable, fires.comment.split()[1]).splitlines()
+        assert printed[0] == "scheduled None"
+        assert printed[-2:] == ["3", "succeeded 3 None"]
 
         until(lambda: ": 9\n" in log.read_text() and ": 3\n" in log.read_text())
 
@@ -222,7 +304,7 @@ def missing(names: Sequence[str]) -> list[str]:
 
 
 def test_every_option_is_explained() -> None:
-    options = [*Given.__annotations__, "unique", "via"]
+    options = [*Given.__annotations__, "unique", "via", "headers"]
     for kind in (SkunkQueue, WorkerPool):
         options += list(inspect.signature(kind.__init__).parameters)[2:]
 
@@ -232,7 +314,7 @@ def test_every_option_is_explained() -> None:
 def test_every_default_is_the_one_in_the_code() -> None:
     known = {**defaults(SkunkQueue), **defaults(WorkerPool)}
     known.pop("max_payload")  # the queue's and the pool's differ
-    rows = re.findall(r"^\| `(\w+)`[^|]*\| `([^`|]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| `([^`|]+)` \|", (ROOT / "docs" / "options.md").read_text(), re.MULTILINE)
 
     told = {name: value for name, value in rows if name in known}
 
@@ -252,32 +334,36 @@ def test_every_option_of_skunq_work_is_explained() -> None:
 
 
 def test_every_command_is_shown() -> None:
-    text = all_text()
+    text = "\n".join(path.read_text() for path in PAGES)
 
     assert [name for name in COMMANDS if f"skunq {name}" not in text] == []
 
 
 def test_every_error_that_is_named_is_there() -> None:
-    named = set(re.findall(r"`((?:[A-Z][a-z]+){2,})`", all_text()))
+    ours = "\n".join(path.read_text() for path in DOCS if not path.name.startswith("from_"))
+    named = set(re.findall(r"`((?:[A-Z][a-z]+){2,})`", ours))
     others = {"SkunkQueue", "Persister", "Backoff", "TimeoutError"}
 
     assert {name for name in named - others if not hasattr(skunkqueue, name)} == set()
 
 
 @pytest.mark.parametrize(
-    "url", sorted(set(re.findall(r"`((?:memory|sqlite|rediss?(?:\+\w+)?)://[^` ]*)`", all_text())))
+    "url", sorted(set(re.findall(r"`((?:memory|sqlite|mongodb|rediss?(?:\+\w+)?)://[^` ]*)`", all_text())))
 )
 def test_every_url_can_be_read(url: str) -> None:
     if url.startswith("redis"):
         pytest.importorskip("redis")
+    if url.startswith("mongodb"):
+        pytest.importorskip("pymongo")
 
     if not url.endswith(("...", "sentinel://", "cluster://")):
         get_backend(url).close()
 
 
-@pytest.mark.parametrize("path", [*DOCS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
 def test_every_link_leads_somewhere(path: Path) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text())
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", prose)
 
     for target, anchor in links:
         found = (path.parent / target).resolve() if target else path
@@ -293,9 +379,9 @@ def anchors(path: Path) -> list[str]:
 def test_few_blocks_are_not_run_and_each_says_why() -> None:
     left_out = [part.comment for path in DOCS for part in blocks(path) if part.comment.startswith("not run:")]
 
-    assert len(left_out) <= 4
+    assert len(left_out) <= 10
     assert all(len(comment) > len("not run: ") for comment in left_out)
 
 
 def test_every_block_is_of_a_language_that_is_run() -> None:
-    assert {part.language for path in DOCS for part in blocks(path)} <= {"python", "sh", "toml"}
+    assert {part.language for path in DOCS for part in blocks(path)} <= {"python", "sh", "toml", *SETTINGS}

@@ -135,6 +135,24 @@ def test_progress_told_too_often_costs_no_more_than_the_last_word(store):
     assert store.count_of("exchange") - before < 2000
 
 
+# -- the end of a burst ------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_that_is_idle_already_looks_once_more_before_it_ends_because_nothing_is_left(store):
+    let_go = threading.Event()
+    store.before = lambda verb, *_: verb == "wait" and let_go.wait(LIMIT)  # nobody is told of what comes
+    try:
+        with make_pool(store, in_process=True) as pool:
+            until(lambda: store.count_of("exchange") and store.count_of("wait") >= 2)
+            run = note.fire("late")
+
+            pool.run_until_idle()
+
+            assert run.state == "succeeded"
+    finally:
+        let_go.set()
+
+
 # -- leases ----------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from pools import LIMIT, until
 from troubled import Said
 
 from skunkqueue import JobFailed, Retry, SkunkError, SkunkQueue, WorkerPool, current_run
+from skunkqueue.worker.child.interrupt import raise_in_thread
 
 queue = SkunkQueue("demo", "memory://in-process")
 seen = []
@@ -100,6 +101,7 @@ def test_a_timeout_interrupts_and_the_worker_goes_on(job, concurrency):
         with pytest.raises(JobFailed, match=r"did not end within 0\.2 s"):
             run.wait(LIMIT)
         assert add.fire(1, 1).wait(LIMIT) == 2
+        p.log.said(" started, process ")
         assert p.log.getvalue().count(" started, process ") == 1
 
 
@@ -212,3 +214,24 @@ def test_the_first_signal_to_a_pool_that_listens_again_is_gentle_again():
         ).start()
         p.listen()
         assert run.state == "succeeded"
+
+
+def test_a_thread_can_be_traced_after_an_interrupt_that_came_too_late():
+    """Debuggers and coverage trace. On Python 3.11 a traced thread hung once an interrupt had been withdrawn."""
+    reached = []
+
+    def withdraw():
+        raise_in_thread(threading.get_ident(), None)
+        reached.append("withdrawn")
+
+    def trace():
+        sys.settrace(lambda *_: None)
+        add.function(1, 2)
+        reached.append("traced")
+
+    for step in (withdraw, trace):
+        thread = threading.Thread(target=step, daemon=True)
+        thread.start()
+        thread.join(LIMIT)
+
+    assert reached == ["withdrawn", "traced"]

@@ -9,14 +9,18 @@ from pools import until
 from troubled import Said
 
 from skunkqueue import JobFailed, SkunkQueue, WorkerPool
+from skunkqueue.cli import main
 from skunkqueue.envelope import Outcome
 from skunkqueue.errors import PartialFire, StoreAway, StoreFull, StoreRefused
 from skunkqueue.persistence import Limits
+from skunkqueue.persistence.halves import isolated
 from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.persistence.put import put
 from skunkqueue.persistence.redis.channel import RedisChannel
+from skunkqueue.persistence.sqlite import SQLitePersister
+from skunkqueue.persistence.sqlite import open_url as open_sqlite
 from skunkqueue.testing.makers import LATE, NOW, count_states, ids_of, record_of, sealed, take, want
-from skunkqueue.worker.pool.isolate import exchange
+from skunkqueue.worker.pool.isolate import exchange_isolated
 
 OUTCOMES = {
     "complete": Outcome.complete(b"bad" * 100),
@@ -69,7 +73,7 @@ def test_a_refused_outcome_costs_its_own_run_only(kind, place, error):
     outcomes = [(claim, Outcome.complete(b"value")) for claim in claims]
     outcomes[place] = claims[place], OUTCOMES[kind]
 
-    found = exchange(store, outcomes, [want("B")], now=NOW, until=LATE)
+    found = exchange_isolated(store, outcomes, [want("B")], now=NOW, until=LATE)
 
     bad = record_of(store, claims[place].id)
     assert ids_of(found.claims) == [sealed(50).id]
@@ -94,7 +98,7 @@ def test_what_concerns_the_whole_store_fails_no_run(error):
     claims = held(store)
 
     with pytest.raises(type(error)):
-        exchange(store, [(claim, Outcome.complete(b"")) for claim in claims], [want("B")], now=NOW, until=LATE)
+        exchange_isolated(store, [(claim, Outcome.complete(b"")) for claim in claims], [want("B")], now=NOW, until=LATE)
 
     assert count_states(store) == {"running": 7}
 
@@ -104,7 +108,7 @@ def test_a_result_above_the_limit_is_never_sent_and_fails_its_run():
     store.limits = Limits(value=1000)
     good, bad = held(store, 2)
 
-    found = exchange(
+    found = exchange_isolated(
         store, [(bad, Outcome.complete(b"x" * 1001)), (good, Outcome.complete(b"x" * 1000))], [], now=NOW, until=LATE
     )
 
@@ -122,7 +126,9 @@ def test_outcomes_and_envelopes_are_sent_in_parts_within_the_limits(limits):
     assert put(store, envelopes) == ids_of(envelopes)
     assert store.largest == 3
     claims = take(store)
-    found = exchange(store, [(claim, Outcome.complete(b"x" * 100)) for claim in claims], [], now=NOW, until=LATE)
+    outcomes = [(claim, Outcome.complete(b"x" * 100)) for claim in claims]
+
+    found = exchange_isolated(store, outcomes, [], now=NOW, until=LATE)
 
     assert found.taken == set(ids_of(envelopes))
     assert store.largest == 3
@@ -157,6 +163,23 @@ def test_fire_many_says_which_runs_were_refused(monkeypatch):
 
     assert [len(caught.value.accepted), len(caught.value.missing)] == [2, 1]
     assert count_states(queue.store) == {"queued": 2}
+    queue.store.cancel([run.id for run in caught.value.accepted], now=NOW)
+
+
+@pytest.mark.parametrize("bad", [range(500), range(499), range(600), [0, 599]], ids=str)
+def test_what_is_refused_stops_no_later_batch_of_fire_many_and_all_of_it_is_named(monkeypatch, bad):
+    queue = SkunkQueue("demo", f"memory://refusing-{len(bad)}-{bad[-1]}")
+    monkeypatch.setattr(type(queue.store), "limits", Limits(body=3000))
+
+    @queue.event
+    def job(text):
+        return text
+
+    with pytest.raises(PartialFire) as caught:
+        job.fire_many([("x" * 5000 if n in bad else "a",) for n in range(600)])
+
+    assert [len(caught.value.accepted), len(caught.value.missing)] == [600 - len(bad), len(bad)]
+    assert count_states(queue.store) == ({"queued": 600 - len(bad)} if len(bad) < 600 else {})
     queue.store.cancel([run.id for run in caught.value.accepted], now=NOW)
 
 
@@ -322,3 +345,63 @@ def test_one_run_that_cannot_be_dealt_with_is_named_and_the_others_are_done(monk
     assert set(caught.value.refused) == {bad}
     left = [run.id for run in runs if run.state == "scheduled"]
     assert left == [bad]
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize("named", [True, False], ids=["ids", "--failed"])
+def test_one_run_that_cannot_be_queued_again_is_named_and_the_others_are(monkeypatch, capsys, tmp_path, place, named):
+    url = f"sqlite:///{tmp_path}/runs.db"
+    store = open_sqlite(url)
+    claims = held(store, 5)
+    store.commit([(claim, Outcome.failed("no", keep=1e10)) for claim in claims], now=NOW)
+    bad = claims[place].id
+
+    def stumble(self, ids, *, now, whole=SQLitePersister.reopen):
+        ids = list(ids)
+        if bad in ids:
+            raise ValueError("a row that nobody can read")
+        return whole(self, ids, now=now)
+
+    monkeypatch.setattr(SQLitePersister, "reopen", stumble)
+
+    with pytest.raises(SystemExit) as ended:
+        main(["retry", "-q", "demo", "--url", url, *(ids_of(claims) if named else ["--failed"])])
+
+    assert ended.value.code == 1
+    assert f"run {bad} cannot be queued again: a row that nobody can read" in capsys.readouterr().err
+    assert count_states(store) == {"queued": 4, "failed": 1}
+    store.close()
+
+
+class Only(Exception):
+    pass
+
+
+@pytest.mark.parametrize("bad", [set(), {0}, {3}, {0, 3, 6}, {1, 2}])
+def test_items_are_isolated_in_as_few_calls_as_it_takes(bad):
+    calls = []
+
+    def call(part):
+        calls.append(list(part))
+        if bad & set(part):
+            raise Only
+        return sum(part)
+
+    results, failed = isolated(call, range(7), of_one=Only)
+
+    assert sum(results) == sum(range(7)) - sum(bad)
+    assert [item for item, _ in failed] == sorted(bad)
+    assert len(calls) <= 1 + 6 * len(bad)
+
+
+def test_what_no_single_item_is_at_fault_for_is_raised():
+    def call(part):
+        raise errors.pop()
+
+    errors = [ValueError("another"), StoreFull("full"), StoreAway("away")]
+    with pytest.raises(StoreAway):
+        isolated(call, range(7))
+    with pytest.raises(StoreFull):
+        isolated(call, range(7), of_one=StoreRefused)
+    with pytest.raises(ValueError, match="another"):
+        isolated(call, range(7), of_one=StoreRefused)

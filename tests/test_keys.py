@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from skunkqueue import SkunkQueue
 from skunkqueue.codec import CALL, Keys
 from skunkqueue.errors import WrongCall
 
@@ -177,3 +178,23 @@ def test_a_folder_where_everybody_can_replace_the_key_is_refused(key_path):
 
     key_path.parent.chmod(0o1777)  # sticky: only its owner can replace it
     Keys.load()
+
+
+@pytest.mark.parametrize("home", [None, "relative"])
+def test_without_a_home_one_sentence_names_what_to_set_and_no_folder_is_made(monkeypatch, tmp_path, home):
+    def no_entry(_):
+        raise KeyError("uid not found")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SKUNKQUEUE_KEY")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+
+    with pytest.raises(WrongCall, match="no home folder: set SKUNKQUEUE_KEY, or HOME"):
+        Keys.load()
+    with pytest.raises(WrongCall, match="no home folder: set SKUNKQUEUE_URL, or HOME"):
+        SkunkQueue("homeless").count()
+    assert os.listdir(tmp_path) == []

@@ -171,7 +171,12 @@ def run_script(tmp_path, code):
     """Exit code and stderr of a program that has a journal."""
     begin = "import os, sys, threading\nfrom skunkqueue.worker.pool.log import Log\njournal = Log()\n"
     done = subprocess.run(
-        [sys.executable, "-c", begin + code], stderr=subprocess.PIPE, cwd=tmp_path, timeout=LIMIT * 2, check=False
+        # From 3.12 on Python warns of every fork beside threads, which is what one test is about.
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", begin + code],
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        timeout=LIMIT * 2,
+        check=False,
     )
     return done.returncode, done.stderr.decode()
 

@@ -66,7 +66,7 @@ def test_a_pool_whose_disk_is_full_waits_at_rest_and_goes_on_when_there_is_room(
         with Full(started.pid, 30_000):
             runs = [jobs.marked.fire(f"run{i}", 0.0, i) for i in range(50)]
             started.said("the store is away")
-            assert_at_rest(started.pid, *started.workers())
+            assert_at_rest(started.pid, *started.up().workers())
         started.said("the store is back")
         assert [run.wait(LIMIT) for run in runs] == list(range(50))
         assert [marks(tmp_path, f"run{i}") for i in range(50)] == [1] * 50
@@ -84,7 +84,7 @@ def test_a_pool_whose_folder_is_gone_for_a_while_waits_at_rest_and_goes_on(tmp_p
         until(lambda: marks(tmp_path, "run1"))
         os.rename(there, away)
         started.said("the store is away")
-        assert_at_rest(started.pid, *started.workers())
+        assert_at_rest(started.pid, *started.up().workers())
         assert not there.exists()  # nobody begins anew in its place
         os.rename(away, there)
         started.said("the store is back")
@@ -201,7 +201,7 @@ def test_while_a_store_hangs_a_gentle_stop_is_answered(jobs, tmp_path):  # noqa:
     assert "pool stops" in started.log.getvalue()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_a_store_that_fails_and_loses_replies_at_random_loses_and_doubles_nothing(jobs, tmp_path, seed):  # noqa: F811
     chance = random.Random(seed)
     store = Troubled(jobs.queue.store)

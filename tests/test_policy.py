@@ -112,6 +112,14 @@ def test_a_death_beside_others_makes_a_suspect_and_counts_for_nobody():
     assert admit(claim(notes=outcome.notes), Seal()).careful
 
 
+@pytest.mark.parametrize("end", [Stopped(), Died("SIGKILL", alone=False), Died("SIGKILL"), Raised("E", "e")])
+def test_patience_begins_anew_after_a_worker_has_run_the_job(end):
+    met = after(judge(Unknown("no module"), Seal(), NONE, now=NOW, patience=600))
+    ran = after(judge(end, Seal(retries=1), met, now=NOW + 1200, patience=600))
+
+    assert judge(Unknown("no module"), Seal(retries=1), ran, now=NOW + 1201, patience=600).kind == "again"
+
+
 def test_an_interrupted_run_goes_back_with_no_attempt_spent():
     outcome = judge(Stopped(), Seal(retries=1), Notes(starts=1, failures=1), now=NOW)
 
@@ -138,7 +146,7 @@ def test_an_unknown_job_waits_for_a_worker_that_knows_it_then_fails():
 
 
 def test_an_ordinary_claim_is_admitted_as_it_is():
-    assert admit(claim(), Seal()) == (None, NONE, False)
+    assert admit(claim(), Seal()) == (None, NONE, False, False)
 
 
 def test_a_first_lapse_counts_for_nobody_but_makes_it_careful():
@@ -146,6 +154,7 @@ def test_a_first_lapse_counts_for_nobody_but_makes_it_careful():
 
     assert entry.outcome is None
     assert entry.careful
+    assert entry.alone
     assert entry.notes.deaths == ()
 
 
@@ -176,6 +185,8 @@ def test_a_lapse_without_a_mark_never_counts():
 def test_at_most_once_found_after_a_lapse_that_followed_its_mark_is_failed_not_run():
     once = Seal(at_most_once=True)
     assert admit(claim(), once).careful
+    assert not admit(claim(), once).alone
+    assert admit(claim(lapses=1), once).alone
 
     marked = mark(claim(), NONE)
     entry = admit(claim(lapses=1, notes=marked.notes), once)

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -253,3 +254,20 @@ def test_a_worker_that_dies_before_it_is_ready_is_started_again_after_a_pause(st
 
     assert run.result == 3
     assert "died (exit code 9)" in pool.log.getvalue()
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/nowhere/sh"])
+def test_when_the_pool_is_gone_its_guard_kills_the_groups_left(monkeypatch, shell):
+    monkeypatch.setattr("skunkqueue.worker.pool.process.SHELL", shell)
+    sleepers = [subprocess.Popen(["sleep", "60"], process_group=0) for _ in range(3)]
+    guard = Guard()
+    for sleeper in sleepers:
+        guard.watch(sleeper.pid)
+    guard.forget(sleepers[1].pid)
+
+    guard.close()  # as when the pool's end of the pipe closes
+
+    assert [sleepers[n].wait(30) for n in (0, 2)] == [-signal.SIGKILL, -signal.SIGKILL]
+    assert sleepers[1].poll() is None
+    sleepers[1].kill()
+    sleepers[1].wait()

@@ -153,12 +153,51 @@ def test_no_secret_is_in_a_pickle_or_a_repr():
 
 def test_in_a_worker_of_a_pool_on_the_same_store_the_secret_comes_from_the_pool(monkeypatch):
     pickled = pickle.dumps(SkunkQueue("demo", SECRET))
+    monkeypatch.setattr("skunkqueue.connection._urls", {})
 
     monkeypatch.setattr("skunkqueue.connection._pool_url", SECRET)
     assert pickle.loads(pickled)._address.url == SECRET
+    monkeypatch.setattr("skunkqueue.connection._urls", {})
     monkeypatch.setattr("skunkqueue.connection._pool_url", "redis://me:hush@elsewhere:1/0")
     assert pickle.loads(pickled)._address.url == "redis://localhost:1/0"
     assert "hush" not in repr(pickle.loads(pickled))
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """The pickle of a queue of another process, whose secrets are not known here."""
+    pickled = pickle.dumps(SkunkQueue("demo", "redis://them:their-own@localhost:1/0"))
+    monkeypatch.setattr("skunkqueue.connection._urls", {})
+    return pickled
+
+
+def test_a_queue_from_elsewhere_has_the_secrets_that_this_process_was_given_for_its_store(foreign, monkeypatch):
+    assert pickle.loads(foreign).full_url == "redis://localhost:1/0"
+
+    monkeypatch.setenv("SKUNKQUEUE_URL", "redis://env:env@localhost:1/0")
+    assert pickle.loads(foreign).full_url == "redis://env:env@localhost:1/0"
+    SkunkQueue("other", "redis://other:other@localhost:1/0")
+    assert pickle.loads(foreign).full_url == "redis://other:other@localhost:1/0"
+    SkunkQueue("demo", SECRET)
+    SkunkQueue("other", "redis://later:later@localhost:1/0")
+    assert pickle.loads(foreign).full_url == SECRET
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://me:hush@elsewhere:1/0", "redis://me:hush@localhost:1/1", "redis://me:a/b@localhost:1/0"]
+)
+def test_secrets_are_never_used_for_another_store(foreign, monkeypatch, url):
+    SkunkQueue("demo", url)
+    monkeypatch.setenv("SKUNKQUEUE_URL", url)
+
+    assert pickle.loads(foreign).full_url == "redis://localhost:1/0"
+
+
+def test_urls_that_cannot_be_told_apart_in_public_are_not_mixed_up():
+    pickled = pickle.dumps(SkunkQueue("demo", "redis://me:a/b@here:1/0"))  # shown as redis://*** as a whole
+    SkunkQueue("demo", "redis://me:c/d@there:1/0")
+
+    assert "there" not in pickle.loads(pickled).full_url
 
 
 def test_a_forked_process_opens_its_own_and_leaves_the_inherited_untouched(tmp_path):
@@ -293,6 +332,12 @@ def test_a_wrong_state_is_refused(queue):
         queue.runs(state="sucess")
 
 
+@pytest.mark.parametrize("limit", [-1, 2.5, "5", True], ids=repr)
+def test_a_wrong_limit_is_refused(queue, limit):
+    with pytest.raises(WrongCall, match="limit is a number of runs"):
+        queue.runs(limit=limit)
+
+
 def test_the_runs_of_this_queue_are_counted_by_stored_state(queue, job):
     for value in range(5):
         job.fire(value)
@@ -317,7 +362,7 @@ def test_every_public_name_is_there():
         name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
     }
 
-    assert names | tree | {"WorkerPool", "default_cfg"} == set(skunkqueue.__all__)
+    assert names | tree | {"WorkerPool", "default_cfg", "Adaptive", "JobMixin", "Schedule"} == set(skunkqueue.__all__)
     for name in names | tree:
         assert getattr(skunkqueue, name).__name__ == name
     assert set(skunkqueue.__all__) <= set(dir(skunkqueue))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import select
 import signal
@@ -149,8 +150,26 @@ def test_a_restart_under_load_loses_no_accepted_run(
                 _until(lambda before=before: len(load.accepted) > before + 50)
                 how(server)
                 time.sleep(0.1)
+                server.cut_log()
                 server.start()
         load.check(more=150)
+
+
+def test_half_a_transaction_is_cut_off_a_log_that_a_crash_tore() -> None:
+    script = "redis.call('SET', 'first', 1) redis.call('SET', 'second', string.rep('2', 100))"
+    with RedisServer("--appendonly", "yes", "--appendfsync", "always") as server:
+        for name in ("before", "after"):
+            with server.client() as client:
+                client.set(name, 1)
+                client.eval(script if name == "before" else "return 1", 0)
+            server.kill()
+            (log,) = Path(server.folder).glob("appendonlydir/*.incr.aof")
+            if name == "before":
+                os.truncate(log, log.stat().st_size - 60)
+            server.cut_log()
+            server.start()
+        with server.client() as client:
+            assert client.mget("before", "after", "first", "second") == [b"1", b"1", None, None]
 
 
 def test_killing_every_connection_loses_nothing(server: RedisServer) -> None:
@@ -488,7 +507,7 @@ def test_a_master_that_became_a_replica_is_away(server: RedisServer, store: Redi
     with server.client() as client:
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
         try:
-            with pytest.raises(StoreAway, match="read only"):
+            with pytest.raises(StoreAway, match=r"cannot answer now: .*read only"):
                 take(store)
         finally:
             client.execute_command("REPLICAOF", "NO", "ONE")

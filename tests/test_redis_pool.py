@@ -19,7 +19,7 @@ from skunkqueue.worker import WorkerPool
 
 pytest.importorskip("redis")
 
-from redis_server import RedisServer
+from redis_server import CuttingProxy, RedisServer
 
 
 def load(url, folder, monkeypatch):
@@ -213,7 +213,7 @@ def test_firing_through_a_pipeline_is_one_with_the_users_own_writes(server, jobs
         assert client.get("order:7") == b"paid"
 
 
-def test_a_job_that_fires_reaches_a_server_with_a_password(tmp_path, monkeypatch):
+def test_a_job_that_fires_and_a_handle_that_it_returns_reach_a_server_with_a_password(tmp_path, monkeypatch):
     with RedisServer("--requirepass", "open sesame") as server:
         url = server.url.replace("redis://", "redis://:open%20sesame@")
         jobs = load(url, tmp_path, monkeypatch)
@@ -226,12 +226,38 @@ def test_a_job_that_fires_reaches_a_server_with_a_password(tmp_path, monkeypatch
             "@queue.event(routes=['foo'])\n"
             "def outer(x): return inner.fire(x).wait(20)\n"
             "print(outer.fire(1).wait(30))\n"
+            "@queue.event(routes=['foo'])\n"
+            "def handle(x): return inner.fire(x)\n"
+            "inside = handle.fire(2).wait(30)\n"
+            "print(inside.wait(20), inside.state, inside.result, inside == queue.runs(limit=1, route='bar')[0])\n"
         )
         with PoolProcess(tmp_path, url, "foo", "bar") as pool:
             done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
-            assert done.stdout.strip() == "2", done.stderr + pool.log()
+            assert done.stdout.splitlines() == ["2", "3 succeeded 3 True"], done.stderr + pool.log()
             assert "sesame" not in pool.log()
         jobs.queue.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"concurrency": 2}], ids=["one", "several"])
+def test_a_handle_is_of_the_store_that_it_came_through_whatever_name_that_has(tmp_path, monkeypatch, options):
+    """As with containers: a program reaches the server by another name than the workers."""
+    with RedisServer() as server, contextlib.closing(CuttingProxy(server.port)) as outside:
+        theirs = server.url.replace("127.0.0.1", "localhost")
+        monkeypatch.delenv("SKUNKQUEUE_URL", raising=False)
+        script = tmp_path / "outer.py"
+        script.write_text(
+            "from skunkqueue import SkunkQueue\n"
+            f"queue = SkunkQueue('demo', {outside.url!r})\n"
+            "@queue.event(routes=['foo'])\n"
+            "def inner(x): return x + 1\n"
+            "@queue.event(routes=['foo'])\n"
+            "def told(run): return inner.fire(run.wait(20)), queue.url\n"
+            "run, url = told.fire(inner.fire(1)).wait(30)\n"
+            "print(run.wait(20), run._queue.url == queue.url, url)\n"
+        )
+        with PoolProcess(tmp_path, theirs, "foo", **options) as pool:
+            done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+            assert done.stdout.splitlines() == [f"3 True {theirs}"], done.stderr + pool.log()
 
 
 def test_a_first_fire_without_a_server_still_holds_its_run(server, jobs):

@@ -11,6 +11,7 @@ import cloudpickle
 import pytest
 
 from skunkqueue import SkunkQueue, codec, function_pickle
+from skunkqueue.envelope import PYTHON
 from skunkqueue.errors import JobFailed
 from skunkqueue.plan import Carried
 from skunkqueue.worker.child.execute import describe
@@ -206,7 +207,7 @@ def test_what_is_not_a_job_carries_no_source():
     with_source, without = codec.pickle_function(space["key"]), codec.encode_call((space["key"],), {})[1:]
 
     assert codec.unpickle_function(with_source)[1]
-    assert codec.unpickle_function(without)[1] == b""
+    assert codec.unpickle_function(without)[1] == PYTHON.encode() + bytes([len(PYTHON)])
 
 
 @pytest.mark.parametrize("renamed", [True, False], ids=["<dynamic-code>", "as it is"])

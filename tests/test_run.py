@@ -24,8 +24,10 @@ from skunkqueue import (
     WrongCall,
     current_run,
 )
+from skunkqueue.clock import Clock
 from skunkqueue.codec import Keys, encode_value
 from skunkqueue.envelope import Outcome, State
+from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.policy import Notes, encode_notes
 from skunkqueue.run import CurrentRun, set_current
 from skunkqueue.watcher import Watcher
@@ -184,7 +186,7 @@ def test_a_wait_of_no_time_looks_once(add, hands):
     assert run.wait(0) == 9
 
 
-@pytest.mark.parametrize("timeout", [-1, "5", float("nan")])
+@pytest.mark.parametrize("timeout", ["5", float("nan"), float("inf")])
 def test_a_wrong_timeout_is_refused(add, timeout):
     with pytest.raises(WrongCall, match="timeout is a number of seconds"):
         add.fire(4, 5).wait(timeout)
@@ -331,7 +333,7 @@ def test_thousands_of_runs_are_asked_for_in_pages(queue, add, hands):
     store.calls.clear()
 
     assert runs.state == "running"
-    assert store.calls == ["get"] * 3
+    assert store.calls == ["get_brief"] * 3
 
 
 def test_an_empty_handle_has_no_results_and_nothing_to_wait_for():
@@ -373,9 +375,11 @@ def test_a_thousand_awaits_share_one_thread(queue, add, hands):
 
     async def all_of_them():
         waiting = [asyncio.ensure_future(one(run)) for run in runs]
-        while len(queue.watcher._waiting) < 1000:
+        while sum(len(page._waiting) for page in queue.watcher._pages) < 1000:
             await asyncio.sleep(0.01)
-        assert queue.watcher._alive <= 2  # the second only where the first was in a long wait
+        assert (
+            sum(page._alive for page in queue.watcher._pages) <= 2
+        )  # the second only where the first was in a long wait
         await asyncio.to_thread(hands.work, add=add)
         return await asyncio.gather(*waiting)
 
@@ -388,7 +392,7 @@ def test_a_late_await_is_not_kept_waiting_by_an_early_one(queue, add, hands):
     (record,) = queue.store.get([run.id]).values()
     waiting, end = threading.Event(), threading.Event()
 
-    class LongWaits:
+    class LongWaits(MemoryPersister):
         """A store that once it waits is deaf until the end of the test."""
 
         def get(self, ids):
@@ -400,7 +404,7 @@ def test_a_late_await_is_not_kept_waiting_by_an_early_one(queue, add, hands):
                 end.wait(LIMIT)
 
     async def both():
-        watcher = Watcher(LongWaits())
+        watcher = Watcher(LongWaits(), queue.clock)
         early = asyncio.ensure_future(watcher.ended(["early"]))
         await asyncio.to_thread(waiting.wait, LIMIT)
         late = await watcher.ended([run.id])
@@ -419,7 +423,7 @@ def test_an_await_that_is_cancelled_leaves_nothing_behind(queue, add, hands):
     async def wait():
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(run._awaited(), 0.05)
-        assert queue.watcher._waiting == {}
+        assert not any(page._waiting for page in queue.watcher._pages)
         hands.succeed(9)
         return await run
 
@@ -436,7 +440,7 @@ def test_the_watcher_ends_when_nobody_waits(add, hands, monkeypatch):
 
     asyncio.run(wait())
 
-    watcher = run._queue.watcher
+    (watcher,) = run._queue.watcher._pages
     end = time.monotonic() + LIMIT
     while watcher._thread is not None and time.monotonic() < end:
         time.sleep(0.01)
@@ -459,12 +463,12 @@ def test_awaiting_goes_on_while_the_store_is_away(queue, add, hands):
 
 
 def test_whoever_awaits_hears_of_any_other_error():
-    class Broken:
+    class Broken(MemoryPersister):
         def get(self, ids):
             raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        asyncio.run(Watcher(Broken()).ended(["one", "two"]))
+        asyncio.run(Watcher(Broken(), Clock(lambda: None)).ended(["one", "two"]))
 
 
 # -- from inside
@@ -509,7 +513,7 @@ def test_each_property_asks_the_store_by_itself(queue, add, hands, name):
 
     store = unreachable(queue)
     getattr(run, name)
-    assert store.calls == ["get"]
+    assert store.calls == ["get_brief"]
 
 
 # -- runs of several stores
@@ -581,6 +585,14 @@ def test_runs_of_several_stores_are_cancelled(stores, mixed):
 
     assert [run.state for run in mixed] == ["cancelled"] * 4
     assert not mixed.cancel()
+
+
+def test_runs_of_several_stores_are_promoted(stores, mixed):
+    waiting = Runs([queue.event(len).fire_at(3600, "") for queue in stores])
+
+    assert not mixed.promote()
+    assert waiting.promote()
+    assert [run.state for run in waiting] == ["queued", "queued"]
 
 
 def test_runs_of_several_stores_are_fired_again_each_on_its_own(stores, mixed):

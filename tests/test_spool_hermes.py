@@ -22,6 +22,7 @@ from pools import LIMIT, until
 
 from skunkqueue import WrongCall
 from skunkqueue.spool import Hermes, drop, retry
+from skunkqueue.spool.source import SpoolSource
 
 HERE = Path(__file__).parent
 
@@ -184,6 +185,27 @@ def test_a_daemon_ends_by_any_signal_while_its_script_goes_on(tmp_path, number):
     assert "stopped" in service.log()
 
 
+def test_a_daemon_starts_threads_and_processes_after_its_script_has_exited(tmp_path):
+    (tmp_path / "service.py").write_text(
+        "import subprocess, sys, threading\nfrom skunkqueue.spool import Hermes\n"
+        "h = Hermes('jobs')\n"
+        "def work(task):\n"
+        "    started = threading.Thread(target=lambda: print('begun', threading.main_thread().is_alive()))\n"
+        "    started.start(); started.join()\n"
+        "    subprocess.run([sys.executable, '-c', 'print(\"made\")'], check=True)\n"
+        "    print('worked')\n"
+        "h.register({'work': work})\nh.start(daemon=True)\nsys.exit(0)\n"
+    )
+
+    with Program(tmp_path, "service.py") as service:
+        service.said("spool.1 started")
+        drop(tmp_path / "jobs", {"type": "work"})
+        service.said("worked")
+        assert service.stop() == 0
+
+    assert "begun" in service.out() and "made" in service.out()
+
+
 def test_stop_ends_a_daemon_and_the_script_with_it(tmp_path):
     (tmp_path / "service.py").write_text(
         "from skunkqueue.spool import Hermes, drop\nimport signal\n"
@@ -268,6 +290,18 @@ def test_functions_of_a_script_work_in_processes(tmp_path):
         assert service.process.wait(LIMIT) == 0, service.log()
 
     assert service.out() == "hello you\n"
+
+
+def test_files_that_came_a_moment_ago_are_processed_before_an_idle_pool_ends(jobs, monkeypatch):
+    waits = []
+    monkeypatch.setattr(SpoolSource, "wait", lambda self, keys, timeout: (waits.append(keys), time.sleep(0.5)))
+    with working(jobs) as hermes:
+        until(lambda: len(waits) == 2)  # for files and for orders: it has looked and found nothing
+        drop(jobs, {"type": "note", "name": "late"})
+
+        hermes.run_until_idle()
+
+        assert len(marks(jobs, "late")) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"workers": 1}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -19,8 +20,7 @@ from typing import Any
 
 import pytest
 
-from skunkqueue import clock
-from skunkqueue.envelope import Claim, Envelope, Filter, Outcome, State, Want, address
+from skunkqueue.envelope import FINDABLE, Claim, Envelope, Filter, Outcome, State, Want, address
 from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion, WrongCall
 from skunkqueue.persistence import RunKey, WorkerKey, WorkKey, sqlite
 from skunkqueue.persistence.sqlite import SQLitePersister, open_url
@@ -87,13 +87,18 @@ def test_a_url_names_a_relative_or_an_absolute_file(tmp_path, monkeypatch) -> No
     assert open_url("sqlite:///some%20runs.db").path == str(tmp_path / "some runs.db")
     assert open_url("sqlite:////var/runs.db").path == "/var/runs.db"
     assert open_url("sqlite:////var/runs.db?durability=normal").url == "sqlite:////var/runs.db?durability=normal"
+    assert open_url("sqlite:////var/runs.db?timeout=5").url == "sqlite:////var/runs.db"
+    assert open_url("sqlite:////var/runs.db?timeout=9").url == "sqlite:////var/runs.db?timeout=9.0"
 
 
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("sqlite:///a.db?journal=off", "knows the parameter durability; got journal"),
+        ("sqlite:///a.db?journal=off", "knows the parameters durability and timeout; got journal"),
         ("sqlite:///a.db?durability=none", "full or normal; got 'none'"),
+        ("sqlite:///a.db?timeout=soon", "a number of seconds, from 0 to 1e\\+06; got 'soon'"),
+        ("sqlite:///a.db?timeout=-1", "a number of seconds"),
+        ("sqlite:///a.db?timeout=nan", "a number of seconds"),
         ("sqlite://host/a.db", "a SQLite URL is"),
         ("sqlite:///:memory:", "a SQLite URL is"),
     ],
@@ -133,7 +138,7 @@ def test_the_hot_path_uses_indexes_and_sorts_nothing(store: _Store) -> None:
         (sql.COUNT, (0, 0, 0, 0, 0, "q", "r")),
         (sql.COUNT_IN.replace("RETURNING n", ""), (1, "q", "r")),
         (sql.OVER, (-2, NOW, 10)),
-        (sql.PAST_EXPIRES, (NOW, 10)),
+        (sql.PAST_EXPIRES, (NOW, NOW, 10)),
         (sql.RECORD_OF, ("id",)),
     ]
 
@@ -142,6 +147,13 @@ def test_the_hot_path_uses_indexes_and_sorts_nothing(store: _Store) -> None:
         assert "SCAN" not in plan, f"{statement}\n{plan}"
         assert "TEMP B-TREE" not in plan, f"{statement}\n{plan}"
     assert "run_ripe (shelf=? AND ripe<?)" in store.plan(*_flat(statements[0]))
+
+
+def test_no_statement_has_numbered_placeholders_of_which_python_3_12_warns() -> None:
+    texts = [text for name, text in vars(sqlite.sql).items() if name.isupper() and isinstance(text, str)]
+
+    assert len(texts) > 30
+    assert [text for text in texts if re.search(r"\?\d", text)] == []
 
 
 def test_finding_walks_by_id_or_sorts_one_shelf(store: _Store) -> None:
@@ -162,7 +174,7 @@ def test_find_is_the_same_whichever_way_it_goes(store: _Store, monkeypatch) -> N
     store.put([sealed(n, route="abc"[n % 3], due=NOW + n % 2) for n in range(60)])
     for n, claim in enumerate(take(store, "A", "a", "b", limit=20)):
         store.commit([(claim, Outcome.failed("no") if n % 2 else Outcome.complete(b""))], now=NOW)
-    filters = [Filter("demo", route, state) for route in (None, "a", "b") for state in (None, *State)]
+    filters = [Filter("demo", route, state) for route in (None, "a", "b") for state in (None, *FINDABLE)]
     few = [[r.id for r in store.find(which, now=NOW, limit=7)] for which in filters]
 
     monkeypatch.setattr("skunkqueue.persistence.sqlite.rows.FEW", -10)
@@ -399,13 +411,13 @@ def test_a_process_killed_in_the_middle_of_a_transaction_leaves_nothing_of_it(st
 
 
 @pytest.mark.slow
-def test_a_lock_that_is_stuck_becomes_an_error_with_a_sentence(store: _Store, child, monkeypatch) -> None:
-    monkeypatch.setattr(sqlite_file, "PATIENCE", 0.3)
+def test_a_lock_that_is_stuck_becomes_an_error_with_a_sentence(store: _Store, child) -> None:
+    store._file.patience = 0.3
     store.put([sealed(1)])
     stuck = child("with store._file.writing():\n    say('held')\n    sys.stdin.readline()\nsay('free')")
     assert stuck.hear() == "held"
 
-    with pytest.raises(StoreAway, match="held by another process for too long"):
+    with pytest.raises(StoreAway, match="held by another writer for too long"):
         store.put([sealed(2)])
     assert set(store.get([sealed(1).id, sealed(2).id])) == {sealed(1).id}, "readers do not wait"
     stuck.go_on()
@@ -485,7 +497,7 @@ def _fork(work: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def only_rung(monkeypatch) -> None:
+def only_woken(monkeypatch) -> None:
     """Without the looks at the file's version, so that a wait can only end by its socket."""
     monkeypatch.setattr(SQLitePersister, "_version", lambda self: 0)
 
@@ -497,7 +509,7 @@ def _sockets(store: SQLitePersister) -> list[str]:
         return []
 
 
-@pytest.mark.usefixtures("only_rung")
+@pytest.mark.usefixtures("only_woken")
 def test_a_put_in_another_process_wakes_a_waiter(store: _Store, child) -> None:
     store.wait([WorkKey("demo", "foo")], 0)
     sender = child("say('ready'); sys.stdin.readline(); store.put([sealed(1, route='foo^high')]); say('put')")
@@ -511,7 +523,7 @@ def test_a_put_in_another_process_wakes_a_waiter(store: _Store, child) -> None:
     assert len(take(store, "A", "foo^high")) == 1
 
 
-@pytest.mark.usefixtures("only_rung")
+@pytest.mark.usefixtures("only_woken")
 def test_an_end_in_another_process_wakes_who_waits_for_the_run(store: _Store, child) -> None:
     store.put([sealed(1)])
     worker = child(
@@ -533,7 +545,7 @@ def test_an_end_in_another_process_wakes_who_waits_for_the_run(store: _Store, ch
     assert store.get([sealed(1).id])[sealed(1).id].state == State.SUCCEEDED
 
 
-@pytest.mark.usefixtures("only_rung")
+@pytest.mark.usefixtures("only_woken")
 def test_nobody_is_woken_for_what_is_not_theirs(store: _Store) -> None:
     store.put([sealed(1, queue="other")])
     keys = [RunKey(sealed(1).id), WorkKey("demo", "foo"), WorkerKey("w1")]
@@ -552,7 +564,7 @@ def test_nobody_is_woken_for_what_is_not_theirs(store: _Store) -> None:
     other.close()
 
 
-@pytest.mark.usefixtures("only_rung")
+@pytest.mark.usefixtures("only_woken")
 def test_a_waiter_that_does_not_listen_keeps_nobody_from_waking(store: _Store, child) -> None:
     deaf = [child("store.wait([WorkKey('demo', 'foo')], 0); say('deaf'); sys.stdin.readline()") for _ in range(3)]
     assert [each.hear() for each in deaf] == ["deaf"] * 3
@@ -567,7 +579,7 @@ def test_a_waiter_that_does_not_listen_keeps_nobody_from_waking(store: _Store, c
     other.close()
 
 
-def test_the_sockets_of_a_killed_process_are_cleaned_by_whoever_rings(store: _Store, child) -> None:
+def test_the_sockets_of_a_killed_process_are_cleaned_by_whoever_sends(store: _Store, child) -> None:
     dead = child("store.wait([WorkKey('demo', 'foo')], 0); say('waits'); sys.stdin.readline()")
     assert dead.hear() == "waits"
     assert len(_sockets(store)) == 1
@@ -596,7 +608,7 @@ def test_sockets_end_with_their_thread_their_process_and_their_store(store: _Sto
     assert _sockets(store) == []
 
 
-@pytest.mark.usefixtures("only_rung")
+@pytest.mark.usefixtures("only_woken")
 def test_waking_survives_that_somebody_deletes_the_folder(store: _Store) -> None:
     other = SQLitePersister(store.path)
     other.put([sealed(1)])
@@ -695,41 +707,8 @@ def test_all_processes_share_one_clock(store: _Store, child) -> None:
     assert abs(here - there) < SOON
 
 
-def test_a_wall_clock_that_is_set_does_not_move_the_clock_of_the_store(store: _Store, monkeypatch) -> None:
-    before = time.time() + (store.offset() or 0.0)
-    real = time.time
-
-    monkeypatch.setattr(time, "time", lambda: real() + 7200)
-    after = time.time() + (store.offset() or 0.0)
-
-    assert 0 <= after - before < SOON
-    assert SQLitePersister(store.path).offset() == pytest.approx(store.offset(), abs=0.01)
-
-
-def test_the_clock_follows_a_wall_clock_that_was_set_so_slowly_that_no_lease_notices(store, monkeypatch) -> None:
-    before = time.time() + (store.offset() or 0.0)
-    real_time, real_ticks = time.time, clock.ticks
-    monkeypatch.setattr(time, "time", lambda: real_time() + 7200 + 1000)
-    monkeypatch.setattr(sqlite, "ticks", lambda: real_ticks() + 1000)
-
-    for _ in range(3):
-        after = time.time() + (store.offset() or 0.0)
-
-    assert 1000 < after - before < 1000 * 1.02 + SOON
-    assert after - before > 1019
-
-
-def test_after_a_reboot_the_clock_is_the_wall_clock_again(store: _Store, monkeypatch) -> None:
-    store.offset()
-    monkeypatch.setattr(sqlite, "_boot_id", lambda: "another")
-    monkeypatch.setattr(sqlite, "ticks", lambda: clock.ticks() - 1e6)
-
-    assert abs(store.offset() or 0.0) < 1.0
-    assert len(store.rows("SELECT * FROM clock")) == 1
-
-
 def test_where_the_machine_cannot_say_when_it_started_the_wall_clock_counts(store: _Store, monkeypatch) -> None:
-    monkeypatch.setattr(sqlite, "_boot_id", lambda: None)
+    monkeypatch.setattr(sqlite, "boot_id", lambda: None)
 
     assert store.offset() == 0.0
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -174,10 +175,8 @@ def test_a_connection_that_cannot_keep_the_promise_is_refused(store: SQLitePersi
     hiding.execute("CREATE TEMP TABLE run (id)")
     closed = sqlite3.connect(store.path)
     closed.close()
-    made: list[sqlite3.Connection] = []
-    thread = threading.Thread(target=lambda: made.append(sqlite3.connect(store.path)))
-    thread.start()
-    thread.join()
+    elsewhere = ThreadPoolExecutor(1)
+    of_a_thread = elsewhere.submit(sqlite3.connect, store.path).result()
     open_ones = [
         sqlite3.connect(store.path, isolation_level=None), sqlite3.connect(":memory:"),
         sqlite3.connect(tmp_path / "other.db"), attached, hiding,
@@ -189,7 +188,7 @@ def test_a_connection_that_cannot_keep_the_promise_is_refused(store: SQLitePersi
 
     for via, word in [
         (object(), "via is a sqlite3.Connection; got object"), (closed, "cannot be used here"),
-        (made[0], "same thread"), *zip(open_ones, words, strict=True),
+        (of_a_thread, "same thread"), *zip(open_ones, words, strict=True),
     ]:  # fmt: skip
         with pytest.raises(WrongCall, match=word):
             store.put([sealed()], via=via)
@@ -198,7 +197,8 @@ def test_a_connection_that_cannot_keep_the_promise_is_refused(store: SQLitePersi
     for each in open_ones:
         assert not each.in_transaction
         each.close()
-    del made[:]
+    elsewhere.submit(of_a_thread.close).result()
+    elsewhere.shutdown()
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="autocommit came with Python 3.12")
@@ -264,7 +264,7 @@ def test_while_another_writes_it_is_waited_for(store: SQLitePersister, via: sqli
     with closing(sqlite3.connect(store.path)) as other:
         other.execute("BEGIN IMMEDIATE")
 
-        with pytest.raises(StoreAway, match="held by another process"):
+        with pytest.raises(StoreAway, match="held by another writer"):
             store.put([sealed()], via=via)
         assert not via.in_transaction
     store.put([sealed()], via=via)

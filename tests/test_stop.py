@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
+import subprocess
 import sys
 import threading
 
@@ -196,3 +197,58 @@ def test_a_signal_at_any_line_of_the_start_is_obeyed(start):
         pool.join = join
         assert ends(in_background(traced)), f"the signal at line {at} of the start was lost"
     assert at > 20
+
+
+IN_A_CALLBACK = """
+import os, signal, sys
+from skunkqueue.cli import main, serve  # all that is imported later is imported with the signals caught
+
+def profile(frame, event, _):
+    global seen
+    # What is raised in here, after an import, is dropped by Python, with a line on stderr.
+    if event == "call" and frame.f_code.co_name == "cb" and "importlib" in frame.f_code.co_filename:
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            seen += 1
+            if seen == int(sys.argv[1]):
+                os.kill(os.getpid(), int(sys.argv[2]))
+                sys.setprofile(None)
+
+seen = 0
+sys.setprofile(profile)
+main(["work", "-q", "demo", "--url", sys.argv[3]])
+"""
+
+
+@pytest.mark.parametrize("words", [["work", "-q", "demo"], ["runs"], ["--help"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("moment", [1, 3])
+def test_a_ctrl_c_that_python_drops_before_any_command_began_is_obeyed(tmp_path, moment, words):
+    code = (
+        IN_A_CALLBACK.replace("import main, serve", "import main")
+        .replace("if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:", "if began:")
+        .replace("sys.setprofile(profile)", "sys.setprofile(profile)\nbegan = True")
+        .replace("seen = 0", "seen = 0; began = False")
+        .replace(
+            '["work", "-q", "demo", "--url", sys.argv[3]]', repr([*words, "--url", f"sqlite:///{tmp_path}/runs.db"])
+        )
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(moment), str(int(signal.SIGINT))],
+        timeout=LIMIT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert ended.returncode == 130, ended.stderr
+    assert "Exception ignored" in ended.stderr  # else the signal did not come at such a moment
+
+
+@pytest.mark.parametrize("moment", [1, 30])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_whose_exception_python_drops_is_obeyed(tmp_path, number, moment):
+    arguments = [str(moment), str(int(number)), f"sqlite:///{tmp_path}/runs.db"]
+
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_A_CALLBACK, *arguments], timeout=LIMIT, capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "Exception ignored" in ended.stderr  # else the signal did not come at such a moment

@@ -193,6 +193,59 @@ def test_a_pool_killed_amid_a_run_is_noticed_though_its_lease_is_short(shared_re
         assert time.monotonic() - killed < 4 + 1 + 2 + 2  # lease, a moment, the run itself, a slow machine
 
 
+def test_no_run_waits_behind_a_long_one_while_another_worker_idles(queue, pools):
+    """A worker of quick runs gets more ahead, and then meets one that takes long: what is behind it goes elsewhere."""
+    quick, long = queue.event(begin), queue.event(hold)
+    kinds = [quick, queue.event(begin, at_most_once=True)]
+    pools("a", "a")
+
+    for number in range(0, 1000, 500):
+        runs = [quick.options(routes="a").fire_many([(n,) for n in range(number, number + 400)]).runs[-1]]
+        runs.append(long.options(routes="a").fire(number + 400))
+        runs += [kinds[n % 2].options(routes="a").fire(number + 410 + n) for n in range(20)]
+        for n in range(20):
+            begins(number + 410 + n, f"run {n}, behind a long one, did not begin")
+        gate.set()
+        runs[1].wait(LIMIT)
+        gate.clear()
+
+
+@pytest.mark.parametrize("once_first", [True, False])
+def test_a_run_that_is_marked_first_waits_for_no_other_while_a_place_is_free(queue, pools, once_first):
+    once, plain = queue.event(begin, at_most_once=True), queue.event(begin)
+    held = queue.event(hold, at_most_once=once_first)
+    pools("a", concurrency=4)
+    held.options(routes="a").fire(0)
+    begins(0)
+
+    for number, job in enumerate((once, plain, once, once, plain), 1):
+        job.options(routes="a").fire(number)
+        begins(number, f"run {number} did not begin beside a long one")
+
+
+def test_what_a_pool_may_have_died_of_still_runs_alone():
+    settings = Settings("pool", "demo", ("a",), concurrency=4)
+    (slot,) = make_slots(settings)
+    slot.ready = True
+    alone, other = (Held(a_claim(), Seal(), NONE, "job", alone, alone) for alone in (True, False))
+
+    slot.waiting.append(alone)
+    slot.held[1] = other
+    assert slot.to_mark() is None
+    slot.held.clear()
+    assert slot.to_mark() is alone
+    slot.marking = None
+    slot.waiting.append(other)
+    slot.held[1] = alone
+    assert slot.to_mark() is None
+    slot.waiting.clear()
+    assert slot.room(None) == 0
+
+
+def a_claim():
+    return Claim(Envelope(new_id(0.0), "demo", "a", 0.0, b""), "token", "worker", 0.0)
+
+
 def test_random_fires_at_random_pools_all_begin_when_they_may(queue, pools):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")

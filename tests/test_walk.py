@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import test_walk_faults as faults
@@ -78,12 +79,13 @@ def test_a_fault_is_shrunk_to_a_few_calls(fault: type[Persister], verbs: set[str
 
 
 def test_the_machine_has_a_rule_for_each_verb() -> None:
-    rules = {rule.function.__name__ for rule in StoreMachine(MemoryPersister()).rules}
+    rules: Any = StoreMachine(MemoryPersister()).rules
+    rules = rules() if callable(rules) else rules  # it was a method once
 
-    assert rules == {verb.__name__ for verb in VERBS}
+    assert {rule.function.__name__ for rule in rules} == {verb.__name__ for verb in VERBS}
 
 
-OUTSIDE = {"url", "is_far", "wakes_one", "limits", "takes_via"} | {
+OUTSIDE = {"url", "missing", "is_far", "wakes_one", "limits", "takes_via"} | {
     "wait", "rouse", "channel", "offset", "warnings", "close"
 }  # fmt: skip
 """What is said of a store, and what only waits."""

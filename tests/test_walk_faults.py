@@ -10,6 +10,7 @@ import pytest
 from skunkqueue.envelope import State
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.memory import MemoryPersister
+from skunkqueue.persistence.records import Records
 from skunkqueue.testing import StoreContract, housekeeping, random_walk
 
 SEEDS = 40
@@ -126,15 +127,15 @@ class ExtendOnlyWhatHasNotLapsed(Fault):
 class NewestFirst(Fault):
     promise = "claims_come_in_the_order_of_ripe_and_id"
 
-    def _ripe(self, queue, route, now):
-        return super()._ripe(queue, route, now)[::-1]
+    def _ripe(self, queue, route, now, limit):
+        return super()._ripe(queue, route, now, limit)[::-1]
 
 
 class OrderedByIdAlone(Fault):
     promise = "claims_come_in_the_order_of_ripe_and_id"
 
-    def _ripe(self, queue, route, now):
-        return sorted(super()._ripe(queue, route, now), key=lambda record: record.id)
+    def _ripe(self, queue, route, now, limit):
+        return sorted(super()._ripe(queue, route, now, limit), key=lambda record: record.id)
 
 
 class RoutesInAnyOrder(Fault):
@@ -148,8 +149,8 @@ class RoutesInAnyOrder(Fault):
 class RipeOnlyAfterItsTime(Fault):
     promise = "a_run_is_not_claimed_before_it_is_due"
 
-    def _ripe(self, queue, route, now):
-        return [record for record in super()._ripe(queue, route, now) if record.ripe < now]
+    def _ripe(self, queue, route, now, limit):
+        return [record for record in super()._ripe(queue, route, now, limit) if record.ripe < now]
 
 
 class TimesCutShort(Fault):
@@ -187,7 +188,7 @@ class ExpiredGiven(Fault):
 
     def _claim(self, want, now, until):
         for route in want.routes:
-            for record in self._ripe(want.queue, route, now)[: want.limit]:
+            for record in self._ripe(want.queue, route, now, want.limit):
                 yield self._lease(record, want, until)
 
 
@@ -444,7 +445,7 @@ class GivenTwice(Fault):
 
     def claim(self, wants, *, now, until):
         with self._changed:
-            before = dict(self._records)
+            before = Records(self._records.values())
             claims = super().claim(wants, now=now, until=until)
             self._turn = getattr(self, "_turn", 0) + 1
             if self._turn == 2:  # as if two had read before either wrote

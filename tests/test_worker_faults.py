@@ -96,7 +96,7 @@ def test_a_worker_killed_from_outside_is_replaced_and_its_death_known_at_once(jo
     with pool() as started:
         run = jobs.sleep_long.fire("long", 30)
         until(lambda: marks(os.environ["MARKS"], "long"))
-        os.kill(started.workers()[0], signal.SIGKILL)
+        os.kill(started.up().workers()[0], signal.SIGKILL)
 
         until(lambda: marks(os.environ["MARKS"], "long") == 2, 10)
         assert record(jobs, run).lapses == 0  # no lease ran out for it
@@ -152,7 +152,7 @@ def test_a_pool_that_slept_past_its_lease_cannot_write_over_the_one_that_took_ov
     run = jobs.marked.fire("zombie", 1.0, "late")
     until(lambda: marks(tmp_path, "zombie"))
     sleeper.send(signal.SIGSTOP)
-    for pid in sleeper.workers():
+    for pid in sleeper.up().workers():
         until(lambda: marks(tmp_path, "zombie.done"))  # the worker itself goes on and ends the job
         assert alive(pid)
     with pool("foo", lease=1) as other:
@@ -227,7 +227,7 @@ def test_ctrl_c_reaches_every_process_of_the_group_and_still_ends_well(jobs, poo
     started = pool("foo", "foo")
     until(lambda: marks(tmp_path, "r0") and marks(tmp_path, "r1"))
     os.killpg(os.getpgid(started.pid), signal.SIGINT)
-    for pid in started.workers():
+    for pid in started.up().workers():
         os.kill(pid, signal.SIGINT)  # as a terminal would, were they in its foreground group
 
     assert started.ends() == 0
@@ -247,7 +247,10 @@ def test_a_second_signal_turns_rough_and_a_third_kills(jobs, pool, tmp_path):
     rough, kill = jobs.sleep_long.fire("second", 60), jobs.swallow.fire("third")
     one, two = pool(), pool()
     until(lambda: marks(tmp_path, "second") and marks(tmp_path, "third"))
-    by_name = {name: p for p in (one, two) for name, run in (("r", rough), ("k", kill)) if f"took {run.id}" in p.log()}
+    by_name = {
+        name: until(lambda run=run: next((p for p in (one, two) if f"took {run.id}" in p.log()), None))
+        for name, run in (("r", rough), ("k", kill))
+    }
 
     by_name["r"].send(signal.SIGTERM)
     by_name["r"].said("what runs may finish").send(signal.SIGTERM)
@@ -289,7 +292,7 @@ def test_a_timeout_interrupts_a_sleep(jobs, pool):
         with pytest.raises(JobFailed, match=r"did not end within 0\.3 s"):
             run.wait(LIMIT)
         assert after.wait(LIMIT) == 2
-        assert started.log().count("started, process") == 1  # the worker lived
+        assert started.up().log().count("started, process") == 1  # the worker lived
 
 
 @pytest.mark.parametrize("job", ["stuck_in_c", "swallow"])
@@ -311,7 +314,7 @@ def test_an_async_job_is_interrupted_by_its_timeout(jobs, pool):
         with pytest.raises(JobFailed, match="did not end within"):
             run.wait(LIMIT)
         assert jobs.async_sleep.fire("next", 0).wait(LIMIT) == "next"
-        assert started.log().count("started, process") == 1
+        assert started.up().log().count("started, process") == 1
 
 
 def test_cancelling_a_running_job_interrupts_it_soon(jobs, pool, tmp_path):
@@ -367,7 +370,7 @@ def test_timeouts_interrupt_threads_and_tasks_among_several(jobs, pool):
             with pytest.raises(JobFailed, match="did not end within"):
                 run.wait(LIMIT)
         assert jobs.add.fire(1, 1).wait(LIMIT) == 2
-        assert started.log().count("started, process") == 1
+        assert started.up().log().count("started, process") == 1
 
 
 # -- jobs that behave badly ------------------------------------------------------------------------------------------
@@ -395,7 +398,7 @@ def test_bad_ends_cost_a_clear_error_on_that_one_run_and_the_worker_lives(jobs, 
                 bad[name].wait(LIMIT)
         assert [run.wait(LIMIT) for run in good] == [*range(1, 11)]
         assert all(run.attempts == 1 for run in good)
-        assert started.log().count("started, process") == 1
+        assert started.up().log().count("started, process") == 1
 
 
 def test_jobs_that_make_a_mess_of_their_process_disturb_nobody(jobs, pool):
@@ -406,7 +409,7 @@ def test_jobs_that_make_a_mess_of_their_process_disturb_nobody(jobs, pool):
         assert jobs.fork_and_return.fire().wait(LIMIT) == "parent"
         left = jobs.leave_children.fire("c").wait(LIMIT)
         assert jobs.add.fire(1, 1).wait(LIMIT) == 2
-        assert started.log().count("started, process") == 1
+        assert started.up().log().count("started, process") == 1
 
         assert started.stop() == 0
 
@@ -471,7 +474,7 @@ def test_payloads_of_strangers_fail_with_a_clear_error_and_execute_nothing(jobs,
             found = until(lambda i=id: (r := jobs.queue.store.get([i])[i]).state == "failed" and r)
             assert found.error, name
             assert text in found.error, (name, found.error)
-        assert started.log().count("started, process") == 1
+        assert started.up().log().count("started, process") == 1
 
 
 def test_an_unknown_job_is_put_back_then_failed_with_a_suggestion(jobs, pool):

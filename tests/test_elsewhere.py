@@ -1,0 +1,74 @@
+"""Who comes from another queue writes its words first, and is told ours."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from skunkqueue import SkunkQueue, WrongCall
+
+
+@pytest.fixture
+def queue():
+    with SkunkQueue("demo", "memory://elsewhere") as queue:
+        yield queue
+
+
+@pytest.fixture
+def add(queue):
+    @queue.event
+    def add(x, y):
+        return x + y
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("delay", r"here it is fire\(...\)"),
+        ("apply_async", r"here it is options\(...\)\.fire\(...\)"),
+        ("kiq", r"here it is await afire\(...\)"),
+        ("enqueue_in", r"here it is fire_at\(when, ...\)"),
+    ],
+)
+def test_a_job_says_what_firing_is_called_here(add, name, ours):
+    for fired in (add, add.options(retries=1)):
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}'; {ours}"):
+            getattr(fired, name)
+
+
+def test_a_run_says_what_its_verbs_are_called_here(add):
+    with pytest.raises(AttributeError, match=r"'Run' object has no attribute 'get'; here it is wait\(timeout\)"):
+        add.fire(1, 2).get(timeout=5)
+
+
+def test_a_queue_says_how_jobs_are_made_here(queue):
+    with pytest.raises(AttributeError, match=r"has no attribute 'task'; here it is @queue\.job"):
+        queue.task
+    with pytest.raises(AttributeError, match=r"@queue\.job above the function, and function\.fire\(...\)"):
+        queue.enqueue(len, "")
+
+
+def test_a_name_that_nobody_uses_gets_no_hint(queue, add):
+    for thing in (queue, add, add.fire(1, 2)):
+        with pytest.raises(AttributeError, match=r"has no attribute 'flurb'$"):
+            thing.flurb
+        assert not hasattr(thing, "__wrapped_by_nobody__")
+
+
+def test_what_looks_for_attributes_still_works(queue, add):
+    run = add.fire(1, 2)
+
+    assert pickle.loads(pickle.dumps(run)) == copy.copy(run) == run
+    assert copy.copy(add) is add
+    assert add.__wrapped__(1, 2) == 3
+
+
+def test_an_option_of_elsewhere_says_its_name_here(queue):
+    with pytest.raises(WrongCall, match="there is no option 'retry'; did you mean 'retries'"):
+        queue.event(retry=3)
+    with pytest.raises(WrongCall, match="there is no priority 'urgent'; choose one of high, low, normal"):
+        queue.event(priority="urgent")

@@ -1,0 +1,258 @@
+"""Gearman workers, servers and clients killed at the wrong moment: jobs are done, late results refused."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from gearman_servers import Gearmand, Peer, Running, as_json, peers, started
+from pools import until
+
+from skunkqueue.clock import ticks
+from skunkqueue.codec import decode_call, encode_value
+from skunkqueue.envelope import Claim, Exchange, Outcome, Seal, Want, new_token, open_body
+from skunkqueue.gearman.protocol import PacketType
+from skunkqueue.gearman.runner import ROUTE, packer, value_of
+from skunkqueue.gearman.source import GearmanSource
+
+NAMES = ["job"]
+
+
+@contextmanager
+def source_at(*servers: str) -> Iterator[GearmanSource]:
+    source = GearmanSource(list(servers), {ROUTE: NAMES}, packer(NAMES, Seal()), value_of)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def want(limit: int = 1) -> Want:
+    return Want("gearman", ("@it", ROUTE + "^high", ROUTE, ROUTE + "^low"), "it", new_token(), limit)
+
+
+def claim(source: GearmanSource, limit: int = 1) -> list[Claim]:
+    """Claims, waiting for them as a pool does."""
+    found: list[Claim] = []
+
+    def look() -> list[Claim]:
+        result = source.exchange([], [want(limit - len(found))], now=ticks(), until=ticks() + 15)
+        found.extend(result.claims)
+        return found if len(found) >= limit else []
+
+    return until(look)
+
+
+def commit(source: GearmanSource, *pairs: tuple[Claim, Outcome]) -> Exchange:
+    return source.exchange(pairs, [], now=ticks(), until=ticks() + 15)
+
+
+def data_of(claim: Claim) -> bytes:
+    """What the client sent."""
+    args, _ = decode_call(open_body(claim.envelope.body).call)
+    found: bytes = args[2]
+    return found
+
+
+def done(value: bytes = b"done") -> Outcome:
+    return Outcome.complete(encode_value(value))
+
+
+# -- the source itself -----------------------------------------------------------------------------------------------
+
+
+def test_a_result_of_a_job_that_was_given_to_another_is_refused(job_server: Gearmand, gearman_peer: Peer) -> None:
+    with source_at(job_server.server) as source:
+        gearman_peer.submit("job", b"1")
+        gearman_peer.submit("job", b"2")
+        first, second = claim(source, 2)
+
+        with peers(job_server) as (other,):
+            # As if this connection had been taken for dead: the same job ends through another worker.
+            other.send(PacketType.CAN_DO, "job")
+            other.send(PacketType.WORK_COMPLETE, first.id.partition("@")[0], b"stolen")
+            assert other.next().args[0] == b"JOB_NOT_FOUND"
+        result = commit(source, (first, done()), (second, done()), (first._replace(token="another"), done()))
+
+        assert result.taken == {first.id, second.id}
+        # Ended already: the server knows it no more.
+        source.servers.held.by_id[first.id] = held = source.servers.held.by_id.get(first.id) or _held_again(
+            source, first
+        )
+        assert held.is_ours
+        assert commit(source, (first, done())).taken == set()
+
+
+def _held_again(source: GearmanSource, claim: Claim):  # type: ignore[no-untyped-def]
+    """The job as it was held before it ended."""
+    from skunkqueue.gearman.held import HeldJob
+    from skunkqueue.gearman.worker_connection import Assigned
+
+    connection = next(iter(source.servers.connections))
+    handle = claim.id.partition("@")[0].encode()
+    job = Assigned(handle, b"job", b"", b"")
+    return HeldJob(claim.id, job, connection, connection.generation, ROUTE, claim.envelope.body, claim.token)
+
+
+def test_of_several_outcomes_only_the_refused_one_is_not_taken(job_server: Gearmand, gearman_peer: Peer) -> None:
+    with source_at(job_server.server) as source:
+        for number in range(5):
+            gearman_peer.submit("job", str(number).encode())
+        claims = claim(source, 5)
+        commit(source, (claims[2], done()))
+        source.servers.held.by_id[claims[2].id] = _held_again(source, claims[2])
+
+        result = commit(source, *[(each, done()) for each in claims])
+
+        assert result.taken == {each.id for each in claims} - {claims[2].id}
+
+
+def test_a_job_given_back_waits_here_with_its_notes(job_server: Gearmand, gearman_peer: Peer) -> None:
+    with source_at(job_server.server) as source:
+        gearman_peer.submit("job", b"x")
+        (first,) = claim(source)
+
+        later = ticks() + 0.3
+        assert commit(source, (first, Outcome.again(due=later, notes=b"seen"))).taken == {first.id}
+        result = source.exchange([], [want()], now=ticks(), until=ticks() + 15)
+        assert result.claims == [] and result.next_ripe is not None and result.next_ripe <= later
+        (again,) = claim(source)
+
+        assert ticks() >= later
+        assert (again.id, again.notes) == (first.id, b"seen")
+        assert source.extend([first, again], until=0.0) == {first.id}
+        assert commit(source, (first, done())).taken == set()
+        assert commit(source, (again, done(b"end"))).taken == {again.id}
+        assert gearman_peer.ended().args[1] == b"end"
+
+
+@pytest.mark.slow
+def test_jobs_that_nobody_starts_go_back_to_the_server(job_server: Gearmand, gearman_peer: Peer) -> None:
+    with source_at(job_server.server) as source, source_at(job_server.server) as other:
+        gearman_peer.submit("job", b"x")
+        (first,) = claim(source)
+        commit(source, (first, Outcome.untouched()))
+
+        def given() -> list[Claim]:
+            source.beat("it", "", until=0.0)
+            return other.exchange([], [want()], now=ticks(), until=ticks() + 15).claims
+
+        (second,) = until(given)
+
+        assert data_of(second) == b"x"
+        assert commit(source, (first, done())).taken == set()
+        assert commit(other, (second, done())).taken == {second.id}
+
+
+def test_a_lost_connection_takes_its_jobs_away_and_is_made_anew(job_server: Gearmand, gearman_peer: Peer) -> None:
+    with source_at(job_server.server) as source:
+        gearman_peer.submit("job", b"x")
+        (first,) = claim(source)
+        assert source.extend([first], until=0.0) == {first.id}
+
+        source.servers.connections[0]._socket.shutdown(2)
+        (again,) = claim(source)
+
+        assert source.extend([first, again], until=0.0) == {again.id}
+        assert data_of(again) == b"x"
+        assert commit(source, (first, done()), (again, done())).taken == {again.id}
+
+
+def test_jobs_of_all_servers_are_claimed(job_server: Gearmand) -> None:
+    with started() as other, source_at(job_server.server, other.server) as source:
+        with peers(job_server) as (one,), peers(other) as (two,):
+            for number in range(5):
+                one.submit("job", b"a%d" % number)
+                two.submit("job", b"b%d" % number)
+            claims = claim(source, 10)
+            assert len(commit(source, *[(each, done()) for each in claims]).taken) == 10
+
+        assert sorted(map(data_of, claims)) == sorted([b"%s%d" % (s, n) for s in (b"a", b"b") for n in range(5)])
+
+
+def test_a_server_that_is_slow_holds_up_no_other(job_server: Gearmand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skunkqueue.gearman.servers.UNANSWERED", 1000.0)
+    with (
+        started() as slow,
+        source_at(slow.server, job_server.server) as source,
+        peers(job_server) as (one,),
+        peers(slow) as (two,),
+    ):
+        one.submit("job", b"1")
+        two.submit("job", b"2")
+        assert len(commit(source, *[(each, done()) for each in claim(source, 2)]).taken) == 2
+        assert one.ended().args[1] == two.ended().args[1] == b"done"
+        slow.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
+        for connection in source.servers.connections:
+            connection.is_hot = True
+
+        one.submit("job", b"3")
+        assert [data_of(each) for each in claim(source)] == [b"3"]
+
+        slow.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
+        two.submit("job", b"4")
+        assert [data_of(each) for each in claim(source)] == [b"4"]
+
+
+# -- whole programs --------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_runner_leaves_its_jobs_to_others(
+    tmp_path: Path, gearman_run: Running, job_server: Gearmand, gearman_peer: Peer
+) -> None:
+    gearman_peer.submit("plain_sleep", as_json(seconds=2))
+    gearman_peer.submit("plain_add", as_json(a=1, b=2), background=True)
+    until(lambda: gearman_run.marks("mark-began"))
+
+    gearman_run.ends(signal.SIGKILL)
+
+    with Running(tmp_path, "run", job_server.server):
+        assert gearman_peer.ended().args[1] == b'"slept"'
+        until(lambda: job_server.status("plain_add")[0] == 0)
+    assert not gearman_run.marks("fail")
+
+
+def test_a_restarted_server_gets_a_runner_back_and_no_late_result(gearman_run: Running, job_server: Gearmand) -> None:
+    with peers(job_server) as (before,):
+        before.submit("plain_sleep", as_json(seconds=2))
+        until(lambda: gearman_run.marks("mark-began"))
+        job_server.kill()
+    job_server.start()
+    until(lambda: job_server.status("plain_echo")[2] == 1)
+
+    with peers(job_server) as (after,):
+        assert after.call("plain_add", as_json(a=1, b=2)) == b"3"
+    until(
+        lambda: "result is refused" in gearman_run.log() or "its lease was taken away" in gearman_run.log(),
+        message=gearman_run.log(),
+    )
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_is_left_and_the_others_are_served(tmp_path: Path, job_server: Gearmand) -> None:
+    with (
+        started() as other,
+        Running(tmp_path, "run", f"{job_server.server},{other.server}") as running,
+        peers(other) as (client,),
+    ):
+        assert client.call("plain_add", as_json(a=1, b=1)) == b"2"
+        job_server.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
+
+        for number in range(10):
+            assert client.call("plain_add", as_json(a=number, b=1)) == str(number + 1).encode()
+        running.said("does not answer: connecting anew")
+        assert client.call("plain_add", as_json(a=2, b=1)) == b"3"
+        assert running.ends() == 0
+
+
+def test_a_client_that_dies_does_not_disturb(gearman_run: Running, job_server: Gearmand, gearman_peer: Peer) -> None:
+    with peers(job_server) as (dying,):
+        dying.submit("plain_sleep", as_json(seconds=1))
+        until(lambda: gearman_run.marks("mark-began"))
+
+    until(lambda: gearman_run.marks("mark-ended"))
+    assert gearman_peer.call("plain_add", as_json(a=1, b=2)) == b"3"
+    assert job_server.status("plain_sleep")[0] == 0
