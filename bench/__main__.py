@@ -3,6 +3,9 @@
 python -m bench                      everything; an hour and a half
 python -m bench sqlite               beside Huey and a raw loop; some minutes
 python -m bench redis --peers none   beside the raw limits only
+python -m bench mongodb --url URL    on a server that speaks its protocol, beside the raw limits and Celery
+python -m bench fdb --cluster-file FILE   on a cluster of FoundationDB, beside the raw limits
+python -m bench gearman              clients, workers and server, beside pygearman, the C tool and gearmand
 python -m bench concurrency          several runs at a time, beside Taskiq, arq, SAQ and streaQ
 """
 
@@ -42,6 +45,18 @@ def _measured(asked: argparse.Namespace) -> Iterator[Part]:
         from bench import on_redis
 
         yield on_redis.measure(asked.quick, asked.peers, asked.persistence, _say)
+    if asked.part == "mongodb":
+        from bench import on_mongodb
+
+        yield on_mongodb.measure(asked.url, asked.quick, asked.peers, _say)
+    if asked.part == "fdb":
+        from bench import on_fdb
+
+        yield on_fdb.measure(asked.cluster_file, asked.quick, _say)
+    if asked.part == "gearman":
+        from bench import on_gearman
+
+        yield on_gearman.measure(asked.quick, _say)
     if asked.part in ("concurrency", "all"):
         from bench import concurrency
         from bench.peers.known import PEERS
@@ -54,11 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", nargs="?", choices=["sqlite", "redis", "concurrency", "all"], default="all")
+    parser.add_argument(
+        "part", nargs="?", choices=["sqlite", "redis", "mongodb", "fdb", "gearman", "concurrency", "all"], default="all"
+    )
     parser.add_argument("--peers", type=_peers, default="all", help="all, none, or names with commas: RQ,Huey [all]")
     parser.add_argument(
         "--persistence", choices=["none", "everysec", "always"], default="none", help="of the Redis server, for all"
     )
+    parser.add_argument("--url", default="mongodb://localhost:27017", help="of the MongoDB [mongodb://localhost:27017]")
+    parser.add_argument("--cluster-file", default="", help="of the FoundationDB [the platform's default]")
     parser.add_argument("--quick", action="store_true", help="small and rough, to see that it works; keeps no results")
     return parser
 

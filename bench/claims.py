@@ -38,13 +38,13 @@ def costs(open_store: Callable[[str], Any], many: int, turns: int = TURNS) -> Co
         return took
 
 
-def figures(took: Costs, many: int) -> list[Figure]:
+def figures(took: Costs, many: int, most: float = 1.2) -> list[Figure]:
     """As ratios to the claim among few."""
     few = median(took["few"])
 
     def figure(what: str, name: str) -> Figure:
         basis = f"{median(took[name]) * 1e6:.0f} us of {few * 1e6:.0f} us for {BATCH}"
-        return Figure(what, median(took[name]) / few, basis, most=1.2)
+        return Figure(what, median(took[name]) / few, basis, most=most)
 
     return [
         figure(f"claim with {many:,} waiting / with {FEW:,}", "many"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from bench import bare
 from bench.conditions import load
 from bench.on_redis import skunk
 from bench.peers import environments
@@ -39,12 +40,7 @@ def measure(quick: bool, peers: Sequence[Peer], say: Say) -> Part:
     with Server() as server:
         for number in range(rounds):
             say(f"Concurrency: round {number + 1} of {rounds}")
-            for job, several in (
-                ("noop", (1, *SEVERAL)),
-                ("anoop", (1, *SEVERAL)),
-                ("nap", (NAPS,)),
-                ("anap", (NAPS,)),
-            ):
+            for job, several in OURS:
                 for at_once in several:
                     queue = _ours(server.url, job, at_once)
                     _drain(server, queue, count // 2 if "nap" in job else count, rates, ("SkunkQueue", job, at_once))
@@ -52,6 +48,8 @@ def measure(quick: bool, peers: Sequence[Peer], say: Say) -> Part:
                 for job, at_once in (("anoop", NAPS), ("anap", NAPS)):
                     queue = peer.queue(server.url, "fast", BENCH_JOB=job, BENCH_CONCURRENCY=str(at_once))
                     _drain(server, queue, count // 5, rates, (peer.name, job, at_once))
+            for job, rate_of in (("nap", bare.threads), ("anap", bare.tasks)):
+                rates.setdefault(("bare", job, NAPS), []).append(rate_of(NAPS, NAP, count // 2))
             server.empty()
             with trial(_ours(server.url, "noop", 1)) as ours:
                 for what in ("one", "beside"):
@@ -91,6 +89,7 @@ def _figures(rates: Rates) -> list[Figure]:
         rate = median(ours[job, NAPS])
         basis = f"{rate:,.0f}/s of {possible:,.0f}/s"
         figures.append(Figure(f"{title} / possible", rate / possible, basis, least=least))
+        figures.append(_compared(f"{title} / bare sleepers here", ours[job, NAPS], rates["bare", job, NAPS], least))
     figures.append(_compared("afire / fire", ours["afire", 1], ours["fire", 1], 1.0))
     for job, title in (("anoop", "async no-ops"), ("anap", "async sleepers")):
         theirs = {name: each for (name, kind, _), each in rates.items() if name in ASYNC and kind == job}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 from bench import backlog, raw_redis
 from bench.conditions import load, versions
@@ -45,6 +46,20 @@ def skunk(url: str) -> Queue:
     return Queue(
         "SkunkQueue", sys.executable, "bench.peers.skunk_app", worker, {"BENCH_URL": url, "SKUNKQUEUE_URL": url}
     )
+
+
+SPREAD: Final = "SkunkQueue, 4 routes, 2 pools"
+ROUTES: Final = ("work", "b", "c", "d")
+
+
+def spread_out(url: str) -> Queue:
+    """Ours with two pools, each with a worker for each of four routes; runs go to one route after the other."""
+
+    def worker(processes: int) -> list[list[str]]:
+        return [[str(BIN / "skunq"), "work", "-q", "bench", "-r", *routes] for routes in (ROUTES, ROUTES[::-1])]
+
+    env = {"BENCH_URL": url, "SKUNKQUEUE_URL": url, "BENCH_ROUTES": ",".join(ROUTES)}
+    return Queue(SPREAD, sys.executable, "bench.peers.skunk_app", worker, env)
 
 
 def raw(url: str) -> Queue:
@@ -108,6 +123,7 @@ class Run:
         self.say(f"Redis, {which}: idle")
         self._idle("raw", raw(server.url), server)
         self._idle("SkunkQueue", skunk(server.url), server)
+        self._idle(SPREAD, spread_out(server.url), server, first=40)
         for peer, setup in self._setups():
             queue = peer.queue(server.url, setup, BENCH_IDLE="yes")
             self._idle(f"{peer.name}, {setup}", queue, server, ask=setup == "safe")
@@ -157,9 +173,11 @@ class Run:
         self.note(name, f"drain {processes}", drained.rate)
         self.note(name, f"CPU {processes}", drained.cpu)
 
-    def _idle(self, name: str, queue: Queue, server: Server, *, ask: bool = True) -> None:
+    def _idle(self, name: str, queue: Queue, server: Server, *, ask: bool = True, first: int = 0) -> None:
+        """``first`` are runs that are not measured: where there are several workers, each has its first one."""
         server.empty()
         with self._forgiving(name), trial(queue) as one, one.idling():
+            one.send("idle", first)
             self.note(name, "start", *(each * 1e6 for each in one.send("idle", self.counts.idle)))
             if ask:
                 self.note(name, "result", *(each * 1e6 for each in one.send("ask", self.counts.idle)))
@@ -264,6 +282,18 @@ class Run:
             *self._below("idle: fire to start, median", "start", median(start)),
             *self._below("idle: fire to wait() returned, median", "result", median(result)),
             _times("idle: fire to wait() returned, median / raw LPUSH to BRPOP", median(result), median(limit), None),
+            *self._spread(start),
+        ]
+
+    def _spread(self, start: Sequence[float]) -> list[Figure]:
+        """Four routes and two pools beside one of each: a wake-up that the wrong one hears costs seconds."""
+        found = self.seen.get((SPREAD, "start"))
+        if not found:
+            return []
+        title = "idle, four routes and two pools: fire to start"
+        return [
+            _times(f"{title}, median / one route's and one pool's", median(found), median(start), 1.5),
+            Figure(f"{title}, longest", max(found) / 1e3, most=1000.0, unit=" ms"),
         ]
 
     def _below(self, title: str, what: str, ours: float) -> list[Figure]:
@@ -285,7 +315,10 @@ class Run:
         head = ["", "fire /s", "bulk /s", "drain /s, one process", "two", "CPU s / 10,000, one", "two"]
         body = [[name, *(self._cell(name, what) for what in rates)] for name in names]
         late_head = ["", "to start, median", "99 %", "to result, median", "99 %"]
-        late_body = [[name, *self._late_cells(name, "start"), *self._late_cells(name, "result")] for name in names]
+        late_body = [
+            [name, *self._late_cells(name, "start"), *self._late_cells(name, "result")]
+            for name in (*names[:2], SPREAD, *names[2:])
+        ]
         return [
             ("Rates and processor time: median (least to most)", head, body),
             ("Microseconds on an idle queue", late_head, late_body),

@@ -1,6 +1,10 @@
-"""Our own jobs, on whatever store BENCH_URL names; BENCH_JOB says which of them is fired."""
+"""Our own jobs, on whatever store BENCH_URL names; BENCH_JOB says which of them is fired.
+
+Where BENCH_ROUTES names several routes, the runs that measure latency go to one after the other.
+"""
 
 import asyncio
+import itertools
 import os
 import time
 
@@ -44,7 +48,15 @@ async def anap(number):
 job = {"noop": noop, "anoop": anoop, "nap": nap, "anap": anap}[os.environ.get("BENCH_JOB", "noop")]
 fire = job.fire
 afire = job.afire
-fire_stamp = stamp.fire
+
+
+def _in_turns(job):
+    fires = itertools.cycle([job.options(routes=route).fire for route in ROUTES])
+    return lambda *args: next(fires)(*args)
+
+
+ROUTES = os.environ.get("BENCH_ROUTES", "work").split(",")
+fire_stamp, fire_noop = (stamp.fire, noop.fire) if len(ROUTES) == 1 else (_in_turns(stamp), _in_turns(noop))
 
 
 def fire_many(numbers):
@@ -52,7 +64,7 @@ def fire_many(numbers):
 
 
 def ask(number):
-    noop.fire(number).wait(60)
+    fire_noop(number).wait(60)
 
 
 def kept():
