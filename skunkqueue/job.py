@@ -139,7 +139,8 @@ class Firing(Generic[P, R]):
         code = plan.code() if pairs else b""
         keys = default_keys() if code else default_keys  # looked up once; without code, only if a call is pickled
         bodies = [plan.body(code, *pair, keys, self._headers) for pair in pairs]
-        runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW)))
+        limits = [plan.key(*pair) for pair in pairs] if plan.limited is not None else ()
+        runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW, limits)))
         plan.job._last = runs if len(runs) <= MOST_KEPT else ref(runs)
         return runs
 
@@ -173,7 +174,8 @@ class Firing(Generic[P, R]):
         elif plan.spaced:
             runs = self._spaced(when, args, kwargs)
         else:
-            runs = self._put(self._envelopes([plan.body(plan.code(), args, kwargs, headers=self._headers)], when))
+            body = plan.body(plan.code(), args, kwargs, headers=self._headers)
+            runs = self._put(self._envelopes([body], when, (plan.key(args, kwargs),)))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
@@ -188,7 +190,8 @@ class Firing(Generic[P, R]):
 
             return await asyncio.to_thread(self._fire, when, args, kwargs)
         body = plan.body(plan.code(), args, kwargs, headers=self._headers)
-        runs = await plan.job.queue.batcher.put(lambda: self._envelopes([body], when))
+        keys = (plan.key(args, kwargs),)
+        runs = await plan.job.queue.batcher.put(lambda: self._envelopes([body], when, keys))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
@@ -203,16 +206,22 @@ class Firing(Generic[P, R]):
         if self._via is not None:
             raise WrongCall("via= does not go with window, debounce or a function for unique: they ask the store first")
         body = plan.body(plan.code(), args, kwargs)
-        envelopes = self._envelopes([body], when)
+        envelopes = self._envelopes([body], when, (plan.key(args, kwargs),))
         now = queue.now()
 
         def sealed(id: str) -> bytes:
             return body if isinstance(body, bytes) else body.sealed(id, queue.name)
 
         ids = [put_spaced(queue.store, e._replace(unique=key), options, sealed, now=now) for e in envelopes]
+        if plan.limited is not None:
+            least = 0.0 if options.debounce is None else now + options.debounce
+            queue.put_turns([envelope._replace(due=max(envelope.due, least)) for envelope in envelopes])
         return [Run(queue, id, e if id == e.id else None) for id, e in zip(ids, envelopes, strict=True)]
 
-    def _envelopes(self, bodies: Sequence[bytes | Unsigned], when: When) -> list[Envelope]:
+    def _envelopes(
+        self, bodies: Sequence[bytes | Unsigned], when: When, limits: Sequence[str] = ()
+    ) -> list[Envelope]:
+        """The runs of these bodies, of each on all routes; ``limits`` are the keys of their limits, if they have any."""
         plan, options = self._plan, self._plan.options
         queue = plan.job.queue
         now = queue.now()
@@ -225,8 +234,8 @@ class Firing(Generic[P, R]):
                 id := new_id(now), name, route, due,
                 body if type(body) is bytes else cast(Unsigned, body).sealed(id, name), expires, unique, keep,
             )
-            for body in bodies
-            for route in routes
+            for body, key in zip(bodies, limits or [""] * len(bodies), strict=True)
+            for route in (plan.routes_of(key) if key else routes)
         ]  # fmt: skip
 
     def _put(self, envelopes: Sequence[Envelope]) -> list[Run[Any]]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from skunkqueue.codec import decode_value, is_pickled
 from skunkqueue.durations import age, span
-from skunkqueue.envelope import GATED, Envelope, Record, State
+from skunkqueue.envelope import GATED, Envelope, Record, State, shown_route
 from skunkqueue.errors import PayloadError
 from skunkqueue.facts import Arguments, arguments_of, head_of, history, job_of, times, worker_label
 from skunkqueue.notes import decode_notes
@@ -35,7 +35,7 @@ def row(record: Record, now: float) -> dict[str, Any]:
 
 def _least(record: Record) -> dict[str, Any]:
     envelope = record.envelope
-    return {"id": record.id, "queue": envelope.queue, "route": envelope.route, "state": str(record.state)}
+    return {"id": record.id, "queue": envelope.queue, "route": shown_route(envelope.route), "state": str(record.state)}
 
 
 def unshown(error: Exception) -> str:
@@ -54,7 +54,7 @@ def _row(record: Record, now: float) -> dict[str, Any]:
     return {
         "id": record.id,
         "queue": envelope.queue,
-        "route": envelope.route,
+        "route": shown_route(envelope.route),
         "job": job_of(envelope),
         "state": str(record.shown(now)),
         "result": result_of(record),
@@ -141,7 +141,7 @@ def call_text(envelope: Envelope, call: Arguments | None = None) -> str:
 
 def route_text(route: str) -> str:
     """A route as people know it: without the marks for a priority, or for the address of a worker."""
-    base, _, priority = route.partition("^")
+    base, _, priority = shown_route(route).partition("^")
     if base.startswith("@"):
         return f"worker {worker_label(base[1:])}"
     return f"{base} ({priority})" if priority else base

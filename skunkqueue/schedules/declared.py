@@ -86,8 +86,9 @@ def definition_of(firing: Any, name: str, rules: Rules, args: tuple[Any, ...], k
     if job.queue.broadcast:
         raise WrongCall(_BROADCAST.format(job.name))
     pace = None if rules.pace is None else Pieces(*rules.pace._plan.pieces(("",), {}))
+    routes = tuple(plan.routes_of(plan.key(args, kwargs)))
     return Definition(
-        name, job.queue.name, job.name, rules.when, rules.missed, rules.overlap, tuple(plan.routes), options.expires,
+        name, job.queue.name, job.name, rules.when, rules.missed, rules.overlap, routes, options.expires,
         options.keep, rules.origin, Pieces(*plan.pieces(args, kwargs)), pace,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Record, State, check_name
+from skunkqueue.envelope import Record, State, check_name, shown_route
 from skunkqueue.errors import StoreError, WrongCall
 from skunkqueue.persistence import Persister
 from skunkqueue.printable import said
@@ -47,7 +47,7 @@ class Schedule:
         self._queue = queue
         self.name = definition.name
         self.job = definition.job
-        self.routes = definition.routes
+        self.routes = tuple(map(shown_route, definition.routes))
         self.every = str(when)
         self.zone = when.zone if isinstance(when, Cron) else None
         self.missed = definition.missed

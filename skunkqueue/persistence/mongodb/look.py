@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pymongo.collection import Collection
 
-from skunkqueue.envelope import Filter, Record, State, with_priorities
+from skunkqueue.envelope import Filter, Record, State
 from skunkqueue.persistence.mongodb.documents import UNSHOWN, Document, in_one, readable, record_of, shelf_of, state_of
 
 PAGE: Final = 5000
@@ -45,9 +45,8 @@ def _where(which: Filter, now: float) -> Document:
     where: Document = {}
     if queue is not None:
         where["queue"] = queue
-    routes = () if route is None else with_priorities(route)
-    if routes:
-        where["route"] = {"$in": list(routes)}
+    if route is not None:
+        where["$or"] = [{"route": route}, {"route": _beginning(f"{route}^")}]
     if state is None:
         return where
     where["state"] = str(State.QUEUED if state is State.SCHEDULED else state)
@@ -55,9 +54,14 @@ def _where(which: Filter, now: float) -> Document:
         where["ripe"] = {"$gt": now}
     if state in _ENDED:
         where["shelf"] = str(state)
-    elif queue is not None and routes:
-        where["shelf"] = {"$in": [shelf_of(queue, each) for each in routes]}
+    elif queue is not None and route is not None:
+        where["shelf"] = _beginning(f"{queue}/{route}^")
     return where
+
+
+def _beginning(text: str) -> Document:
+    """What a text fits that begins with this one."""
+    return {"$gte": text, "$lt": text[:-1] + chr(ord(text[-1]) + 1)}
 
 
 def count(runs: Collection[Document]) -> dict[tuple[str, str, str], int]:

@@ -11,7 +11,7 @@ from copy import copy
 from typing import Final
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Claim, Seal, Want, address, new_token, with_priorities
+from skunkqueue.envelope import TURNS, Claim, Seal, Want, address, new_token, with_priorities
 from skunkqueue.notes import Notes
 from skunkqueue.policy import Unknown
 from skunkqueue.worker import frames
@@ -46,8 +46,8 @@ class Held:
     """A claim that this pool holds."""
 
     __slots__ = (
-        "alone", "attempt", "careful", "cause", "claim", "importing", "kill_at", "name", "notes", "number", "seal",
-        "since",
+        "alone", "attempt", "careful", "cause", "claim", "guarded", "importing", "kill_at", "name", "notes", "number",
+        "seal", "since",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, seal: Seal, notes: Notes, name: str, careful: bool, alone: bool = False) -> None:
@@ -59,6 +59,7 @@ class Held:
         self.alone = alone
         self.attempt = notes.starts + 1
         self.number = 0
+        self.guarded = False  # the worker ends rather than execute it beyond its lease
         self.since = 0.0  # ticks when it started, as far as known
         self.importing = False  # the worker is importing its job
         self.cause = ""  # why it is being interrupted: timeout, cancel, lost, stop
@@ -91,6 +92,8 @@ class Slot:
         self.route = route
         self.concurrency = concurrency
         self.routes = (address(name), *with_priorities(route))
+        self._orders = (self.routes, self.routes)  # of the routes in its wants, in turn
+        self.reserved = 0  # runs that permits of this slot have asked for, or will
         self.body: Process | Thread | None = None
         self.ready = False
         self.leaving = False  # the worker gets no more tickets, and ends after its current runs
@@ -140,7 +143,14 @@ class Slot:
         if limit <= 0:
             return None
         self.gave_back = False
-        return Want(self.queue, self.routes, self.name, new_token(), limit)
+        self._orders = self._orders[::-1]
+        return Want(self.queue, self._orders[0], self.name, new_token(), limit)
+
+    def take_turns(self) -> None:
+        """Claim the turns of limited runs as well: at every other time before other runs, so that neither waits long."""
+        address, high, normal, low = self.routes
+        turns = self.route + TURNS
+        self._orders = (address, high, turns, normal, low), (address, high, normal, turns, low)
 
     def room(self, most: int | None) -> int:
         """How many runs can be handed to the worker now; 0 or less for none."""
@@ -153,7 +163,7 @@ class Slot:
             limit = max(limit, min(2 * self.put_back, MOST_STRANGE))
         if most is not None:
             limit = min(limit, most - len(self.held))
-        return 0 if self._runs_alone else limit
+        return 0 if self._runs_alone else limit - self.reserved
 
     @property
     def yields(self) -> float:
@@ -237,7 +247,8 @@ class Slot:
         for number, held in enumerate(many, first):
             held.number = number
             self.held[number] = held
-            written += frames.run(number, held.attempt, held.claim[0][0].encode(), held.claim[0][4])
+            attempt = min(held.attempt, frames.MOST_ATTEMPTS) | (frames.GUARDED if held.guarded else 0)
+            written += frames.run(number, attempt, held.claim[0][0].encode(), held.claim[0][4])
         self._number = number
         if not busy:
             self.since = ticks()
