@@ -55,6 +55,9 @@ MOST_ATTEMPTS: Final = 0x7FFF
 GUARDED: Final = 0x8000
 """Set in the attempt of a run that must not go on when its lease has ended."""
 
+LEASE_ENDED: Final = 213
+"""The exit code of a worker that ended because it would have executed a guarded run beyond its lease."""
+
 PREFIX: Final = HEAD.size
 """Bytes of a frame before its payload."""
 
