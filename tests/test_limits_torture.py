@@ -94,6 +94,36 @@ def most_within(starts, seconds):
     return most
 
 
+class Producer(threading.Thread):
+    """Fires runs of every kind, as long as not many are open."""
+
+    def __init__(self, jobs, chance):
+        super().__init__(daemon=True)
+        self.jobs, self.chance = jobs, chance
+        self.fired = defaultdict(int)
+        self.over = threading.Event()
+        self.error = None
+
+    def run(self):
+        try:
+            while not self.over.wait(self.chance.uniform(0.05, 0.3)):
+                if not is_more_open(self.jobs.queue, 300):
+                    self._fire()
+        except BaseException as error:
+            self.error = error
+
+    def _fire(self):
+        for kind, keys in KEYS.items():
+            seconds = self.chance.choice([0.001, 0.02, 0.1])
+            calls = [(self.chance.choice(keys), seconds) for _ in range(self.chance.choice([1, 20]))]
+            self.fired[kind] += len(getattr(self.jobs, kind).fire_many(calls))
+
+
+def is_more_open(queue, number):
+    count = queue.count()
+    return count["queued"] + count["running"] > number
+
+
 class Torment:
     """Pools that are killed, stopped and continued; a pool and its workers are not stopped both at the same time."""
 
@@ -159,24 +189,26 @@ def jobs(store_url, tmp_path, monkeypatch):  # noqa: F811
 @pytest.mark.timeout(SECONDS + 240)
 def test_never_more_than_the_limit_and_nothing_stuck_whatever_is_killed_and_stopped(jobs, store_url, tmp_path):  # noqa: F811
     print(f"seed {SEED}")
-    chance, fired = random.Random(SEED), defaultdict(int)
-    watch, torment = Watch(tmp_path), Torment(tmp_path, store_url, chance)
+    chance = random.Random(SEED)
+    watch, torment, producer = Watch(tmp_path), Torment(tmp_path, store_url, chance), Producer(jobs, random.Random(SEED))
     watch.start()
+    producer.start()
     end = time.monotonic() + SECONDS
     try:
         while time.monotonic() < end:
             torment.fill_up()
-            if sum(jobs.queue.count()[state] for state in ("queued", "running")) < 300:
-                for kind, keys in KEYS.items():
-                    calls = [(chance.choice(keys), chance.choice([0.001, 0.02, 0.1])) for _ in range(chance.choice([1, 20]))]
-                    fired[kind] += len(getattr(jobs, kind).fire_many(calls))
             time.sleep(chance.uniform(0.05, 0.4))
             torment.thaw()
             torment.blow()
     finally:
+        torment.thaw(all=True)
+        producer.over.set()
+        producer.join(60)
         torment.end()
+    assert producer.error is None, producer.error
+    fired = producer.fired
     with PoolProcess(tmp_path, store_url, "foo", "foo", "foo", lease=LEASE):
-        until(lambda: not any(jobs.queue.count()[state] for state in ("queued", "running")), 90, "some are stuck")
+        until(lambda: not is_more_open(jobs.queue, 0), 90, "some are stuck")
         until(lambda: not _turns(jobs.queue), 20, f"turns are left: {_turns(jobs.queue)}")
         watch.over.set()
 

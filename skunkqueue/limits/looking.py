@@ -7,6 +7,7 @@ key, and is found by that look; what is put later has a permit of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Final, NamedTuple
 
 from skunkqueue.envelope import Claim, Envelope, Outcome, Want, base_route, key_of_route, keyed_routes, new_token
@@ -67,15 +68,24 @@ def _put(store: Persister, permits: Sequence[Envelope]) -> list[Envelope]:
     return new
 
 
-def ripe_of(store: Persister, keys: Sequence[Key], now: float) -> dict[Key, float]:
-    """When the first open run of each key is ripe, for those that have one: of a running one, when its lease ends."""
+def ripe_of(store: Persister, keys: Sequence[Key], now: float, until: float = inf) -> dict[Key, float]:
+    """When the first open run of each key is ripe, for those that have one: of a running one, when its lease ends.
+
+    Keys of which nothing ripens up to ``until`` are left out.
+    """
     ripe = None if not keys else store.exchange((), [asking(keys)], now=now, until=now).next_ripe
-    if ripe is None:
+    if ripe is None or ripe > until:
         return {}
     if len(keys) == 1:
         return {keys[0]: ripe}
     middle = len(keys) // 2
-    return {**ripe_of(store, keys[:middle], now), **ripe_of(store, keys[middle:], now)}
+    return {**ripe_of(store, keys[:middle], now, until), **ripe_of(store, keys[middle:], now, until)}
+
+
+def put_more(store: Persister, held: Mapping[Key, Terms], now: float) -> set[Key]:
+    """Put a permit more for those of these keys that have further runs to be started; gives those that have all."""
+    ripe = ripe_of(store, list(held), now, now)
+    return put_permits(store, {key: Wanted(held[key]) for key in ripe}, now) if ripe else set()
 
 
 def asking(keys: Sequence[Key]) -> Want:

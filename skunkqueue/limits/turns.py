@@ -166,11 +166,3 @@ def start_limited(store: Persister, ids: Sequence[str], now: float) -> None:
     """Have those of these runs started that have a limit: they have just become ripe."""
     if ids:
         put_turns(store, [record.envelope for record in store.get_brief(ids).values()], now)
-
-
-def about(record_envelope: Envelope) -> dict[str, Any] | None:
-    """The limit of a run, for people; None if it has none."""
-    terms = terms_of(record_envelope) if key_of_route(record_envelope.route) else None
-    if terms is None:
-        return None
-    return {"count": terms.most, "per": terms.per or None, "burst": terms.burst if terms.per else None}

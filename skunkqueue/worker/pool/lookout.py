@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
 from skunkqueue.limits.limit import Terms
-from skunkqueue.limits.looking import Held, Wanted, let_go, look_at, put_permits, sweep
+from skunkqueue.limits.looking import Held, let_go, look_at, put_more, sweep
 from skunkqueue.limits.turns import Key
 from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import Persister, Source
@@ -28,7 +28,7 @@ class Todo:
     def __init__(self) -> None:
         self.looks: list[Held] = []
         self.permits: list[Held] = []
-        self.more: dict[Key, Wanted] = {}
+        self.more: dict[Key, Terms] = {}
         self.sweeps = False
 
     def __bool__(self) -> bool:
@@ -83,7 +83,8 @@ class Lookout:
         self._todo.permits.append(permit)
 
     def have_more(self, key: Key, terms: Terms) -> None:
-        self._todo.more[key] = Wanted(terms, 1)
+        """A permit of this key got all that it asked for: others may be able to have some more."""
+        self._todo.more[key] = terms
 
     def tend(self) -> Done | None:
         """Start what is to be done; gives what has been done."""
@@ -96,6 +97,7 @@ class Lookout:
                 self._again_at = ticks() + pause_after(self._failures)
                 self._todo.looks += todo.looks
                 self._todo.permits += todo.permits
+                self._todo.more = {**todo.more, **self._todo.more}
         if ticks() >= self._sweep_at:
             self._sweep_at = ticks() + _spread(SWEEP)
             self._todo.sweeps = True
@@ -124,7 +126,7 @@ class Lookout:
             if todo.looks:
                 look_at(store, todo.looks, now)
             if todo.more:
-                full = put_permits(store, todo.more, now)
+                full = put_more(store, todo.more, now)
             if todo.sweeps:
                 settings = self._settings
                 self._seen = sweep(store, settings.queue, dict.fromkeys(settings.routes), self._seen, now)

@@ -39,9 +39,8 @@ SLOW: Final = 0.05
 """Seconds after which a permit that bounds nothing does not wait for its runs, and one that cannot ask goes back."""
 POLL: Final = 1.0
 """Seconds. Most time until a permit with a rate looks whether it has been idle for long enough to be let go."""
-MORE_EVERY: Final = 0.02
-FULL_EVERY: Final = 0.5
-"""Seconds between two tries to have another permit of a key, and those where all there may be were there."""
+FULL: Final = 0.5
+"""Seconds for which no further permit of a key is put that has all there may be: each looks once more as it leaves."""
 MOST_KEYS: Final = 10_000
 
 Mark = tuple[str, str]
@@ -106,8 +105,7 @@ class Permits:
         self._slow: dict[Permit, float] = {}  # those that wait for their runs, with the ticks until which they do
         self._letting_go: set[Permit] = set()
         self._runs: dict[Mark, Permit] = {}
-        self._more_at: dict[Key, float] = {}
-        self._fulls: dict[Key, int] = {}  # how often in a row keys had as many as were asked for
+        self._more_at: dict[Key, float] = {}  # ticks until which keys are known to have all their permits
 
     @property
     def is_at_rest(self) -> bool:
@@ -262,10 +260,8 @@ class Permits:
         if permit.is_lost or (not permit.is_dry and not terms.is_at_once):
             self._settle(permit)
             return
-        if permit.is_dry:
-            self._fulls.pop(permit.turn.key, None)
-        else:
-            self._have_more(permit, asked)
+        if not permit.is_dry:
+            self._have_more(permit)
             if permit.slot.concurrency == 1:
                 self._going.add(permit)
         if permit.is_dry and permit.runs and not terms.is_at_once:
@@ -273,22 +269,11 @@ class Permits:
         if not permit.runs:
             self._settle(permit)
 
-    def _have_more(self, permit: Permit, asked: int) -> None:
-        """There is more than it has got: have another permit put, so that others can have some of it.
-
-        One run is all that there was, as far as is known; so of single runs, it must have been so twice.
-        """
+    def _have_more(self, permit: Permit) -> None:
+        """There may be more than it has got: have another permit put then, so that others can have some of it."""
         key, _, terms = permit.turn
-        if terms.permits == 1:
-            return
-        if len(self._more_at) >= MOST_KEYS or len(self._fulls) >= MOST_KEYS:
-            self._more_at.clear()
-            self._fulls.clear()
-        fulls = self._fulls[key] = self._fulls.get(key, 0) + 1
-        if (fulls < 2 and asked == 1) or self._more_at.get(key, 0.0) > ticks():
-            return
-        self._more_at[key] = ticks() + MORE_EVERY
-        self._lookout.have_more(key, terms)
+        if terms.permits > 1 and self._more_at.get(key, 0.0) <= ticks():
+            self._lookout.have_more(key, terms)
 
     # ends
 
@@ -374,8 +359,9 @@ class Permits:
             gone = self._held.pop((claim.id, claim.token), None)
             if gone is not None:
                 self._letting_go.discard(gone)
-        for key in done.full:
-            self._more_at[key] = ticks() + FULL_EVERY
+        if len(self._more_at) >= MOST_KEYS:
+            self._more_at.clear()
+        self._more_at.update(dict.fromkeys(done.full, ticks() + FULL))
         self._look()
         return done.troubles
 
