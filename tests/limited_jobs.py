@@ -46,7 +46,7 @@ def three(key, seconds):
     return key
 
 
-@queue.event(routes=["foo"], limit=Limit(40, key=by_key, per=1))
+@queue.event(routes=["foo"], limit=Limit(60, key=by_key, per=3))
 def rate(key, seconds):
     return work(key, seconds)
 

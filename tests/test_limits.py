@@ -261,7 +261,7 @@ def test_nothing_is_left_when_all_is_done_and_purged(world):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rate_is_never_more_than_the_limit_and_not_less_than_nine_tenths_of_it(terms, seed):
     chance = random.Random(seed)
-    late = min(0.03, 0.03 * terms.per)
+    late = min(0.25, 0.045 * terms.per)
     now, notes, starts = START, b"", []
     end = START + 20 * terms.per
     while now < end:

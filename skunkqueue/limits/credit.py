@@ -13,8 +13,9 @@ import msgpack
 
 from skunkqueue.limits.limit import Terms
 
-LATE: Final = 0.03
-"""Seconds by which claims and starts may be late, and as a share of ``per``, which counts where that is less."""
+LATE: Final = 0.25
+SHARE: Final = 0.045
+"""Seconds by which claims and starts may be late; or this share of ``per``, where that is less."""
 EXACT: Final = 1e-9
 
 
@@ -27,7 +28,7 @@ class Credit(NamedTuple):
 
     @property
     def _late(self) -> float:
-        return min(LATE, LATE * self.terms.per)
+        return min(LATE, SHARE * self.terms.per)
 
     @property
     def _most(self) -> float:

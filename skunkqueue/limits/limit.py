@@ -119,6 +119,8 @@ def _whole(what: str, value: object) -> int:
 def _checked(key: object, job: str) -> str:
     if isinstance(key, int) and not isinstance(key, bool):
         return str(key)
+    if type(key).__name__ == "ValueOf":
+        raise WrongCall(f"the key of the limit of {job} is the value of a run that it waits for, which is not known yet")
     if not isinstance(key, str) or not key or not key.isprintable():
         raise WrongCall(
             f"the key of a limit, made of a call of {job}, is a printable text or a whole number; got {said(key)}"

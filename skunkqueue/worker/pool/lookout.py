@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Final, NamedTuple
 
@@ -42,7 +42,7 @@ class Done(NamedTuple):
     """
 
     gone: list[Claim]
-    full: set[Key]
+    full: Mapping[Key, Terms]
     troubles: list[str]
     is_whole: bool = True
 
@@ -116,7 +116,7 @@ class Lookout:
         assert todo is not None
         assert isinstance(store, Persister)
         troubles: list[str] = []
-        full: set[Key] = set()
+        full: dict[Key, Terms] = {}
         is_whole = True
         gone = [held.claim for held in todo.permits]
         try:
@@ -126,7 +126,7 @@ class Lookout:
             if todo.looks:
                 look_at(store, todo.looks, now)
             if todo.more:
-                full = put_more(store, todo.more, now)
+                full = {key: todo.more[key] for key in put_more(store, todo.more, now)}
             if todo.sweeps:
                 settings = self._settings
                 self._seen = sweep(store, settings.queue, dict.fromkeys(settings.routes), self._seen, now)

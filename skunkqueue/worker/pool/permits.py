@@ -37,6 +37,8 @@ TURN: Final = 0.1
 """Seconds after which a permit goes back, to let other keys and other pools have their turn."""
 SLOW: Final = 0.05
 """Seconds after which a permit that bounds nothing does not wait for its runs, and one that cannot ask goes back."""
+RESTS: Final = 1.0
+"""Seconds for which a permit with a rate is kept until the next run may start, at most."""
 POLL: Final = 1.0
 """Seconds. Most time until a permit with a rate looks whether it has been idle for long enough to be let go."""
 FULL: Final = 0.5
@@ -103,9 +105,10 @@ class Permits:
         self._asking: dict[str, Permit] = {}  # by the token of what they have asked for
         self._going: set[Permit] = set()  # those that may ask for more while they have runs
         self._slow: dict[Permit, float] = {}  # those that wait for their runs, with the ticks until which they do
+        self._resting: dict[Permit, float] = {}  # those of a rate, with the ticks at which their next run may start
         self._letting_go: set[Permit] = set()
         self._runs: dict[Mark, Permit] = {}
-        self._more_at: dict[Key, float] = {}  # ticks until which keys are known to have all their permits
+        self._more_at: dict[tuple[Key, Terms], float] = {}  # ticks until which keys are known to have all their permits
 
     @property
     def is_at_rest(self) -> bool:
@@ -117,7 +120,7 @@ class Permits:
 
     def until(self) -> float:
         """Ticks when there is something to do."""
-        until = min(self._slow.values(), default=inf)
+        until = min(*(min(each.values(), default=inf) for each in (self._slow, self._resting)))
         until = min([until, *(permit.fresh_at + SLOW for permit in self._fresh)])
         return min(until, self._lookout.until())
 
@@ -272,7 +275,7 @@ class Permits:
     def _have_more(self, permit: Permit) -> None:
         """There may be more than it has got: have another permit put then, so that others can have some of it."""
         key, _, terms = permit.turn
-        if terms.permits > 1 and self._more_at.get(key, 0.0) <= ticks():
+        if terms.permits > 1 and self._more_at.get((key, terms), 0.0) <= ticks():
             self._lookout.have_more(key, terms)
 
     # ends
@@ -307,8 +310,17 @@ class Permits:
             self._let_go(permit)
         elif terms.is_at_once and permit.is_usable and not permit.is_dry and ticks() < permit.since + TURN:
             self._ask_next(permit)
+        elif permit.credit is not None and self._may_rest(permit):
+            self._resting[permit] = ticks() + max(0.0, permit.credit.when(1.0) - self._clock.now())
         else:
             self._give_back(permit)
+
+    def _may_rest(self, permit: Permit) -> bool:
+        """Whether it is kept until the next run of its key may start: that saves claiming it anew."""
+        assert permit.credit is not None
+        left = permit.credit.when(1.0) - self._clock.now()
+        is_early = ticks() < permit.since + RESTS and left < RESTS
+        return is_early and permit.is_usable and not permit.is_dry and self._has_room(permit.slot)
 
     def _give_back(self, permit: Permit) -> None:
         """Ripe now, behind those of other keys; with a rate, when the next may start."""
@@ -329,6 +341,7 @@ class Permits:
         self._unfresh(permit)
         self._going.discard(permit)
         self._slow.pop(permit, None)
+        self._resting.pop(permit, None)
         self._held.pop(permit.mark, None)
         for mark in permit.runs:
             self._runs.pop(mark, None)
@@ -343,8 +356,11 @@ class Permits:
 
     def tend(self, *, stops: bool) -> list[str]:
         """What time brings. ``stops``: the pool asks for nothing more. Gives sentences for the log."""
-        if self._fresh or self._slow:
+        if self._fresh or self._slow or self._resting:
             now = ticks()
+            for permit in [permit for permit, until in self._resting.items() if stops or now >= until]:
+                del self._resting[permit]
+                self._ask_next(permit)
             for permit in list(self._fresh):
                 if stops or not permit.is_usable or (now >= permit.fresh_at + SLOW and not self._has_room(permit.slot)):
                     self._ask_no_more(permit)
@@ -361,7 +377,7 @@ class Permits:
                 self._letting_go.discard(gone)
         if len(self._more_at) >= MOST_KEYS:
             self._more_at.clear()
-        self._more_at.update(dict.fromkeys(done.full, ticks() + FULL))
+        self._more_at.update(dict.fromkeys(done.full.items(), ticks() + FULL))
         self._look()
         return done.troubles
 
