@@ -218,9 +218,7 @@ class Firing(Generic[P, R]):
             queue.put_turns([envelope._replace(due=max(envelope.due, least)) for envelope in envelopes])
         return [Run(queue, id, e if id == e.id else None) for id, e in zip(ids, envelopes, strict=True)]
 
-    def _envelopes(
-        self, bodies: Sequence[bytes | Unsigned], when: When, limits: Sequence[str] = ()
-    ) -> list[Envelope]:
+    def _envelopes(self, bodies: Sequence[bytes | Unsigned], when: When, limits: Sequence[str] = ()) -> list[Envelope]:
         """The runs of these bodies, of each on all routes; ``limits`` are the keys of their limits, if they have any."""
         plan, options = self._plan, self._plan.options
         queue = plan.job.queue

@@ -100,7 +100,9 @@ class Options(NamedTuple):
             hint = did_you_mean(unknown[0], _CHECKS) if meant is None else f"; did you mean {meant!r}?"
             raise WrongCall(f"there is no option {unknown[0]!r}{hint}")
         if given.get("limit") is not None and given.get("fair_by") is not None:
-            raise WrongCall("limit and fair_by both say whose turn it is, the keys of a limit take turns: give one of them")
+            raise WrongCall(
+                "limit and fair_by both say whose turn it is, the keys of a limit take turns: give one of them"
+            )
         checked: dict[str, Any] = {}
         for name, value in given.items():
             checked.update(_CHECKS[name](value))

@@ -76,7 +76,9 @@ class Plan:
         self.several = len(self.routes) > 1 or job.queue.broadcast
         self.limited = options.limited
         if options.limited is not None and job.queue.broadcast:
-            raise WrongCall(f"{job.name} is of a broadcast queue, which gives each worker a run of its own: it has no limit")
+            raise WrongCall(
+                f"{job.name} is of a broadcast queue, which gives each worker a run of its own: it has no limit"
+            )
         # A worker takes these options from the job it imports. If they were changed, they travel with the function.
         self._by_name = options.callables() == job.options_given.callables()
         self.head = pack_head(job.name, job.ref, options.seal())

@@ -257,7 +257,9 @@ def test_nothing_is_left_when_all_is_done_and_purged(world):
 # -- how many may start ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("terms", [Terms(100, 60.0, 1), Terms(7, 1.0, 1), Terms(1, 10.0, 1), Terms(1000, 1.0, 1), Terms(50, 5.0, 10)])
+@pytest.mark.parametrize(
+    "terms", [Terms(100, 60.0, 1), Terms(7, 1.0, 1), Terms(1, 10.0, 1), Terms(1000, 1.0, 1), Terms(50, 5.0, 10)]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rate_is_never_more_than_the_limit_and_not_less_than_nine_tenths_of_it(terms, seed):
     chance = random.Random(seed)

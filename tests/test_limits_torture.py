@@ -190,7 +190,11 @@ def jobs(store_url, tmp_path, monkeypatch):  # noqa: F811
 def test_never_more_than_the_limit_and_nothing_stuck_whatever_is_killed_and_stopped(jobs, store_url, tmp_path):  # noqa: F811
     print(f"seed {SEED}")
     chance = random.Random(SEED)
-    watch, torment, producer = Watch(tmp_path), Torment(tmp_path, store_url, chance), Producer(jobs, random.Random(SEED))
+    watch, torment, producer = (
+        Watch(tmp_path),
+        Torment(tmp_path, store_url, chance),
+        Producer(jobs, random.Random(SEED)),
+    )
     watch.start()
     producer.start()
     end = time.monotonic() + SECONDS

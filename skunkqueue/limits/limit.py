@@ -61,11 +61,15 @@ class Limit:
     ) -> None:
         self.count = _whole("a limit", count)
         if key is not None and not callable(key) and not (isinstance(key, str) and key and key.isprintable()):
-            raise WrongCall(f"key of a limit is a printable text, or a function of the call's arguments; got {said(key)}")
+            raise WrongCall(
+                f"key of a limit is a printable text, or a function of the call's arguments; got {said(key)}"
+            )
         self.key = key
         self.per = 0.0 if per is None else seconds(per, "per of a limit")
         if per is not None and not self.per:
-            raise WrongCall(f"per of a limit is more than 0 seconds; for a limit of runs at once leave it out; got {said(per)}")
+            raise WrongCall(
+                f"per of a limit is more than 0 seconds; for a limit of runs at once leave it out; got {said(per)}"
+            )
         if burst is not None and per is None:
             raise WrongCall("burst is for a limit with per=: without it, count is how many run at once")
         self.burst = 1 if burst is None else _whole("burst of a limit", burst)
@@ -120,7 +124,9 @@ def _checked(key: object, job: str) -> str:
     if isinstance(key, int) and not isinstance(key, bool):
         return str(key)
     if type(key).__name__ == "ValueOf":
-        raise WrongCall(f"the key of the limit of {job} is the value of a run that it waits for, which is not known yet")
+        raise WrongCall(
+            f"the key of the limit of {job} is the value of a run that it waits for, which is not known yet"
+        )
     if not isinstance(key, str) or not key or not key.isprintable():
         raise WrongCall(
             f"the key of a limit, made of a call of {job}, is a printable text or a whole number; got {said(key)}"

@@ -33,9 +33,7 @@ class Taken(NamedTuple):
 
 
 @contextmanager
-def taking(
-    store: Persister, settings: Setting, worker: str, routes: Sequence[str], clock: Clock
-) -> Iterator[Taken]:
+def taking(store: Persister, settings: Setting, worker: str, routes: Sequence[str], clock: Clock) -> Iterator[Taken]:
     """Take a turn of these routes; at the end it goes to the next."""
     now = clock.now()
     want = Want(settings.queue, tuple(route + TURNS for route in routes), worker, new_token(), 1)
@@ -60,9 +58,7 @@ def taking(
     _pass_on(store, held, credit if credit is None or run is None else credit.less(1), run is not None, clock.now())
 
 
-def _run_of(
-    store: Persister, held: Held, credit: Credit | None, worker: str, now: float, lease: float
-) -> Claim | None:
+def _run_of(store: Persister, held: Held, credit: Credit | None, worker: str, now: float, lease: float) -> Claim | None:
     """The first run of the key, if it may start."""
     noted: list[tuple[Claim, Outcome]] = []
     if credit is not None:

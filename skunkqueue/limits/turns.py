@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgpack
 
@@ -77,8 +77,10 @@ def permit(key: Key, index: int, terms: Terms, now: float) -> Envelope:
 def look(key: Key, terms: Terms, now: float, due: float = 0.0, runs: int = 1) -> Envelope:
     """A look at a key, to be put, now or at a time, for so many runs."""
     turn = Turn(key, -runs, terms)
-    return _envelope(turn, f"{key.digest}@{due:.3f}", due, now) if due > now else _envelope(
-        turn, f"{key.digest}{NOW}", now, now
+    return (
+        _envelope(turn, f"{key.digest}@{due:.3f}", due, now)
+        if due > now
+        else _envelope(turn, f"{key.digest}{NOW}", now, now)
     )
 
 

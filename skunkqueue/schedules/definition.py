@@ -140,7 +140,9 @@ class Definition(NamedTuple):
         assert self.pace is not None
         id = pace_id(last)
         pieces = self.pace._replace(call=PLAIN + msgpack.packb(([last], {})))
-        return Envelope(id, self.queue, shown_route(self.routes[0]), now, pieces.sealed(id, self.queue), None, None, KEPT)
+        return Envelope(
+            id, self.queue, shown_route(self.routes[0]), now, pieces.sealed(id, self.queue), None, None, KEPT
+        )
 
 
 def read(envelope: Envelope) -> Definition:

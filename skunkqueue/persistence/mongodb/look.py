@@ -8,7 +8,7 @@ from typing import Any, Final
 from pymongo.collection import Collection
 
 from skunkqueue.envelope import Filter, Record, State
-from skunkqueue.persistence.mongodb.documents import UNSHOWN, Document, in_one, readable, record_of, shelf_of, state_of
+from skunkqueue.persistence.mongodb.documents import UNSHOWN, Document, in_one, readable, record_of, state_of
 
 PAGE: Final = 5000
 """Ids of one question."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import sleep
 from typing import Final
 
@@ -446,14 +446,22 @@ class Engine:
         return self.burst and not self._level and has_looked and self._is_at_rest()
 
     def _is_at_rest(self) -> bool:
-        return not self._completer.outcomes and self._permits.is_at_rest and all(slot.ready and not slot.busy for slot in self._slots)
+        return (
+            not self._completer.outcomes
+            and self._permits.is_at_rest
+            and all(slot.ready and not slot.busy for slot in self._slots)
+        )
 
     def _is_over(self) -> bool:
         if self._is_idle_burst() or (not self._level and self._supervisor.all_done):
             self.stop(GENTLE)
         if not self._level or not self._supervisor.all_done:
             return False
-        if not self._completer.outcomes and self._permits.is_at_rest and (self._exchanger.idle or (self._was_away and not self._exchanger.owes)):
+        if (
+            not self._completer.outcomes
+            and self._permits.is_at_rest
+            and (self._exchanger.idle or (self._was_away and not self._exchanger.owes))
+        ):
             return True
         if self._give_up_at == FOREVER:
             self._give_up_at = ticks() + (QUICK if self._level >= KILL else self.settings.lease)

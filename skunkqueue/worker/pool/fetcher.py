@@ -164,6 +164,7 @@ class Fetcher:
         left = self._longest if ripe is None else min(max(ripe - self._clock.now(), SOONEST), self._longest)
         for want in wants:
             slot = self.slot_of(want.token)
+            slot.is_filled = got.get(want.token, 0) >= want.limit
             slot.look_at = 0.0 if more else now + left + slot.yields
         by_watch = wants[0].token in self._watched_for
         # Before a burst may end, one look must ask for all slots. And a wake-up on a route that the watch did not serve

@@ -41,6 +41,12 @@ RESTS: Final = 1.0
 """Seconds for which a permit with a rate is kept until the next run may start, at most."""
 POLL: Final = 1.0
 """Seconds. Most time until a permit with a rate looks whether it has been idle for long enough to be let go."""
+OTHERS: Final = 0.05
+"""Seconds for which a permit is left to others whose key the slot has already."""
+APART: Final = 1.0
+"""Seconds after a turn for which a slot asks for turns apart from other work."""
+AGAIN: Final = 0.1
+"""Seconds between two looks whether a key of which several runs were claimed at once has more."""
 FULL: Final = 0.5
 """Seconds for which no further permit of a key is put that has all there may be: each looks once more as it leaves."""
 MOST_KEYS: Final = 10_000
@@ -101,6 +107,7 @@ class Permits:
         self._most = most
         self._lookout = Lookout(source, clock, settings, run)
         self._held: dict[Mark, Permit] = {}
+        self._with_key: dict[tuple[str, Key], Permit] = {}  # by the name of the slot
         self._fresh: dict[Permit, None] = {}  # those that are to ask
         self._asking: dict[str, Permit] = {}  # by the token of what they have asked for
         self._going: set[Permit] = set()  # those that may ask for more while they have runs
@@ -136,10 +143,16 @@ class Permits:
         if turn.is_look:
             self._lookout.look_at(Turned(claim, turn))
             return
+        slot.turns_until = ticks() + APART
         permit = Permit(slot, claim, turn)
         if turn.terms.is_rate:
             permit.credit = credit_of(turn.terms, claim.notes, self._clock.now())
+        if turn.terms.is_at_once and slot.concurrency == 1 and (slot.name, turn.key) in self._with_key:
+            # One worker executes one at a time: another permit of the key is for another one.
+            self._completer.note(claim, Outcome.again(due=self._clock.now() + OTHERS))
+            return
         self._held[permit.mark] = permit
+        self._with_key[slot.name, turn.key] = permit
         if stops or not permit.is_usable or (permit.credit is not None and permit.credit.whole < 1):
             self._give_back(permit)
         else:
@@ -154,30 +167,43 @@ class Permits:
     # asks
 
     def wants(self) -> dict[Want, Slot]:
-        """What to claim with the next exchange."""
-        if not (self._fresh or self._going):
-            return {}
-        for permit in [permit for permit in self._going if self._may_go_on(permit)]:
-            self._going.discard(permit)
-            self._ask_next(permit)
+        """What to claim with the next exchange: turns for slots that had some just now, and runs of permits."""
+        found: dict[Want, Slot] = {}
+        for slot in self._slots:
+            if slot.turns_until and (turns := slot.turn_want(self._most(slot))) is not None:
+                found[turns] = slot
+        if self._going:
+            self._go_on()
         waiting: dict[Slot, list[Permit]] = {}
         for permit in list(self._fresh):
             if permit.is_usable:
                 waiting.setdefault(permit.slot, []).append(permit)
             else:
                 self._ask_no_more(permit)
-        found: dict[Want, Slot] = {}
         for slot, permits in waiting.items():
             room = slot.room(self._most(slot)) + len(permits)
-            for permit in permits[: max(room, 0)]:
-                want = self._want(permit, max(1, room // len(permits)))
+            number = min(len(permits), max(1, int(room / slot.turn_yield))) if room > 0 else 0
+            for permit in permits[:number]:
+                want = self._want(permit, room // number)
                 if want is not None:
                     found[want] = slot
         return found
 
-    def _may_go_on(self, permit: Permit) -> bool:
-        is_early = ticks() < permit.since + TURN
-        return is_early and permit.is_usable and permit.slot.room(self._most(permit.slot)) > len(permit.runs)
+    def _go_on(self) -> None:
+        """Have some permits ask for more while they have runs, so that their workers are never without."""
+        now = ticks()
+        rooms: dict[Slot, float] = {}
+        for permit in list(self._going):
+            slot = permit.slot
+            if now >= permit.since + TURN or not permit.is_usable:
+                self._going.discard(permit)
+                continue
+            if slot not in rooms:
+                rooms[slot] = slot.room(self._most(slot))
+            if rooms[slot] > len(permit.runs):
+                rooms[slot] -= max(slot.turn_yield, len(permit.runs))
+                self._going.discard(permit)
+                self._ask_next(permit)
 
     def _want(self, permit: Permit, limit: int) -> Want | None:
         slot, (key, _, terms) = permit.slot, permit.turn
@@ -256,6 +282,8 @@ class Permits:
     def _answered(self, permit: Permit, got: int) -> None:
         terms, asked = permit.turn.terms, permit.asked
         permit.asked, permit.is_dry = 0, got < asked
+        if asked > 1 or permit.slot.turn_yield < 2:
+            permit.slot.learn_turn(asked, got)
         if permit.credit is not None:
             permit.credit = permit.credit.less(got - asked)
         if permit.is_lost and permit.runs:
@@ -264,7 +292,7 @@ class Permits:
             self._settle(permit)
             return
         if not permit.is_dry:
-            self._have_more(permit)
+            self._have_more(permit, asked)
             if permit.slot.concurrency == 1:
                 self._going.add(permit)
         if permit.is_dry and permit.runs and not terms.is_at_once:
@@ -272,11 +300,13 @@ class Permits:
         if not permit.runs:
             self._settle(permit)
 
-    def _have_more(self, permit: Permit) -> None:
+    def _have_more(self, permit: Permit, asked: int) -> None:
         """There may be more than it has got: have another permit put then, so that others can have some of it."""
         key, _, terms = permit.turn
         if terms.permits > 1 and self._more_at.get((key, terms), 0.0) <= ticks():
             self._lookout.have_more(key, terms)
+            if asked > 1:  # it asks again soon
+                self._more_at[key, terms] = ticks() + AGAIN
 
     # ends
 
@@ -343,6 +373,9 @@ class Permits:
         self._slow.pop(permit, None)
         self._resting.pop(permit, None)
         self._held.pop(permit.mark, None)
+        name = permit.slot.name, permit.turn.key
+        if self._with_key.get(name) is permit:
+            del self._with_key[name]
         for mark in permit.runs:
             self._runs.pop(mark, None)
 
@@ -402,4 +435,3 @@ class Permits:
         """Whether a run must not go on when leases have ended."""
         permit = self._runs.get(mark)
         return permit is not None and permit.turn.terms.is_at_once and not self._settings.in_process
-

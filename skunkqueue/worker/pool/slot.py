@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 from collections import deque
@@ -20,6 +21,8 @@ from skunkqueue.worker.pool.process import Process, Thread
 
 MOST_AHEAD: Final = 512
 """Most runs that the worker of a slot has at a time, executed and handed ahead."""
+FEW: Final = 4
+"""Up to so many runs, turns are claimed with them: each may be one run."""
 SOON: Final = 0.05
 """Seconds of work that are handed ahead to a worker."""
 MOST_BYTES: Final = 8 << 20
@@ -94,6 +97,9 @@ class Slot:
         self.routes = (address(name), *with_priorities(route))
         self._orders = (self.routes, self.routes)  # of the routes in its wants, in turn
         self.reserved = 0  # runs that permits of this slot have asked for, or will
+        self.turns_until = 0.0  # ticks until which turns are likely to come, and are asked for apart
+        self.turn_yield = 8.0  # runs that a turn gives, about
+        self.is_filled = False  # its last want got all that it asked for
         self.body: Process | Thread | None = None
         self.ready = False
         self.leaving = False  # the worker gets no more tickets, and ends after its current runs
@@ -138,13 +144,40 @@ class Slot:
         return self.concurrency - len(self.held)
 
     def want(self, most: int | None, limit: int = MOST_AHEAD) -> Want | None:
-        """What to claim for this slot now. ``most``: how many more runs its worker may start before it is replaced."""
-        limit = min(self.room(most), limit)
+        """What to claim for this slot now. ``most``: how many more runs its worker may start before it is replaced.
+
+        Turns of limited runs are among it, unless these are asked for apart, in the same exchange.
+        """
+        room = self.room(most)
+        if limit == MOST_AHEAD and self.wants_turns_apart(room):
+            limit = room // 2 if self.is_filled else limit
+            self.gave_back = False
+            return Want(self.queue, self.routes, self.name, new_token(), min(room, limit))
+        limit = min(room, limit)
         if limit <= 0:
             return None
         self.gave_back = False
         self._orders = self._orders[::-1]
         return Want(self.queue, self._orders[0], self.name, new_token(), limit)
+
+    def wants_turns_apart(self, room: int) -> bool:
+        """Whether turns are asked for by ``turn_want``: each gives several runs, so that fewer are wanted than runs."""
+        return room > FEW and ticks() < self.turns_until
+
+    def turn_want(self, most: int | None) -> Want | None:
+        """The turns to claim for this slot now, where these are asked for apart."""
+        room = self.room(most)
+        if not self.wants_turns_apart(room):
+            return None
+        number = math.ceil((room // 2 if self.is_filled else room) / self.turn_yield)
+        return Want(self.queue, (self.route + TURNS,), self.name, new_token(), number)
+
+    def learn_turn(self, asked: int, got: int) -> None:
+        """Learn how many runs a turn gives: it was asked for so many, and gave so many."""
+        if got < asked:
+            self.turn_yield = max(1.0, 0.7 * self.turn_yield + 0.3 * got)
+        elif asked > self.turn_yield / 2:
+            self.turn_yield = min(1.5 * self.turn_yield, float(MOST_AHEAD))
 
     def take_turns(self) -> None:
         """Claim the turns of limited runs as well: at every other time before other runs, so that neither waits long."""
