@@ -219,7 +219,7 @@ class Firing(Generic[P, R]):
         return [Run(queue, id, e if id == e.id else None) for id, e in zip(ids, envelopes, strict=True)]
 
     def _envelopes(self, bodies: Sequence[bytes | Unsigned], when: When, limits: Sequence[str] = ()) -> list[Envelope]:
-        """The runs of these bodies, of each on all routes; ``limits`` are the keys of their limits, if they have any."""
+        """The runs of these bodies, of each on all routes; ``limits``: the digests of their keys, if they have any."""
         plan, options = self._plan, self._plan.options
         queue = plan.job.queue
         now = queue.now()

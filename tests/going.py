@@ -1,4 +1,4 @@
-"""Jobs that count how many of them go on at once; in the workers of a pool in this process, so that all share ``here``."""
+"""Jobs that count how many of them go on at once, for pools with workers in this process, which share ``here``."""
 
 from __future__ import annotations
 

@@ -44,9 +44,9 @@ class Limit:
     """At most ``count`` runs at once, over all pools; with ``per``, at most ``count`` starts in so much time.
 
     ``per`` is seconds, a timedelta or a text like "1m"; ``burst`` is how many may start at once after a lull, else they
-    start evenly spaced. ``key``: a text, for one limit that all jobs of a route share that name it; or a function of the
-    call's arguments that gives a text or a whole number, for a limit of each such key of the job. Without it the job has
-    one limit. It holds on each route by itself. Raises WrongCall.
+    start evenly spaced. ``key``: a text, for one limit that all jobs of a route share that name it; or a function of
+    the call's arguments that gives a text or a whole number, for a limit of each such key of the job. Without it the
+    job has one limit. It holds on each route by itself. Raises WrongCall.
     """
 
     __slots__ = ("burst", "count", "key", "per")
@@ -97,7 +97,7 @@ class Limit:
         return f"{type(self).__name__}({self.count}{key}{per})"
 
     def digest(self, job: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """The digest of a call's key, which names the sub-route of its runs. Raises WrongCall, or what ``key`` raises."""
+        """The digest of a call's key: it names the sub-route of its runs. Raises WrongCall and what ``key`` raises."""
         if callable(self.key):
             return _digest(f"{job}\n{_checked(self.key(*args, **kwargs), job)}")
         return _digest(f"{job}\n\n" if self.key is None else f"\n{self.key}")

@@ -55,7 +55,7 @@ class Key(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What a turn says. ``place`` is the number of the permit; of a look, it is minus the number of runs that it is for."""
+    """What a turn says. ``place`` is the number of the permit; of a look, it is minus the number of its runs."""
 
     key: Key
     place: int

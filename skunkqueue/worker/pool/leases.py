@@ -153,7 +153,7 @@ class Leases:
                 slot.again()
 
     def _end(self, marks: set[Key]) -> None:
-        """Interrupt those that run of these runs, and hand back those that do not run yet: what they go under is lost."""
+        """Interrupt what runs of these, hand back what does not run yet: the permits that they go under are lost."""
         for slot in self._slots:
             if not any(_key(held.claim) in marks for held in slot.in_hand()):
                 continue

@@ -1,4 +1,4 @@
-"""Goes to the store for a pool's permits, on the exchanger's thread: looks at keys, lets permits go, puts more of them."""
+"""Goes to the store for a pool's permits: looks at keys, lets permits go, puts more of them."""
 
 from __future__ import annotations
 

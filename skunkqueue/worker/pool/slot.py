@@ -180,7 +180,7 @@ class Slot:
             self.turn_yield = min(1.5 * self.turn_yield, float(MOST_AHEAD))
 
     def take_turns(self) -> None:
-        """Claim the turns of limited runs as well: at every other time before other runs, so that neither waits long."""
+        """Claim the turns of limited runs as well: every other time before other runs, so that neither waits long."""
         address, high, normal, low = self.routes
         turns = self.route + TURNS
         self._orders = (address, high, turns, normal, low), (address, high, normal, turns, low)
