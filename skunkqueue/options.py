@@ -127,7 +127,7 @@ class Options(NamedTuple):
         return Seal(self.retries, *backoff, self.timeout, self.at_most_once, failed, terms)
 
 
-_ELSEWHERE = {"retry": "retries", "max_retries": "retries", "time_limit": "timeout"}
+_ELSEWHERE = {"retry": "retries", "max_retries": "retries", "time_limit": "timeout", "rate_limit": "limit"}
 """What options are called elsewhere, where the closest word would be another one's."""
 
 

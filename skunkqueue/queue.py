@@ -236,8 +236,9 @@ class SkunkQueue(_Configured):
         Backoff, or a function of the attempt), ``timeout``, ``expires`` (so long after it was due), ``keep`` (a day;
         failed runs at least seven), ``priority`` (``high``, ``normal``, ``low``), ``serializer`` (``auto``, or
         ``plain`` to refuse what would have to be pickled), ``at_most_once``, ``retry_on`` and ``give_up_on``
-        (exception types). Durations are seconds or timedeltas. With ``every`` (and ``zone``, ``missed``, ``overlap``,
-        see ``schedule``) it runs again and again, as soon as a worker has imported it. Raises WrongCall.
+        (exception types), ``limit`` (a Limit), ``fair_by`` (a function of the arguments: its values take turns).
+        Durations are seconds or timedeltas. With ``every`` (and ``zone``, ``missed``, ``overlap``, see ``schedule``)
+        it runs again and again, as soon as a worker has imported it. Raises WrongCall.
         """
         name = options.pop("name", None)
         scheduled: dict[str, Any] = {option: options.pop(option) for option in SCHEDULED if option in options}

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from skunkqueue.durations import seconds
-from skunkqueue.errors import SkunkError, WrongCall
+from skunkqueue.errors import WrongCall
 from skunkqueue.options import choice
 from skunkqueue.schedules.definition import Definition, Pieces
 from skunkqueue.schedules.registry import origin_of, registry
@@ -110,7 +110,7 @@ def announced_here(queue: str, url: str | None = None) -> Announcement:
     for job in registry.of(queue, url):
         try:
             definitions.append(definition_of(job, job.name, job.schedule, (), {}))
-        except (SkunkError, TypeError) as error:
+        except Exception as error:  # also what the key of a limit raises
             troubles.append(f"{job.name} cannot be scheduled: {error}")
     return Announcement(frozenset(registry.modules), definitions, troubles)
 

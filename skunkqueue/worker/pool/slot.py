@@ -21,6 +21,8 @@ from skunkqueue.worker.pool.process import Process, Thread
 
 MOST_AHEAD: Final = 512
 """Most runs that the worker of a slot has at a time, executed and handed ahead."""
+OVERLADEN: Final = 4
+"""With so many times as many runs as are handed ahead, a worker of limited runs gives back what it has not started."""
 FEW: Final = 4
 """Up to so many runs, turns are claimed with them: each may be one run."""
 SOON: Final = 0.05
@@ -197,6 +199,11 @@ class Slot:
         if most is not None:
             limit = min(limit, most - len(self.held))
         return 0 if self._runs_alone else limit - self.reserved
+
+    @property
+    def is_overladen(self) -> bool:
+        """Whether it has many times what its worker will finish soon: runs have begun to take longer."""
+        return len(self.held) > OVERLADEN * self._ahead and not self.leaving
 
     @property
     def yields(self) -> float:
