@@ -3,8 +3,10 @@
 A run is one document::
 
     _id, queue, route, due, expires, unique, keep, body   the envelope, as its sender sealed it
+    rest        what its body has beyond BRIEF bytes, so that a look can leave it out
     state, ripe, lapses, notes, worker                    as in a record
     value, error, progress, note, ended
+    long        in place of value, one of more than BRIEF bytes
     shelf       "queue/route^n" while the run is open, its state once it has ended: the head of the index RIPE
     held        the token while the run is running
     token       the token of the last claim afterwards, so that a repeated commit is recognized
@@ -29,13 +31,22 @@ from bson import Binary, Decimal128
 from skunkqueue.codec import decode_call, decode_value, is_pickled
 from skunkqueue.envelope import DAY, HIGH, LOW, Claim, Envelope, Record, State, open_body, peek_head
 from skunkqueue.errors import SkunkError
-from skunkqueue.persistence import REMEMBERED
+from skunkqueue.persistence import BRIEF, REMEMBERED
 
 Document = dict[str, Any]
 
 SHOWN: Final = ("job", "args", "kwargs", "result", "due_at", "ripe_at", "ended_at")
 UNSHOWN: Final = dict.fromkeys(SHOWN, 0)
 """The projection that leaves out what only people read."""
+
+WITHOUT_BODIES: Final = UNSHOWN | {"rest": 0}
+"""That of a brief record, with its value."""
+
+WITHOUT_VALUES: Final = WITHOUT_BODIES | {"long": 0}
+"""That of a brief record, with its value where that is short."""
+
+PLACES: Final = dict.fromkeys((*SHOWN, "body", "rest", "value", "long", "notes"), 0)
+"""What is needed of a run to end it or to put it elsewhere."""
 
 MOST_SHOWN: Final = 4096
 """Arguments or a result of more bytes are not shown."""
@@ -68,8 +79,15 @@ def document_of(envelope: Envelope) -> Document:
         document["key"] = key_of(envelope)
     document |= shown_call(body)
     document["due_at"] = document["ripe_at"] = date_of(due)
-    document["body"] = body
+    document["body"] = body if len(body) <= BRIEF else body[:BRIEF]
+    if len(body) > BRIEF:
+        document["rest"] = body[BRIEF:]
     return document
+
+
+def field_of(value: bytes | None) -> str:
+    """The field that holds this value."""
+    return "value" if value is None or len(value) <= BRIEF else "long"
 
 
 def shelf_of(queue: str, route: str) -> str:
@@ -100,7 +118,7 @@ def kept_until(envelope: Envelope, now: float, keep: float | None = None) -> flo
 def record_of(document: Mapping[str, Any]) -> Record:
     """The record; a field that cannot be what it should be affects its own run only."""
     get = document.get
-    value, notes = get("value"), get("notes")
+    value, notes = get("long", get("value")), get("notes")
     return Record(
         envelope_of(document), state_of(get("state")), number_of(get("ripe"), 0.0), token_of(document),
         text_of(get("worker")), count_of(get("lapses")), b"" if notes is None else bytes_of(notes),
@@ -116,10 +134,12 @@ def token_of(document: Mapping[str, Any]) -> str | None:
 
 def envelope_of(document: Mapping[str, Any]) -> Envelope:
     get = document.get
+    body = bytes_of(get("body", b""))
+    if "rest" in document:
+        body += bytes_of(document["rest"])
     return Envelope(
         readable(get("_id")), readable(get("queue", "?")), readable(get("route", "?")), number_of(get("due"), 0.0),
-        bytes_of(get("body", b"")), number_of(get("expires"), None), text_of(get("unique")),
-        number_of(get("keep"), DAY),
+        body, number_of(get("expires"), None), text_of(get("unique")), number_of(get("keep"), DAY),
     )  # fmt: skip
 
 

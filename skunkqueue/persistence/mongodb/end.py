@@ -20,10 +20,12 @@ from pymongo.errors import BulkWriteError, OperationFailure
 from skunkqueue.envelope import Claim, Outcome, Record, Want
 from skunkqueue.errors import StoreRefused
 from skunkqueue.persistence.mongodb.documents import (
+    PLACES,
     UNSHOWN,
     Document,
     date_of,
     envelope_of,
+    field_of,
     in_one,
     kept_until,
     key_of,
@@ -125,7 +127,7 @@ def _change(claim: Claim, outcome: Outcome, now: float) -> Document:
 
 def _complete(claim: Claim, outcome: Outcome, now: float) -> Document:
     change = _ending("succeeded", kept_until(claim.envelope, now, outcome.keep), now)
-    change["$set"] |= {"token": claim.token, "value": outcome.value}
+    change["$set"] |= {"token": claim.token, field_of(outcome.value): outcome.value}
     change["$unset"]["error"] = ""
     result = shown_result(outcome.value)
     if result is not None:
@@ -135,7 +137,7 @@ def _complete(claim: Claim, outcome: Outcome, now: float) -> Document:
 
 def _failed(claim: Claim, outcome: Outcome, now: float) -> Document:
     change = _ending("failed", kept_until(claim.envelope, now, outcome.keep), now)
-    change["$set"] |= {"token": claim.token, "value": outcome.value, "error": _text(outcome.error)}
+    change["$set"] |= {"token": claim.token, field_of(outcome.value): outcome.value, "error": _text(outcome.error)}
     return change
 
 
@@ -192,14 +194,14 @@ def cancelling(document: Document, error: str | None, now: float, by: str = "") 
         where["$or"] = [{"state": {"$ne": "running"}}, {"ripe": {"$lte": now}}]
     change = _ending("cancelled", kept_until(envelope_of(document), now), now)
     change["$set"] |= {"value": None, "error": error, "by": by}
-    change["$unset"] |= {"token": "", "result": ""}
+    change["$unset"] |= {"token": "", "result": "", "long": ""}
     return UpdateOne(where, change)
 
 
 def cancel(runs: Collection[Document], ids: Sequence[str], now: float) -> list[Record]:
     """Cancel open runs; returns the records of those that this call cancelled."""
     open_ = {"_id": {"$in": ids}, "state": {"$nin": ["succeeded", "failed", "cancelled"]}}
-    found = runs.find(open_, {"body": 0}, batch_size=in_one(len(ids)))
+    found = runs.find(open_, PLACES, batch_size=in_one(len(ids)))
     by = os.urandom(8).hex()
     writes = [cancelling(document, None, now, by) for document in found]
     if not write(runs, writes):
@@ -211,7 +213,7 @@ def cancel(runs: Collection[Document], ids: Sequence[str], now: float) -> list[R
 def reopen(runs: Collection[Document], ids: Sequence[str], now: float) -> set[str]:
     """Queue failed or cancelled runs again; returns those that this call reopened."""
     ended = {"_id": {"$in": ids}, "shelf": {"$in": ["failed", "cancelled"]}}
-    found = runs.find(ended, {"body": 0}, batch_size=in_one(len(ids)))
+    found = runs.find(ended, PLACES, batch_size=in_one(len(ids)))
     by = os.urandom(8).hex()
     writes = [_reopening(each, now, by) for each in found if number_of(each.get("expires"), inf) > now]
     try:
@@ -239,7 +241,8 @@ def _reopening(document: Document, now: float, by: str) -> UpdateOne:
 
 
 _OF_AN_ATTEMPT: Final = (
-    "held", "token", "worker", "lapses", "notes", "value", "error", "progress", "note", "ended", "ended_at", "result",
+    "held", "token", "worker", "lapses", "notes", "value", "long", "error", "progress", "note", "ended", "ended_at",
+    "result",
 )  # fmt: skip
 """What a run has of its attempts, and a run that was never run has not."""
 

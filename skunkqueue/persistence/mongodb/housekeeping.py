@@ -11,7 +11,7 @@ from pymongo.collection import Collection
 
 from skunkqueue.envelope import Order, base_route, new_id
 from skunkqueue.persistence import EXPIRED, WORKER_GONE
-from skunkqueue.persistence.mongodb.documents import Document, in_one, readable, storable
+from skunkqueue.persistence.mongodb.documents import PLACES, Document, in_one, readable, storable
 from skunkqueue.persistence.mongodb.end import UNSURE, cancelling, write
 
 ENDED: Final = ("succeeded", "failed", "cancelled")
@@ -103,7 +103,7 @@ def _end(runs: Collection[Document], which: Document, error: str, now: float, li
     if limit <= 0:
         return 0
     unleased: list[Any] = [{"state": {"$ne": "running"}}, {"ripe": {"$lte": now}}]
-    found = runs.find({**which, "$or": unleased}, {"body": 0}).sort(order, 1)
+    found = runs.find({**which, "$or": unleased}, PLACES).sort(order, 1)
     writes = [cancelling(document, error, now) for document in found.limit(limit).batch_size(in_one(limit))]
     done = write(runs, writes)
     return len(writes) if done == UNSURE else done

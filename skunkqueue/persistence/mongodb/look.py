@@ -2,40 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pymongo.collection import Collection
 
 from skunkqueue.envelope import Filter, Record, State, with_priorities
-from skunkqueue.persistence.mongodb.documents import UNSHOWN, Document, in_one, readable, record_of, shelf_of, state_of
+from skunkqueue.persistence import BRIEF, expires_at
+from skunkqueue.persistence.mongodb.documents import (
+    UNSHOWN,
+    WITHOUT_BODIES,
+    WITHOUT_VALUES,
+    Document,
+    envelope_of,
+    in_one,
+    number_of,
+    readable,
+    record_of,
+    shelf_of,
+    state_of,
+)
 
 PAGE: Final = 5000
 """Ids of one question."""
 
 _ENDED: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
+_OPEN: Final = {"state": {"$nin": sorted(map(str, _ENDED))}}
 
-def get(runs: Collection[Document], ids: Iterable[str]) -> dict[str, Record]:
+Projection = Mapping[str, int]
+
+
+def get(runs: Collection[Document], ids: Iterable[str], fields: Projection = UNSHOWN) -> dict[str, Record]:
     """The records of those runs that exist, in the order of the ids."""
     wanted = list(dict.fromkeys(ids))
-    found: dict[str, Record] = {}
-    for start in range(0, len(wanted), PAGE):
-        some = wanted[start : start + PAGE]
-        where: Any = some[0] if len(some) == 1 else {"$in": some}
-        documents = runs.find({"_id": where}, UNSHOWN, batch_size=in_one(len(some)))
-        found.update((each["_id"], record_of(each)) for each in documents)
+    found = {each["_id"]: record_of(each) for each in _with_ids(runs, wanted, {}, fields)}
     return {id: found[id] for id in wanted if id in found}
 
 
-def find(runs: Collection[Document], which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
+def get_brief(runs: Collection[Document], ids: Iterable[str]) -> dict[str, Record]:
+    return get(runs, ids, WITHOUT_BODIES)
+
+
+def open_of(runs: Collection[Document], ids: Iterable[str]) -> dict[str, float]:
+    """Those of these runs that are open, and from when each can only expire."""
+    documents = _with_ids(runs, list(dict.fromkeys(ids)), _OPEN, {"state": 1, "expires": 1, "ripe": 1})
+    return {each["_id"]: _expires_at(each) for each in documents}
+
+
+def _expires_at(document: Document) -> float:
+    is_running = state_of(document.get("state")) == State.RUNNING
+    return expires_at(envelope_of(document), number_of(document.get("ripe"), 0.0) if is_running else None)
+
+
+def _with_ids(
+    runs: Collection[Document], ids: Sequence[str], which: Document, fields: Projection
+) -> Iterator[Document]:
+    for start in range(0, len(ids), PAGE):
+        some = ids[start : start + PAGE]
+        where: Any = some[0] if len(some) == 1 else {"$in": some}
+        yield from runs.find({"_id": where, **which}, fields, batch_size=in_one(len(some)))
+
+
+def find_brief(
+    runs: Collection[Document], which: Filter, now: float, after: str | None, limit: int, values: int | None
+) -> list[Record]:
+    """As ``find``, without the rest of bodies, and without long values where none of those is wanted."""
+    fields = WITHOUT_VALUES if values is not None and values <= BRIEF else WITHOUT_BODIES
+    return find(runs, which, now, after, limit, fields)
+
+
+def find(
+    runs: Collection[Document],
+    which: Filter,
+    now: float,
+    after: str | None,
+    limit: int,
+    fields: Projection = UNSHOWN,
+) -> list[Record]:
     """Records, newest first. The server decides whether it reads by id, or sorts what lies on a shelf."""
     where = _where(which, now)
     if after is not None:
         where["_id"] = {"$lt": after}
     if limit <= 0:
         return []
-    found = runs.find(where, UNSHOWN).sort("_id", -1).limit(limit).batch_size(in_one(limit))
+    found = runs.find(where, fields).sort("_id", -1).limit(limit).batch_size(in_one(limit))
     return [record_of(document) for document in found]
 
 
