@@ -1,9 +1,10 @@
-"""FoundationDB: a run that was just made is put by a commit alone, and what has changed meanwhile is met all the same."""
+"""FoundationDB: a run just made is put by a commit alone, and what has changed meanwhile is met all the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -45,12 +46,14 @@ class Asked:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reads = self.waits = 0
-        for kind, names in ((fdb.impl.TransactionRead, ("get", "get_range", "get_read_version")),):
-            for name in names:
-                monkeypatch.setattr(kind, name, self._counting(getattr(kind, name), "reads"))
-        monkeypatch.setattr(fdb.impl.Future, "block_until_ready", self._counting(fdb.impl.Future.block_until_ready, "waits"))
+        for name in ("get", "get_range", "get_read_version"):
+            monkeypatch.setattr(fdb.impl.TransactionRead, name, self._counted(fdb.impl.TransactionRead, name, "reads"))
+        name = "block_until_ready"
+        monkeypatch.setattr(fdb.impl.Future, name, self._counted(fdb.impl.Future, name, "waits"))
 
-    def _counting(self, real: Callable[..., Any], what: str) -> Callable[..., Any]:
+    def _counted(self, kind: Any, name: str, what: str) -> Callable[..., Any]:
+        real = getattr(kind, name)
+
         def counted(*args: Any, **named: Any) -> Any:
             setattr(self, what, getattr(self, what) + 1)
             return real(*args, **named)
@@ -98,8 +101,8 @@ def test_an_id_that_was_put_meanwhile_keeps_its_first_envelope(store: FDBPersist
 
 def test_an_id_that_was_made_before_the_last_commit_is_looked_for(store: FDBPersister, url: str) -> None:
     early = made()
-    store._link.known.__init__()  # type: ignore[misc] - as if the lane were first met by the commit below
-    store.put([sealed(1)])
+    store._link.known = known.Known()
+    store.put([sealed(1)])  # only now is the lane known
 
     assert store._link.known.fresh([early]) is None
     assert store._link.known.fresh([sealed(2)]) is None
@@ -168,9 +171,6 @@ def test_a_commit_that_fails_or_whose_result_is_unknown_makes_one_run(code: int,
 
 
 def test_threads_that_fire_at_once_all_put_each_run_once(store: FDBPersister) -> None:
-    from skunkqueue.testing.makers import id_at  # noqa: F401
-    from threading import Thread
-
     ids: list[str] = []
     threads = [Thread(target=lambda: ids.extend(store.put([made()])[0] for _ in range(25))) for _ in range(4)]
     for thread in threads:

@@ -89,9 +89,7 @@ def counts(step: Step) -> dict[Lane, list[int]]:
     return found
 
 
-def find(
-    run: Run, which: Filter, now: float, after: str | None, limit: int, shown: Shown = WHOLE
-) -> list[Record]:
+def find(run: Run, which: Filter, now: float, after: str | None, limit: int, shown: Shown = WHOLE) -> list[Record]:
     """Records, newest first: from all runs, or from those of a state, whichever is likely to be less."""
     if limit <= 0:
         return []
@@ -122,9 +120,7 @@ def _sorting_is_cheaper(state: State, lanes: Counts, places: Counts, limit: int)
     return there <= FEW or there * matching <= limit * total
 
 
-def _sorted(
-    run: Run, ids: Sequence[str], fits: Callable[[Record], bool], limit: int, shown: Shown
-) -> list[Record]:
+def _sorted(run: Run, ids: Sequence[str], fits: Callable[[Record], bool], limit: int, shown: Shown) -> list[Record]:
     """Of these runs, in this order."""
     found: list[Record] = []
     for start in range(0, len(ids), PAGE):
@@ -173,16 +169,12 @@ def _pages(run: Run, tag: bytes) -> list[tuple[bytes, bytes]]:
         last = pairs[-1].key + b"\0"
 
 
-def _walked(
-    run: Run, fits: Callable[[Record], bool], after: str | None, limit: int, shown: Shown
-) -> list[Record]:
+def _walked(run: Run, fits: Callable[[Record], bool], after: str | None, limit: int, shown: Shown) -> list[Record]:
     """By reading all runs from the newest on."""
     found: list[Record] = []
     while len(found) < limit:
 
-        def page(
-            step: Step, after: str | None = after, room: int = limit - len(found)
-        ) -> tuple[Page, str | None]:
+        def page(step: Step, after: str | None = after, room: int = limit - len(found)) -> tuple[Page, str | None]:
             rows = _newest(step, after)
             return _filled(step, rows, fits, room, shown), rows[-1].id if len(rows) == PAGE else None
 

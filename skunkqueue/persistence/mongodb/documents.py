@@ -7,7 +7,7 @@ A run is one document::
     state, ripe, lapses, notes, worker                    as in a record
     value, error, progress, note, ended
     long        in place of value, one of more than BRIEF bytes
-    shelf       "queue/route^n" while the run is open, its state once it has ended: the head of the index RIPE
+    shelf       "queue/route^n" while the run is open, "~state/queue/route^n" once ended: the head of the index RIPE
     held        the token while the run is running
     token       the token of the last claim afterwards, so that a repeated commit is recognized
     claimed     how often the run was claimed or reopened: a claim takes what it has read, or nothing
@@ -24,7 +24,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from bson import Binary, Decimal128
 
@@ -97,6 +97,45 @@ def shelf_of(queue: str, route: str) -> str:
 
 
 _RANKS: Final = {HIGH: "1", "": "2", LOW: "3"}
+_MARKS: Final = {rank: mark for mark, rank in _RANKS.items()}
+
+OF_ENDED: Final = "~"
+"""What the shelves of ended runs begin with, and no queue does."""
+
+
+def shelf_of_ended(state: str, queue: str, route: str) -> str:
+    """Where the ended runs of a route lie."""
+    return f"{OF_ENDED}{state}/{shelf_of(queue, route)}"
+
+
+def beginning(text: str) -> Document:
+    """The condition that a field begins with this."""
+    return {"$gte": text, "$lt": text[:-1] + chr(ord(text[-1]) + 1)}
+
+
+class Place(NamedTuple):
+    """What a shelf says of its runs. Without a state they are open."""
+
+    queue: str
+    route: str
+    state: State | None
+
+
+def place_of(shelf: object) -> Place:
+    """What ``shelf_of`` or ``shelf_of_ended`` was given."""
+    text, state = readable(shelf), None
+    if text.startswith(OF_ENDED):
+        ended, _, text = text[len(OF_ENDED) :].partition("/")
+        state = state_of(ended)
+    queue, slash, route = text.partition("/")
+    base, _, rank = route.rpartition("^")
+    if not slash or not base:
+        return Place(LOST, LOST, state)
+    return Place(queue, base + _MARKS.get(rank, "^" + rank), state)
+
+
+LOST: Final = "?"
+"""The queue and the route of a run of which nothing says them."""
 
 
 def key_of(envelope: Envelope) -> str | bytes | None:
@@ -138,7 +177,7 @@ def envelope_of(document: Mapping[str, Any]) -> Envelope:
     if "rest" in document:
         body += bytes_of(document["rest"])
     return Envelope(
-        readable(get("_id")), readable(get("queue", "?")), readable(get("route", "?")), number_of(get("due"), 0.0),
+        readable(get("_id")), readable(get("queue", LOST)), readable(get("route", LOST)), number_of(get("due"), 0.0),
         body, number_of(get("expires"), None), text_of(get("unique")), number_of(get("keep"), DAY),
     )  # fmt: skip
 

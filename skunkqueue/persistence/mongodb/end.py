@@ -17,7 +17,7 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from skunkqueue.envelope import Claim, Outcome, Record, Want
+from skunkqueue.envelope import Claim, Envelope, Outcome, Record, Want
 from skunkqueue.errors import StoreRefused
 from skunkqueue.persistence.mongodb.documents import (
     PLACES,
@@ -32,6 +32,7 @@ from skunkqueue.persistence.mongodb.documents import (
     number_of,
     record_of,
     shelf_of,
+    shelf_of_ended,
     shown_result,
     storable,
 )
@@ -126,7 +127,7 @@ def _change(claim: Claim, outcome: Outcome, now: float) -> Document:
 
 
 def _complete(claim: Claim, outcome: Outcome, now: float) -> Document:
-    change = _ending("succeeded", kept_until(claim.envelope, now, outcome.keep), now)
+    change = _ending("succeeded", claim.envelope, now, outcome.keep)
     change["$set"] |= {"token": claim.token, field_of(outcome.value): outcome.value}
     change["$unset"]["error"] = ""
     result = shown_result(outcome.value)
@@ -136,14 +137,15 @@ def _complete(claim: Claim, outcome: Outcome, now: float) -> Document:
 
 
 def _failed(claim: Claim, outcome: Outcome, now: float) -> Document:
-    change = _ending("failed", kept_until(claim.envelope, now, outcome.keep), now)
+    change = _ending("failed", claim.envelope, now, outcome.keep)
     change["$set"] |= {"token": claim.token, field_of(outcome.value): outcome.value, "error": _text(outcome.error)}
     return change
 
 
-def _ending(state: str, kept: float, now: float) -> Document:
+def _ending(state: str, envelope: Envelope, now: float, keep: float | None = None) -> Document:
+    kept, shelf = kept_until(envelope, now, keep), shelf_of_ended(state, envelope.queue, envelope.route)
     shown = {"ripe_at": date_of(kept), "ended_at": date_of(now)}
-    return {"$set": {"state": state, "shelf": state, "ripe": kept, "ended": now, **shown}, "$unset": dict(FREED)}
+    return {"$set": {"state": state, "shelf": shelf, "ripe": kept, "ended": now, **shown}, "$unset": dict(FREED)}
 
 
 def _again(claim: Claim, outcome: Outcome, now: float) -> Document:
@@ -192,7 +194,7 @@ def cancelling(document: Document, error: str | None, now: float, by: str = "") 
     where: Document = {"_id": document["_id"], "shelf": document["shelf"]}
     if error is not None:
         where["$or"] = [{"state": {"$ne": "running"}}, {"ripe": {"$lte": now}}]
-    change = _ending("cancelled", kept_until(envelope_of(document), now), now)
+    change = _ending("cancelled", envelope_of(document), now)
     change["$set"] |= {"value": None, "error": error, "by": by}
     change["$unset"] |= {"token": "", "result": "", "long": ""}
     return UpdateOne(where, change)
@@ -212,7 +214,7 @@ def cancel(runs: Collection[Document], ids: Sequence[str], now: float) -> list[R
 
 def reopen(runs: Collection[Document], ids: Sequence[str], now: float) -> set[str]:
     """Queue failed or cancelled runs again; returns those that this call reopened."""
-    ended = {"_id": {"$in": ids}, "shelf": {"$in": ["failed", "cancelled"]}}
+    ended = {"_id": {"$in": ids}, "state": {"$in": ["failed", "cancelled"]}}
     found = runs.find(ended, PLACES, batch_size=in_one(len(ids)))
     by = os.urandom(8).hex()
     writes = [_reopening(each, now, by) for each in found if number_of(each.get("expires"), inf) > now]

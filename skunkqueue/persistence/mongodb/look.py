@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pymongo.collection import Collection
+from pymongo.errors import OperationFailure
 
 from skunkqueue.envelope import Filter, Record, State, with_priorities
 from skunkqueue.persistence import BRIEF, expires_at
+from skunkqueue.persistence.mongodb.connect import RIPE
 from skunkqueue.persistence.mongodb.documents import (
+    OF_ENDED,
     UNSHOWN,
     WITHOUT_BODIES,
     WITHOUT_VALUES,
     Document,
+    beginning,
     envelope_of,
     in_one,
     number_of,
-    readable,
+    place_of,
     record_of,
     shelf_of,
+    shelf_of_ended,
     state_of,
 )
 
@@ -104,19 +110,38 @@ def _where(which: Filter, now: float) -> Document:
     where["state"] = str(State.QUEUED if state is State.SCHEDULED else state)
     if state is State.SCHEDULED:
         where["ripe"] = {"$gt": now}
-    if state in _ENDED:
-        where["shelf"] = str(state)
+    if state in _ENDED and queue is not None and routes:
+        where["shelf"] = {"$in": [shelf_of_ended(state, queue, each) for each in routes]}
+    elif state in _ENDED:
+        where["shelf"] = beginning(f"{OF_ENDED}{state}/")
     elif queue is not None and routes:
         where["shelf"] = {"$in": [shelf_of(queue, each) for each in routes]}
     return where
 
 
 def count(runs: Collection[Document]) -> dict[tuple[str, str, str], int]:
-    """How many runs by queue, route and state, counted where they lie: so no count is ever wrong."""
-    group = {"_id": {"queue": "$queue", "route": "$route", "state": "$state"}, "n": {"$sum": 1}}
-    counts: dict[tuple[str, str, str], int] = {}
-    for each in runs.aggregate([{"$group": group}]):
-        place = each["_id"]
-        key = (readable(place.get("queue", "?")), readable(place.get("route", "?")), str(state_of(place.get("state"))))
-        counts[key] = counts.get(key, 0) + int(each["n"])
-    return counts
+    """How many runs by queue, route and state, by the shelves that they lie on: so no count is ever wrong.
+
+    The index has all that is asked for, but for the few that are running.
+    """
+    running = Counter({place_of(shelf): n for shelf, n in _by_shelf(runs, [{"$match": {"held": {"$exists": True}}}])})
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for shelf, n in _lying(runs):
+        queue, route, state = place = place_of(shelf)
+        held = min(running[place], n)  # some of them may have ended meanwhile
+        for each, number in ((state or State.QUEUED, n - held), (State.RUNNING, held)):
+            counts[queue, route, str(each)] += number
+    return {key: n for key, n in counts.items() if n}
+
+
+def _lying(runs: Collection[Document]) -> list[tuple[Any, int]]:
+    """How many runs lie on each shelf."""
+    try:
+        return _by_shelf(runs, [], hint=RIPE)
+    except OperationFailure:  # a database that was dropped while it is used has no index
+        return _by_shelf(runs, [])
+
+
+def _by_shelf(runs: Collection[Document], which: list[Document], **options: Any) -> list[tuple[Any, int]]:
+    groups = runs.aggregate([*which, {"$group": {"_id": "$shelf", "n": {"$sum": 1}}}], **options)
+    return [(each["_id"], int(each["n"])) for each in groups]
