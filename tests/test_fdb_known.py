@@ -13,7 +13,8 @@ from fdb_servers import FakeCluster, age, binding, drop, fresh_name, fresh_url, 
 fdb = binding()
 
 from skunkqueue import SkunkQueue, StoreError  # noqa: E402
-from skunkqueue.envelope import Envelope, new_id  # noqa: E402
+from skunkqueue.clock import ticks  # noqa: E402
+from skunkqueue.envelope import MOST_MADE, Envelope, new_id, when_made  # noqa: E402
 from skunkqueue.persistence.fdb import FDBPersister, known, open_url  # noqa: E402
 from skunkqueue.persistence.fdb.layout import lane_of, spread, written  # noqa: E402
 from skunkqueue.persistence.fdb.rows import read_row  # noqa: E402
@@ -59,6 +60,17 @@ class Asked:
             return real(*args, **named)
 
         return counted
+
+
+def test_it_is_known_when_an_id_was_made_in_this_process() -> None:
+    before, id, after = ticks(), new_id(NOW), ticks()
+
+    made_at = when_made(id)
+    assert made_at is not None and before <= made_at <= after
+    assert when_made(sealed(1).id) is None
+    for _ in range(MOST_MADE):
+        new_id(NOW)
+    assert when_made(id) is None
 
 
 def test_fires_in_sequence_read_nothing_and_wait_once(store: FDBPersister, monkeypatch: pytest.MonkeyPatch) -> None:
