@@ -138,7 +138,7 @@ class SkunkQueue(_Configured):
         def __getattr__(self, name: str) -> Any:
             from skunkqueue.elsewhere import OF_A_QUEUE, unknown_attribute  # late: only mistakes need it
 
-            unknown_attribute(self, name, OF_A_QUEUE)
+            return unknown_attribute(self, name, OF_A_QUEUE)
 
     @property
     def url(self) -> str:

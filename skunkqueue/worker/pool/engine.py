@@ -64,6 +64,7 @@ class Engine:
         self.settings = settings
         self.burst = False  # to end when nothing is left
         self._is_burst_asked = False
+        self._is_open = False
         self._source = source
         self._clock = clock
         self._log = log
@@ -90,7 +91,7 @@ class Engine:
 
     def reload(self, why: str) -> None:
         """Have new workers take the place of the old ones, which finish what they run."""
-        with contextlib.suppress(AttributeError):  # it has not opened yet, so there are no workers
+        if self._is_open:  # else there are no workers yet
             self._supervisor.reload(why)
         self.poke()
 
@@ -146,12 +147,12 @@ class Engine:
         look = self._fetcher.call
         self._leases = Leases(slots, settings, self._heartbeat, self._log, self._exchanger.run, look)
         self._timekeeper = Timekeeper(source, self._clock, settings, self._exchanger.run, look)
-        announced = self._timekeeper.announce
         self._supervisor = Supervisor(
-            slots, settings, self._selector, self._completer, self._leases, self._log, look, announced
+            slots, settings, self._selector, self._completer, self._leases, self._log, look, self._timekeeper
         )
         self._order_keys = [WorkerKey(slot.name) for slot in slots]
         self._orders = Listener(self._await_orders, self._beat_now, "skunkqueue-orders")
+        self._is_open = True
         self._log.flush()
 
     def _turn(self) -> None:
@@ -327,7 +328,7 @@ class Engine:
         """Handle a delivery: report outcomes, start runs that were marked, hand out claims."""
         if delivery.outcomes:
             self._report(delivery)
-            if self._timekeeper.awaited:
+            if self._timekeeper.minds_ends:
                 self._timekeeper.ended(delivery.outcomes)
             self._start_marked(delivery)
         if delivery.result.claims:
