@@ -319,6 +319,9 @@ class Run(Generic[R]):
             raise RunGone(f"run {self.id} is no longer kept, or never reached the store")
         if self._succeeded():
             return self._read()
+        if self._record.open:  # who was promoted does not wait for it any more
+            state = self._shown()
+            raise WaitTimeout(f"run {self.id} has not ended: it is {state}", str(state), self._record.error)
         if self._record.state == State.CANCELLED:
             raise JobCancelled(self._record.error or self._why_cancelled() or "cancelled")
         raise _failure(self._record)

@@ -264,6 +264,17 @@ def test_runs_that_were_cancelled_for_what_they_waited_for_tell_the_reason_toget
     assert runs.error == runs[0].error
 
 
+def test_who_is_promoted_gets_of_what_has_not_ended_that_it_has_not(queue, same):
+    told = queue.event(lambda value: f"{type(value).__name__}: {value}", name="told")
+    later = same.fire_at(60, 1)
+    run = told.after(later).fire(later)
+
+    assert run.promote()
+    drain(queue)
+
+    assert run.result == f"WaitTimeout: run {later.id} has not ended: it is scheduled"
+
+
 # -- pools -------------------------------------------------------------------------------------------------------------
 
 
