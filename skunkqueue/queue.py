@@ -81,6 +81,7 @@ class _Configured(Schedules):
         """The run of the last call that was added; None before that."""
         self._connection: Connection | None = None
         self.hooks = Hooks()
+        self._told_at = {}
         self._batchers: dict[int, Batcher] = {}  # by process: their threads do not come along where one forks
 
 

@@ -10,9 +10,12 @@ import pytest
 from pools import until
 
 from skunkqueue import PartialFire, SkunkQueue, StoreAway, WorkerPool, WrongCall, current_run
-from skunkqueue.envelope import Claim, Outcome, State
+from skunkqueue.envelope import GATED, Claim, Outcome, State
 from skunkqueue.testing import drain
+from skunkqueue.worker.pool.fetcher import FOREVER, Fetcher
+from skunkqueue.worker.pool.leases import Leases
 from skunkqueue.worker.pool.settings import Settings
+from skunkqueue.worker.pool.supervisor import Supervisor
 from skunkqueue.worker.pool.timekeeper import Timekeeper
 
 SENT = {"request": "7f3a"}
@@ -289,6 +292,19 @@ def test_a_pause_ends_when_it_is_to_end_though_the_pool_looks_seldom(queue, same
         assert run.wait(15) == 2
 
 
+@pytest.mark.parametrize("at", [30 * 86400.0, GATED, 1e15])
+def test_a_pool_sleeps_although_the_next_thing_to_do_is_further_than_the_kernel_sleeps(queue, same, monkeypatch, at):
+    """As when a run was announced for then, while a beat and a look at the schedules are under way."""
+    for each in (Supervisor, Leases, Timekeeper):
+        monkeypatch.setattr(each, "until", lambda self: FOREVER)
+    monkeypatch.setattr(Fetcher, "until", lambda self: at)
+    monkeypatch.setattr("skunkqueue.worker.pool.engine.UNREACHED", 0.1)
+
+    with WorkerPool(queue, in_process=True, log=io.StringIO()) as pool:
+        time.sleep(0.5)
+        assert pool.running
+
+
 def test_a_burst_ends_when_a_chain_has(queue, same):
     for number in range(10):
         run = same.then(same).then(same).fire(number)
@@ -296,6 +312,18 @@ def test_a_burst_ends_when_a_chain_has(queue, same):
         WorkerPool(queue, in_process=True, log=io.StringIO()).run_until_idle()
 
         assert run.state == State.SUCCEEDED
+
+
+def test_pools_of_other_routes_are_told_of_gates_too(queue, same):
+    """One is told of the first gate, looks, and finds none on its own route; a moment later there is one."""
+    one, other = same.options(routes="one"), same.options(routes="other")
+    with (
+        WorkerPool(queue, "one", in_process=True, log=io.StringIO(), lease=600),
+        WorkerPool(queue, "other", in_process=True, log=io.StringIO(), lease=600),
+    ):
+        until(lambda: len(queue.alive_on(["one", "other"])) == 2)
+        assert one.then(one).fire(1).wait(30) == 1
+        assert other.then(other).fire(2).wait(30) == 2
 
 
 def test_progress_does_not_make_a_pool_look_at_gates(queue, same, monkeypatch):

@@ -65,7 +65,8 @@ class After(Firing[P, R]):
 
     def _put(self, envelopes: Sequence[Envelope]) -> list[Run[Any]]:
         runs = super()._put(envelopes)[::2]  # without the gates
-        self._plan.job.queue.tell_pools_soon()
+        for route in self._plan.options.routes:
+            self._plan.job.queue.tell_pools_soon(route)
         return runs
 
 

@@ -52,6 +52,8 @@ UNREACHED: Final = 10.0
 """Seconds after which a burst gives up on a store that it has never reached. Other pools go on trying."""
 ORDERS_WAIT: Final = 30.0
 """Seconds of one wait for orders."""
+LONGEST: Final = 3600.0
+"""Seconds of one wait. The kernel refuses to wait for a month, and a run may be due in the year 9999."""
 FOREVER: Final = float("inf")
 
 _ORDERS: Final = {"gentle": GENTLE, "rough": ROUGH, "kill": KILL}
@@ -201,8 +203,8 @@ class Engine:
         self._fetcher.tell(self._exchanger.read_later())
 
     def _listen(self) -> None:
-        timeout = max(0.0, self._until() - ticks())
-        for key, _ in self._selector.select(None if timeout == FOREVER else timeout):
+        timeout = min(max(0.0, self._until() - ticks()), LONGEST)
+        for key, _ in self._selector.select(timeout):
             key.data()
 
     def _until(self) -> float:
