@@ -68,7 +68,7 @@ class DamagedWalk:
     def walk(self, steps: int) -> None:
         verbs = (
             self.put, self.put, self.put, self.claim, self.claim, self.commit, self.commit, self.extend, self.cancel,
-            self.promote, self.reopen, self.look, self.purge, self.damage,
+            self.promote, self.discard, self.reopen, self.look, self.purge, self.damage,
         )  # fmt: skip
         for _ in range(steps):
             self.now += self.dice.choice((0.0, 0.1, 1.0, 5.0, 16.0))
@@ -132,6 +132,9 @@ class DamagedWalk:
 
     def promote(self) -> None:
         self.store.promote(self.some(list(self.sent)), now=self.now)
+
+    def discard(self) -> None:
+        self.store.discard(self.some(list(self.sent)), now=self.now)
 
     def reopen(self) -> None:
         self.store.reopen(self.some(list(self.sent)), now=self.now)

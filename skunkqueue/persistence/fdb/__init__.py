@@ -140,6 +140,9 @@ class FDBPersister(Persister):
     def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
         return _union(in_parts(lambda some: self._do(lambda step: ending.promote(step, some), now), sorted(set(ids))))
 
+    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
+        return _union(in_parts(lambda some: self._do(lambda step: ending.discard(step, some), now), sorted(set(ids))))
+
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         wanted = list(dict.fromkeys(ids))
         found: dict[str, Record] = {}

@@ -156,6 +156,10 @@ class MongoPersister(Persister):
         wanted = sorted(set(ids))
         return self._speak(lambda: ending.promote(self._link.runs, wanted, now))
 
+    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
+        wanted = sorted(set(ids))
+        return self._again(lambda: ending.discard(self._link.runs, wanted, now))
+
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         wanted = list(ids)
         return self._again(lambda: look.get(self._link.runs, wanted))

@@ -181,6 +181,12 @@ class SQLitePersister(Persister):
         self._notify(step.keys)
         return taken
 
+    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
+        step, named = Transaction(now), sorted(set(ids))
+        with self._writing(step) as db:
+            mend_named(db, named)
+            return {id for id in named if step.discard(db, id)}
+
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         with self._file.reading() as db:
             return {record.id: record for record in records_of(db, list(ids))}

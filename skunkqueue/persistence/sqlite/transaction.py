@@ -195,6 +195,10 @@ class Transaction:
             self._queued.add(lane_of(record))
         return is_later
 
+    def discard(self, db: sqlite3.Connection, id: str) -> bool:
+        """Have an ended run kept no longer; returns whether it has ended."""
+        return db.execute(sql.DISCARD, (self.now, REMEMBERED, storable_id(id))).rowcount > 0
+
     # housekeeping
 
     def purge_kept(self, db: sqlite3.Connection, limit: int) -> int:
