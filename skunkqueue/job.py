@@ -273,6 +273,8 @@ class Job(Firing[P, R]):
 
     schedule: Any = None
     """The rules of its schedule, if it was given ``every``."""
+    handles: Any = None
+    """How the runs end that it is called for, where it was made by ``queue.on``."""
     every: Job[[str], float]
     """The job that asks the function given as ``every`` when to run next; only there if it is a function."""
 

@@ -276,6 +276,29 @@ class SkunkQueue(_Configured):
         self.hooks.add_lifespan(function)
         return function
 
+    def on(self, *events: EndName, **options: Unpack[Given]) -> HandlerDecorator:
+        """Have a function called for each run of this queue that ends so: ``@queue.on("failed")``, ``"succeeded"``, or
+        both. It gets the run.
+
+        It becomes a job: its runs are put by whoever commits the end, and executed by workers like all others, on the
+        route of the run that ended unless ``routes`` says another. At least once for each end; where it raises, its own
+        run fails, and the other one stays as it is. For the runs of handlers none is called. All options of ``event``
+        but those of schedules. Pools know of it once a worker has imported it. Raises WrongCall.
+        """
+        from skunkqueue.handlers.declared import check_events, give_handler, handling
+
+        ends = check_events(events)
+        checked = Options().changed(options)
+
+        def decorate(function: Any) -> Any:
+            if not callable(function):
+                raise WrongCall(f"on(...) is for a function of the run that has ended; got {said(function)}")
+            job: Job[Any, Any] = self._job(handling(function, self, lambda: job), None, checked, {})
+            give_handler(job, ends, "routes" in options)
+            return job
+
+        return decorate
+
     def add(self, call: ClassCalls) -> Run[Any] | Runs[Any]:
         """Fire a call of a class that is a job, ``Report()(args)``, or several with ``&``; gives the last run."""
         from skunkqueue.classes import calls_of
@@ -410,6 +433,16 @@ class SkunkQueue(_Configured):
             if queue == self.name and not is_internal(route):
                 counted[State(state)] += number
         return counted
+
+
+EndName = Literal["succeeded", "failed"]
+"""How a run may end that a handler is called for."""
+
+
+class HandlerDecorator(Protocol):
+    """What ``queue.on(...)`` gives."""
+
+    def __call__(self, function: Callable[[Run[Any]], R], /) -> Job[[Run[Any]], R]: ...
 
 
 class Decorator(Protocol):

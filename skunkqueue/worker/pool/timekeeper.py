@@ -1,4 +1,4 @@
-"""Keeps the schedules and pauses of a pool's queue: looks at its beat, when a tick comes, and when it is told to."""
+"""Keeps the schedules, pauses and handlers of a pool's queue: looks at its beat, when a tick comes, and when it is told to."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Final
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim, Outcome
+from skunkqueue.handlers.book import declare as declare_handlers
+from skunkqueue.handlers.book import readable
+from skunkqueue.handlers.ends import Ends
 from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import Persister, Source
 from skunkqueue.persistence.halves import WHOLE
 from skunkqueue.schedules.book import declare, forget_undeclared
 from skunkqueue.schedules.declared import Announcement, announced_here, unpacked
 from skunkqueue.schedules.keeper import Keeper
-from skunkqueue.schedules.paused import ROUTE, Paused, paused, pauses
+from skunkqueue.schedules.paused import ROUTE, Paused, paused, pauses_of, standing
 from skunkqueue.schedules.registry import registry
 from skunkqueue.worker.pool.settings import Settings
 
@@ -56,6 +59,8 @@ class Timekeeper:
         """The routes that are paused."""
         self.awaited: dict[str, str] = {}
         """Runs that gates wait for, each with its gate, as far as this pool has met them."""
+        self.ends = Ends(settings.queue)
+        """The handlers that are called for runs that end."""
         self._due_gates: list[str] = []
         self._under_way = False
         self._told_meanwhile = False
@@ -114,8 +119,10 @@ class Timekeeper:
             self._told_meanwhile = self._under_way
 
     def announce(self, data: bytes) -> None:
-        """A worker has told what its code declares."""
+        """A worker has told what its code declares. Its handlers count from now on, for the runs that it ends."""
         self._heard.append(data)
+        if handlers := unpacked(data, self._settings.queue).handlers:
+            self.ends.hear(handlers)
         self.look_now()
 
     def collect(self) -> list[str]:
@@ -164,7 +171,9 @@ class Timekeeper:
         if due:
             store.promote(due, now=now)
         if began >= self._pauses_until:
-            self._pauses, self._pauses_until = pauses(store, settings.queue, now=now), began + self._every
+            stands = standing(store, settings.queue, now=now)
+            self._pauses, self._pauses_until = pauses_of(stands, now), began + self._every
+            self.ends.know(handler for _, handler in readable(stands))
         kept = self._keeper.keep(now, [one for one in self._pauses if one.until is None or one.until > now])
         troubles += kept.troubles
         if kept.gates:
@@ -195,6 +204,9 @@ class Timekeeper:
                 declare(store, definition, now=now)
                 self._declared.add(definition.id)
         new = told.modules - self._modules
+        if told.handlers or new:
+            self.ends.hear(told.handlers)
+            declare_handlers(store, self._settings.queue, told.handlers, now=now, undeclared=new)
         if new:
             self._forget(store, new, (definition.name for definition in told.definitions), now)
         self._modules |= new
