@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -396,12 +397,13 @@ class SkunkQueue(_Configured):
     def run(self, id: str) -> Run[Any]:
         """A handle of the run with this id, which was fired here or anywhere else.
 
-        Raises RunGone where the store has no such run on this queue: it never was, or is no longer kept.
+        The whole id: whoever knows it has the run, and an ending could be guessed. Raises RunGone where the store has no
+        such run on this queue: it never was, or is no longer kept.
         """
         check_id(id)
         record = self.store.get_brief([id]).get(id)
         if record is None or record.envelope.queue != self.name:
-            raise RunGone(f"there is no run {printable(id)} on queue {self.name} of {self.url}")
+            raise RunGone(f"there is no run {printable(id)} on queue {self.name} of {self.url}{_whole_id(id)}")
         return Run(self, id, None, record)
 
     def runs(
@@ -477,6 +479,13 @@ if TYPE_CHECKING:
         def event(self, function: Any = None, /, **options: Any) -> Any: ...  # type: ignore[misc]
 
         job = event  # type: ignore[assignment]
+
+
+def _whole_id(id: str) -> str:
+    """The end of an error about what may be the end of an id, as skunq shows it."""
+    if not re.fullmatch("[0-9a-f]{4,27}", id):
+        return ""
+    return f"; an id has 28 characters: if this is the end of one, `skunq show {id}` tells the whole of it"
 
 
 def _id_of(run: object, verb: str) -> str:
