@@ -162,7 +162,7 @@ def test_a_handler_can_be_called_by_hand(queue, divide):
     [
         (("fail",), {}, "there is no 'fail'; did you mean 'failed'"),
         ((), {}, "on is given how runs end"),
-        (("ended",), {}, "there is no on\\(\"ended\"\\): runs are cancelled, and expire, in the store"),
+        (("ended",), {}, 'there is no on\\("ended"\\): runs are cancelled, and expire, in the store'),
         (("failed",), {"expires": 5}, "on\\(...\\) takes no expires, unique, window or debounce"),
         (("failed",), {"retry": 5}, "did you mean 'retries'"),
     ],
@@ -173,7 +173,10 @@ def test_a_wrong_handler_is_refused_where_it_is_declared(queue, events, options,
 
 
 def test_a_broadcast_queue_has_no_handlers():
-    with SkunkQueue("news", "memory://news", queue_type="broadcast") as news, pytest.raises(WrongCall, match="broadcast"):
+    with (
+        SkunkQueue("news", "memory://news", queue_type="broadcast") as news,
+        pytest.raises(WrongCall, match="broadcast"),
+    ):
         news.on("failed")(lambda run: None)
 
 
@@ -463,7 +466,9 @@ def test_the_handler_of_a_script_travels_by_value(tmp_path):
         "        time.sleep(0.01)\n"
     )
 
-    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=2 * LIMIT)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=2 * LIMIT
+    )
 
     assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
     assert marks(tmp_path, "told") == 1

@@ -58,7 +58,9 @@ def give_handler(job: Any, events: Sequence[str], has_routes: bool) -> None:
     """Have a job called for each run of its queue that ends so. Raises WrongCall."""
     options = job.options_given
     if job.queue.broadcast:
-        raise WrongCall(f"{job.name} is of a broadcast queue, whose runs have no fixed route: on(...) is for the others")
+        raise WrongCall(
+            f"{job.name} is of a broadcast queue, whose runs have no fixed route: on(...) is for the others"
+        )
     if options.expires is not None or options.is_spaced():
         raise WrongCall(f"{job.name} is called for every run: on(...) takes no expires, unique, window or debounce")
     job.handles = tuple(events), has_routes, registry.draw()
