@@ -71,7 +71,7 @@ class _Configured(Schedules):
         *,
         max_payload: int = MOST_PAYLOAD,
     ) -> None:
-        self.name = check_name(name, "queue name")
+        self.name: str = check_name(name, "queue name")
         self.queue_type: QueueType = cast(QueueType, choice("queue_type", queue_type, QUEUE_TYPES))
         if isinstance(max_payload, bool) or not isinstance(max_payload, int) or max_payload < 1:
             raise WrongCall(f"max_payload is a number of bytes; got {said(max_payload)}")
@@ -81,7 +81,7 @@ class _Configured(Schedules):
         self.last: Run[Any] | Runs[Any] | None = None
         """The run of the last call that was added; None before that."""
         self._connection: Connection | None = None
-        self.hooks = Hooks()
+        self.hooks: Hooks = Hooks()
         self._batchers: dict[int, Batcher] = {}  # by process: their threads do not come along where one forks
 
 
@@ -120,6 +120,8 @@ class SkunkQueue(_Configured):
             max_payload: int = ...,
         ) -> SkunkQueue: ...
         def __new__(cls, *args: Any, **options: Any) -> Any: ...
+
+    last: Run[Any] | Runs[Any]
 
     def __repr__(self) -> str:
         return f"SkunkQueue({self.name!r}, {self.url!r})"

@@ -43,7 +43,7 @@ class Unwritten(Exception):
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"the output cannot be written: {error.strerror or error}")
-        self.reader_left = error.errno == errno.EPIPE
+        self.reader_left: bool = error.errno == errno.EPIPE
 
 
 def write(text: str, *, err: bool = False) -> None:

@@ -94,7 +94,7 @@ class Chain(Generic[P, R]):
                 raise WrongCall(f"a chain is made of jobs; got {said(job)}")
             if job._plan.several:
                 raise WrongCall(f"a chain is made of jobs of one route; {job._plan.job.name} has several")
-        self.jobs = tuple(jobs)
+        self.jobs: tuple[Any, ...] = tuple(jobs)
 
     def __repr__(self) -> str:
         return f"<Chain {' > '.join(job._plan.job.name for job in self.jobs)}>"

@@ -43,7 +43,7 @@ class MemoryPersister(Persister):
     """Runs in this process, for tests and notebooks. Gone when the process ends."""
 
     def __init__(self, name: str = "") -> None:
-        self.url = f"memory://{name}"
+        self.url: str = f"memory://{name}"
         self._records = Records()
         self._orders: dict[str, list[Order]] = {}
         self._beats: dict[str, tuple[str, float]] = {}

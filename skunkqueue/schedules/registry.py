@@ -16,7 +16,7 @@ class Registry:
         self.jobs: WeakSet[Any] = WeakSet()
         self.handlers: WeakSet[Any] = WeakSet()
         self.modules: set[str] = set()
-        self.version = 0
+        self.version: int = 0
         self._numbers = 0
         self._kept: dict[tuple[str, str, str], Any] = {}
 

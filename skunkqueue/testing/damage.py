@@ -55,15 +55,20 @@ def damaged_walk(store: Persister, fields: Fields, *, seed: int, steps: int = 60
 class DamagedWalk:
     """One walk. No verb may raise, whatever is damaged."""
 
+    store: Persister
+    fields: Fields
+    dice: random.Random
+    most: int
+
     def __init__(self, store: Persister, fields: Fields, dice: random.Random, most: int) -> None:
         self.store, self.fields, self.dice, self.most = store, fields, dice, most
-        self.now = NOW
-        self.number = 0
+        self.now: float = NOW
+        self.number: int = 0
         self.sent: dict[str, Envelope] = {}
         self.held: dict[str, Claim] = {}
         self.victims: set[str] = set()
         self.told: list[str] = []
-        self.doing = ""
+        self.doing: str = ""
 
     def walk(self, steps: int) -> None:
         verbs = (

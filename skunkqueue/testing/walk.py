@@ -72,9 +72,9 @@ class Walk(Pair):
 
     def __init__(self, store: Persister, *, name: str = "walk") -> None:
         super().__init__(store, name=name)
-        self.dice = random.Random(0)  # noqa: S311 - replaced at every step
-        self.now = NOW
-        self.number = 0
+        self.dice: random.Random = random.Random(0)  # noqa: S311 - replaced at every step
+        self.now: float = NOW
+        self.number: int = 0
         self.sent: dict[str, Envelope] = {}
         self.puts: list[list[Envelope]] = []
         self.wants: list[list[Want]] = []

@@ -44,10 +44,10 @@ class FDBPersister(Persister):
 
     is_far = True
     takes_via = "a transaction of FoundationDB"
-    limits = Limits(body=LARGEST, value=LARGEST, batch=BYTES, items=RUNS)
+    limits: Limits = Limits(body=LARGEST, value=LARGEST, batch=BYTES, items=RUNS)
 
     def __init__(self, target: Target) -> None:
-        self.url = target.url
+        self.url: str = target.url
         self.target = target
         self._link = Link(target)
         self._crowd = Crowd()

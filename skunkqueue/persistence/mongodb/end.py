@@ -46,13 +46,13 @@ LARGEST: Final = 16_000_000
 """Bytes that body and value may have together: a document holds 16 MiB."""
 
 Pair = tuple[Claim, Outcome]
-Write = UpdateOne | UpdateMany
+
 
 FREED: Final = {"held": "", "key": "", "expiring": ""}
 """What a run that ends no longer has."""
 
 
-def write(runs: Collection[Document], writes: Sequence[Write]) -> int:
+def write(runs: Collection[Document], writes: Sequence[UpdateOne | UpdateMany]) -> int:
     """Write in one batch, in no order; returns how many runs were as expected.
 
     Where it met another write it is repeated, which changes nothing where it was done before; then returns UNSURE.

@@ -103,13 +103,13 @@ class RedisPersister(Persister):
 
     is_far = True
     takes_via = "a redis.Pipeline"
-    limits = Limits(body=256 << 20, value=256 << 20, batch=512 << 20)
+    limits: Limits = Limits(body=256 << 20, value=256 << 20, batch=512 << 20)
     """Redis takes strings of 512 MB, and closes a connection that sends a command of 1 GB."""
     wakes_one = True
     ids_per_queue = True  # each queue is in a hash slot of its own, which may be on another server
 
     def __init__(self, target: Target) -> None:
-        self.url = target.url
+        self.url: str = target.url
         self.target = target
         self._link: Link = connect(target)
         self._replicas = Replicas(target.replicas, target.replicas_timeout) if target.replicas else None

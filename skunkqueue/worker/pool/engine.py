@@ -62,7 +62,7 @@ class Engine:
 
     def __init__(self, source: Source, clock: Clock, settings: Settings, log: Log) -> None:
         self.settings = settings
-        self.burst = False  # to end when nothing is left
+        self.burst: bool = False  # to end when nothing is left
         self._is_burst_asked = False
         self._source = source
         self._clock = clock

@@ -99,7 +99,7 @@ class Exchanger:
         self.channel: Channel | None = None
         """The channel that the engine reads. When it changes, the engine closes the old one."""
         self.away: Exception | None = None
-        self.has_reached = False
+        self.has_reached: bool = False
         """Whether the source has ever done what it was asked."""
         self.troubles: list[str] = []
         """What the source cannot do while it does the rest; each is told once, and taken out by the engine."""

@@ -46,7 +46,7 @@ class Timekeeper:
         run: Callable[[Callable[[], None]], None],
         made: Callable[[], None],
     ) -> None:
-        self.look_at = 0.0 if isinstance(source, Persister) else FOREVER
+        self.look_at: float = 0.0 if isinstance(source, Persister) else FOREVER
         """Ticks when to look."""
         self._has_looked = not isinstance(source, Persister)
         self._source = source
@@ -59,7 +59,7 @@ class Timekeeper:
         """The routes that are paused."""
         self.awaited: dict[str, str] = {}
         """Runs that gates wait for, each with its gate, as far as this pool has met them."""
-        self.ends = Ends(settings.queue)
+        self.ends: Ends = Ends(settings.queue)
         """The handlers that are called for runs that end."""
         self._due_gates: list[str] = []
         self._under_way = False
