@@ -8,19 +8,22 @@ these commands show, as JSON.
 
 import io
 import json
+import linecache
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parent
 SCREEN = re.compile(r"<!-- screen: (?P<command>skunq [^\n]*) -->\n```text\n(?P<text>.*?)```$", re.DOTALL | re.MULTILINE)
 START = 1_796_117_400.0  # 2026-12-01 10:10:00
 URL = "memory://screens"
-WORKER = "web1-4711-5e1a.default."
+POOL = "web1-4711-5e1a"
 
 
 class Clock:
@@ -47,38 +50,62 @@ def fixed() -> Clock:
     """Make this process the same each time: its time, its random numbers, its name."""
     clock = Clock()
     clock.hand_to_all()
+    socket.gethostname, os.getpid = (lambda: "web1"), (lambda: 4711)
     os.urandom = random.Random(22).randbytes  # noqa: S311 - no secret
     os.environ |= {"TZ": "UTC", "TERM": "dumb", "COLUMNS": "80", "SKUNKQUEUE_KEY": "of the screens"}
     time.tzset()
     return clock
 
 
+JOBS = """\
+import time
+
+from skunkqueue import SkunkQueue
+
+queue = SkunkQueue("shop", "memory://screens")
+
+
+@queue.job(name="shop:send", retries=1, backoff=1)
+def send(user, html=False):
+    time.sleep(0.04)
+    if user == "bad":
+        raise ValueError(f"no such user {user}")
+    return len(user)
+
+
+@queue.job(name="shop:resize", routes="pictures")
+def resize(picture):
+    time.sleep(3.1)
+    return f"small {picture}"
+
+
+@queue.job(name="shop:pay")
+def pay(order):
+    time.sleep(0.2)
+    raise ConnectionError("the bank does not answer")
+"""
+
+
+def jobs() -> dict[str, Any]:
+    """The jobs, as if they lay in a file that is the same on every machine."""
+    path = "/srv/shop/shop.py"
+    linecache.cache[path] = (len(JOBS), None, JOBS.splitlines(keepends=True), path)
+    made: dict[str, Any] = {"__name__": "shop"}
+    exec(compile(JOBS, path, "exec"), made)  # noqa: S102 - what stands above
+    return made
+
+
 def fill(clock: Clock) -> None:
     """A shop in the middle of its day: what has ended, what fails, what runs and what waits."""
-    from skunkqueue import SkunkQueue
     from skunkqueue.testing import drain
+    from skunkqueue.worker.pool import pool
 
-    queue = SkunkQueue("shop", URL)
-
-    @queue.job(name="shop:send", retries=1, backoff=1)
-    def send(user, html=False):
-        time.sleep(0.04)
-        if user == "bad":
-            raise ValueError(f"no such user {user}")
-        return len(user)
-
-    @queue.job(name="shop:resize", routes="pictures")
-    def resize(picture):
-        time.sleep(3.1)
-        return f"small {picture}"
-
-    @queue.job(name="shop:pay")
-    def pay(order):
-        time.sleep(0.2)
-        raise ConnectionError("the bank does not answer")
+    pool.pool_name = lambda: POOL
+    shop = jobs()
+    queue, send, resize, pay = (shop[name] for name in ("queue", "send", "resize", "pay"))
 
     def work(seconds: float) -> None:
-        drain(queue, name="web1-4711-5e1a")
+        drain(queue)
         clock.sleep(seconds)
 
     pay.fire(1201)
@@ -97,16 +124,16 @@ def fill(clock: Clock) -> None:
     clock.sleep(5)
 
 
-def hold(queue: object) -> None:
+def hold(queue: Any) -> None:
     """A worker that is at its work, and one that has nothing to do."""
     from skunkqueue.envelope import Want, new_token
 
     store, now = queue.store, queue.clock.now()
-    store.claim([Want("shop", ("pictures",), WORKER + "2", new_token(), 1)], now=now, until=now + 60)
-    for number, route in enumerate(("default", "pictures"), 1):
-        name, doing = f"{WORKER}{number}", [["shop:resize", now]] if number == 2 else []
-        about = {"name": name, "queue": "shop", "routes": [route], "host": "web1", "pid": 4711 + number, "runs": 3}
-        store.beat(name, json.dumps({**about, "pool": WORKER[:-9], "doing": doing, "running": []}), until=now + 60)
+    store.claim([Want("shop", ("pictures",), f"{POOL}.pictures.1", new_token(), 1)], now=now, until=now + 60)
+    for pid, route, doing in ((4713, "default", []), (4714, "pictures", [["shop:resize", now]])):
+        about = {"name": f"{route}.1", "queue": "shop", "routes": [route], "host": "web1", "pid": pid, "runs": 3}
+        about |= {"pool": POOL, "doing": doing, "running": []}
+        store.beat(f"{POOL}.{route}.1", json.dumps(about), until=now + 60)
 
 
 class Terminal(io.StringIO):
@@ -129,7 +156,8 @@ def tell(commands: list[str]) -> dict[str, str]:
         before, sys.stdout = sys.stdout, Terminal()
         try:
             run([words[0], "--url", URL, *words[1:]])
-            shown[command] = "\n".join(line.rstrip() for line in sys.stdout.getvalue().splitlines()) + "\n"
+            text = re.sub(r"\x1b\[[\d;]*m", "", sys.stdout.getvalue())
+            shown[command] = "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
         finally:
             sys.stdout = before
     return shown

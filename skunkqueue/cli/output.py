@@ -29,9 +29,9 @@ STYLES: Final[Mapping[str, str]] = {
     "cancelled": "dim",
 }
 
-WIDTHS: Final[Mapping[str, int]] = {"JOB": 16, "RESULT": 12, "CALL": 24, "DOING": 12, "ERROR": 24, "WHERE": 16}
+WIDTHS: Final[Mapping[str, int]] = {"JOB": 16, "RESULT": 12, "CALL": 24, "DOING": 12, "ERROR": 20, "WHERE": 16}
 """Columns that are cut where there is no room for all, each with the characters that it keeps."""
-SPARE: Final = ("HOST", "POOL", "PID")
+SPARE: Final = ("HOST", "POOL", "PID", "FIRST")
 NARROW: Final = 100
 
 ENDLESS: Final = 100_000
