@@ -102,10 +102,10 @@ class Link:
     """A worker's connections to its pool."""
 
     def __init__(self, ends: Ends) -> None:
-        self.tickets = socket.socket(fileno=ends.tickets)
-        self.horizon = Horizon(ends.horizon)
-        self.guard = Guard(self.horizon.until)
-        self.inbox = RunReader(ends.inbox, self.guard.over)
+        self.tickets: socket.socket = socket.socket(fileno=ends.tickets)
+        self.horizon: Horizon = Horizon(ends.horizon)
+        self.guard: Guard = Guard(self.horizon.until)
+        self.inbox: RunReader = RunReader(ends.inbox, self.guard.over)
         self._outbox = ends.outbox
         self._control = ends.control
         self._lock = threading.Lock()

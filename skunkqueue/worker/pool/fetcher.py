@@ -44,7 +44,7 @@ class Fetcher:
         exchanger: Exchanger,
         poke: Callable[[], None],
     ) -> None:
-        self.looked = False
+        self.looked: bool = False
         self.further: Callable[[], Mapping[Want, Slot]] = dict
         """Gives what else to claim with an exchange, beside the work for all slots that have room."""
         self._further: Collection[str] = ()  # the tokens of that

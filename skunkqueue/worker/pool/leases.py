@@ -39,9 +39,9 @@ class Leases:
         hand_back: Callable[[Slot, Sequence[Held]], None] = lambda slot, many: None,
     ) -> None:
         self._hand_back = hand_back
-        self.horizon = ticks() + settings.lease
+        self.horizon: float = ticks() + settings.lease
         """Ticks until which all runs handed out are known to be leased."""
-        self.are_sure = True
+        self.are_sure: bool = True
         """Whether the horizon is known to be in the future."""
         self._slots = slots
         self._settings = settings
