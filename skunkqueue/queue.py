@@ -296,7 +296,8 @@ class SkunkQueue(_Configured):
         def decorate(function: Any) -> Any:
             if not callable(function):
                 raise WrongCall(f"on(...) is for a function of the run that has ended; got {said(function)}")
-            job: Job[Any, Any] = self._job(handling(function, self, lambda: job), None, checked, {})
+            handle = handling(function, self, lambda: job, lambda run, record: Run(self, run, None, record))
+            job: Job[Any, Any] = self._job(handle, None, checked, {})
             give_handler(job, ends, "routes" in options)
             return job
 

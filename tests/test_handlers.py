@@ -18,7 +18,7 @@ from skunkqueue.handlers import declared
 from skunkqueue.handlers.book import declare, readable
 from skunkqueue.handlers.declared import handlers_of
 from skunkqueue.handlers.ends import Ends
-from skunkqueue.handlers.handler import Handler
+from skunkqueue.handlers.handler import EndHandler
 from skunkqueue.persistence import Limits
 from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.schedules.definition import Pieces
@@ -262,7 +262,7 @@ def test_a_queue_without_handlers_puts_nothing_more(queue, divide, monkeypatch):
 
 
 def handler(name="shop:alert", module="shop", event="failed", head=b"head"):
-    return Handler(event, name, ("",), 60.0, module, Pieces(head, b"", b"m\x92\x91\xa0\x80"))
+    return EndHandler(event, name, ("",), 60.0, module, Pieces(head, b"", b"m\x92\x91\xa0\x80"))
 
 
 def held(store):

@@ -44,7 +44,7 @@ FLOORS = (
     {"persistence", "policy"},
     {"queue", "job", "job_pickle", "plan", "method", "lookup", "run", "options", "stub"}
     | {"watcher", "connection", "batcher", "hints", "elsewhere", "facts", "hooks"}
-    | {"schedules", "gates", "classes", "spacing"},
+    | {"schedules", "gates", "handlers", "classes", "spacing"},
     {"worker"},
     {"spool", "gearman", "cache", "metrics", "otel"},
     {"cli"},
