@@ -82,6 +82,7 @@ class _Configured(Schedules):
         """The run of the last call that was added; None before that."""
         self._connection: Connection | None = None
         self.hooks: Hooks = Hooks()
+        self._told_at = {}
         self._batchers: dict[int, Batcher] = {}  # by process: their threads do not come along where one forks
 
 
@@ -141,7 +142,7 @@ class SkunkQueue(_Configured):
         def __getattr__(self, name: str) -> Any:
             from skunkqueue.elsewhere import OF_A_QUEUE, unknown_attribute  # late: only mistakes need it
 
-            unknown_attribute(self, name, OF_A_QUEUE)
+            return unknown_attribute(self, name, OF_A_QUEUE)
 
     @property
     def url(self) -> str:

@@ -59,6 +59,8 @@ def give_schedule(job: Any, given: Mapping[str, Any]) -> None:
         raise WrongCall(text) from None
     if job.queue.broadcast:
         raise WrongCall(_BROADCAST.format(job.name))
+    if job.options_given.is_spaced():
+        raise WrongCall(_UNIQUE.format(job.name))
     if callable(given["every"]):
         function = asking(given["every"], job.queue)
         function.__module__, function.__qualname__ = job._module, f"{job._qualname}.every"
@@ -68,6 +70,10 @@ def give_schedule(job: Any, given: Mapping[str, Any]) -> None:
     registry.add(job)
 
 
+_UNIQUE: Final = (
+    "{} has a unique key, a window or a debounce, which is for what is fired: what a schedule runs takes none; overlap "
+    "says what becomes of a tick whose last run has not ended"
+)
 _BROADCAST: Final = "{} is of a broadcast queue, whose runs have no fixed route: it cannot be scheduled"
 
 
@@ -86,10 +92,14 @@ def definition_of(firing: Any, name: str, rules: Rules, args: tuple[Any, ...], k
     job, options = plan.job, plan.options
     if job.queue.broadcast:
         raise WrongCall(_BROADCAST.format(job.name))
+    if firing._unique is not None or options.is_spaced():
+        raise WrongCall(_UNIQUE.format(job.name))
+    if firing._via is not None or getattr(firing, "_awaited", None):
+        raise WrongCall(f"what a schedule runs takes no via and waits for no other runs: {job.name} was given one")
     pace = None if rules.pace is None else Pieces(*rules.pace._plan.pieces(("",), {}))
     return Definition(
         name, job.queue.name, job.name, rules.when, rules.missed, rules.overlap, tuple(plan.routes), options.expires,
-        options.keep, rules.origin, Pieces(*plan.pieces(args, kwargs)), pace,
+        options.keep, rules.origin, Pieces(*plan.pieces(args, kwargs, firing._headers)), pace,
     )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ class Schedules:
     """A part of SkunkQueue."""
 
     name: str
-    _told_at = 0.0
+    _told_at: dict[str, float]
     if TYPE_CHECKING:
 
         @property
@@ -213,11 +213,13 @@ class Schedules:
         found = paused(pauses(self.store, self.name, now=self.clock.now_at_last()), ROUTE)
         return {route: None if end is None else as_local(as_datetime(end)) for route, end in sorted(found.items())}
 
-    def tell_pools_soon(self) -> None:
-        """The same as below, but not more than once a second: pools that have met gates look often for a while."""
+    def tell_pools_soon(self, route: str) -> None:
+        """The same as below, but not more than once a second for a route: pools that have met gates on one of theirs
+        look often for a while.
+        """
         now = ticks()
-        if now - self._told_at >= 1.0:
-            self._told_at = now
+        if now - self._told_at.get(route, -1.0) >= 1.0:
+            self._told_at[route] = now
             self._tell_pools()
 
     def _tell_pools(self) -> None:

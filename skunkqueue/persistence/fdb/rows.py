@@ -10,6 +10,7 @@ from zlib import crc32
 import msgpack
 
 from skunkqueue.envelope import DAY, Claim, Envelope, Record, State
+from skunkqueue.persistence import BRIEF
 from skunkqueue.persistence.fdb.layout import lane_of
 
 _pack: Callable[..., bytes] = msgpack.packb
@@ -117,10 +118,19 @@ class Row:
         )  # fmt: skip
 
 
-FIELDS: Final = ("body", "notes", "value", "error", "note")
+BODY: Final = "body"
+
+FIELDS: Final = (BODY, "notes", "value", "error", "note")
 """The fields that may lie apart; their numbers are part of keys."""
 
 TEXTS: Final = frozenset({"error", "note"})
+
+
+def cuts(name: str, size: int) -> list[tuple[int, int]]:
+    """Where the pieces of a long field begin and end. Of a body, the first one is all that a brief record has."""
+    first = BRIEF if name == BODY else PIECE
+    begins = [0, *range(first, size, PIECE)]
+    return list(zip(begins, [*begins[1:], size], strict=True))
 
 
 def new_row(envelope: Envelope, shard: int) -> Row:

@@ -167,6 +167,19 @@ class MongoPersister(Persister):
     def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
         return self._again(lambda: look.find(self._link.runs, which, now, after, limit))
 
+    def get_brief(self, ids: Iterable[str]) -> dict[str, Record]:
+        wanted = list(ids)
+        return self._again(lambda: look.get_brief(self._link.runs, wanted))
+
+    def find_brief(
+        self, which: Filter, *, now: float, after: str | None = None, limit: int = 100, values: int | None = None
+    ) -> list[Record]:
+        return self._again(lambda: look.find_brief(self._link.runs, which, now, after, limit, values))
+
+    def open_of(self, ids: Iterable[str]) -> dict[str, float]:
+        wanted = list(ids)
+        return self._again(lambda: look.open_of(self._link.runs, wanted))
+
     def count(self) -> dict[tuple[str, str, str], int]:
         return self._again(lambda: look.count(self._link.runs))
 

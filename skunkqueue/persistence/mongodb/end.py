@@ -17,20 +17,23 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from skunkqueue.envelope import Claim, Outcome, Record, Want
+from skunkqueue.envelope import Claim, Envelope, Outcome, Record, Want
 from skunkqueue.errors import StoreRefused
 from skunkqueue.persistence import REMEMBERED, kept_at_least
 from skunkqueue.persistence.mongodb.documents import (
+    PLACES,
     UNSHOWN,
     Document,
     date_of,
     envelope_of,
+    field_of,
     in_one,
     kept_until,
     key_of,
     number_of,
     record_of,
     shelf_of,
+    shelf_of_ended,
     shown_result,
     storable,
 )
@@ -125,8 +128,8 @@ def _change(claim: Claim, outcome: Outcome, now: float) -> Document:
 
 
 def _complete(claim: Claim, outcome: Outcome, now: float) -> Document:
-    change = _ending("succeeded", kept_until(claim.envelope, now, outcome.keep), now)
-    change["$set"] |= {"token": claim.token, "value": outcome.value}
+    change = _ending("succeeded", claim.envelope, now, outcome.keep)
+    change["$set"] |= {"token": claim.token, field_of(outcome.value): outcome.value}
     change["$unset"]["error"] = ""
     result = shown_result(outcome.value)
     if result is not None:
@@ -135,14 +138,15 @@ def _complete(claim: Claim, outcome: Outcome, now: float) -> Document:
 
 
 def _failed(claim: Claim, outcome: Outcome, now: float) -> Document:
-    change = _ending("failed", kept_until(claim.envelope, now, outcome.keep), now)
-    change["$set"] |= {"token": claim.token, "value": outcome.value, "error": _text(outcome.error)}
+    change = _ending("failed", claim.envelope, now, outcome.keep)
+    change["$set"] |= {"token": claim.token, field_of(outcome.value): outcome.value, "error": _text(outcome.error)}
     return change
 
 
-def _ending(state: str, kept: float, now: float) -> Document:
+def _ending(state: str, envelope: Envelope, now: float, keep: float | None = None) -> Document:
+    kept, shelf = kept_until(envelope, now, keep), shelf_of_ended(state, envelope.queue, envelope.route)
     shown = {"ripe_at": date_of(kept), "ended_at": date_of(now)}
-    return {"$set": {"state": state, "shelf": state, "ripe": kept, "ended": now, **shown}, "$unset": dict(FREED)}
+    return {"$set": {"state": state, "shelf": shelf, "ripe": kept, "ended": now, **shown}, "$unset": dict(FREED)}
 
 
 def _again(claim: Claim, outcome: Outcome, now: float) -> Document:
@@ -191,16 +195,16 @@ def cancelling(document: Document, error: str | None, now: float, by: str = "") 
     where: Document = {"_id": document["_id"], "shelf": document["shelf"]}
     if error is not None:
         where["$or"] = [{"state": {"$ne": "running"}}, {"ripe": {"$lte": now}}]
-    change = _ending("cancelled", kept_until(envelope_of(document), now), now)
+    change = _ending("cancelled", envelope_of(document), now)
     change["$set"] |= {"value": None, "error": error, "by": by}
-    change["$unset"] |= {"token": "", "result": ""}
+    change["$unset"] |= {"token": "", "result": "", "long": ""}
     return UpdateOne(where, change)
 
 
 def cancel(runs: Collection[Document], ids: Sequence[str], now: float) -> list[Record]:
     """Cancel open runs; returns the records of those that this call cancelled."""
     open_ = {"_id": {"$in": ids}, "state": {"$nin": ["succeeded", "failed", "cancelled"]}}
-    found = runs.find(open_, {"body": 0}, batch_size=in_one(len(ids)))
+    found = runs.find(open_, PLACES, batch_size=in_one(len(ids)))
     by = os.urandom(8).hex()
     writes = [cancelling(document, None, now, by) for document in found]
     if not write(runs, writes):
@@ -211,8 +215,8 @@ def cancel(runs: Collection[Document], ids: Sequence[str], now: float) -> list[R
 
 def reopen(runs: Collection[Document], ids: Sequence[str], now: float) -> set[str]:
     """Queue failed or cancelled runs again; returns those that this call reopened."""
-    ended = {"_id": {"$in": ids}, "shelf": {"$in": ["failed", "cancelled"]}}
-    found = runs.find(ended, {"body": 0}, batch_size=in_one(len(ids)))
+    ended = {"_id": {"$in": ids}, "state": {"$in": ["failed", "cancelled"]}}
+    found = runs.find(ended, PLACES, batch_size=in_one(len(ids)))
     by = os.urandom(8).hex()
     writes = [_reopening(each, now, by) for each in found if number_of(each.get("expires"), inf) > now]
     try:
@@ -240,7 +244,8 @@ def _reopening(document: Document, now: float, by: str) -> UpdateOne:
 
 
 _OF_AN_ATTEMPT: Final = (
-    "held", "token", "worker", "lapses", "notes", "value", "error", "progress", "note", "ended", "ended_at", "result",
+    "held", "token", "worker", "lapses", "notes", "value", "long", "error", "progress", "note", "ended", "ended_at",
+    "result",
 )  # fmt: skip
 """What a run has of its attempts, and a run that was never run has not."""
 
