@@ -69,6 +69,9 @@ def give_handler(job: Any, events: Sequence[str], has_routes: bool) -> None:
         raise WrongCall(f"{job.name} is called for every run: on(...) takes no expires, unique, window or debounce")
     job.handles = tuple(events), has_routes, registry.draw()
     registry.add_handler(job)
+    hooks = job.queue.hooks
+    hooks.handlers = [pair for pair in hooks.handlers if pair[0].name != job.name]  # a cell of a notebook comes again
+    hooks.handlers.append((job, job.handles))
 
 
 def handlers_of(job: Any) -> list[EndHandler]:

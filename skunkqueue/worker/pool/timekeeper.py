@@ -239,7 +239,8 @@ class Timekeeper:
         new = told.modules - self._modules
         if told.handlers or new:
             self.ends.hear(told.handlers)
-            declare_handlers(store, self._settings.queue, told.handlers, now=now, undeclared=new)
+            lasting = [handler for handler in told.handlers if not handler.pieces.code]  # a script's end with the pools
+            declare_handlers(store, self._settings.queue, lasting, now=now, undeclared=new)
         if new:
             self._forget(store, new, (definition.name for definition in told.definitions), now)
         self._modules |= new
