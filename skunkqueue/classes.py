@@ -11,6 +11,7 @@ from skunkqueue.job import Job
 from skunkqueue.lookup import follow
 from skunkqueue.options import Given, Options
 from skunkqueue.printable import said
+from skunkqueue.queue import SkunkQueue
 from skunkqueue.run import Run, Runs
 from skunkqueue.stub import arguments_of
 
@@ -23,7 +24,7 @@ class _Nowhere:
     name = "?"
     broadcast = False
     one_process = False
-    hooks = Hooks()  # what is around the jobs of a queue is for what its decorators made: a class belongs to none
+    hooks = Hooks()
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
@@ -35,20 +36,34 @@ class ClassJob(Job[Any, Any]):
     """The job of a class on one queue. Workers find it by the class, in ``Report.job``."""
 
     def __init__(self, kind: type[JobMixin], queue: Any) -> None:
-        def work(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             given = bool(args) and isinstance(args[0], kind)
             return args[0].work(*args[1:], **kwargs) if given else kind().work(*args, **kwargs)
 
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            return await call(*args, **kwargs)
+
         self.kind = kind
+        work = call_async if _is_async(kind.work) else call
         work.__module__, work.__qualname__, work.__doc__ = kind.__module__, f"{kind.__qualname__}.job", kind.__doc__
         name = vars(kind).get("name")
         super().__init__(work, queue, name if isinstance(name, str) else _name_of(kind), _options_of(kind))
+
+    @property
+    def hooks(self) -> Hooks:
+        """Those of the queue that the class names; a class that names none has nothing around it."""
+        named = getattr(self.kind, "queue", None)
+        return named.hooks if isinstance(named, SkunkQueue) else _Nowhere.hooks
 
     def is_importable(self) -> bool:
         """Whether ``module:Class.job`` leads to the job of this class."""
         if not self._importable and not self._by_value:
             self._importable = follow(sys.modules.get(self._module), self._qualname) is vars(self.kind).get("job")
         return self._importable
+
+
+def _is_async(function: Any) -> bool:
+    return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & 0x80)  # inspect.CO_COROUTINE
 
 
 def _name_of(kind: type) -> str:
@@ -64,8 +79,9 @@ class JobMixin:
     """A class that derives from this is a job: ``work`` is what it does.
 
     Attributes that are named like options (``routes``, ``retries``, ``timeout`` ...) are its options, ``name`` is its
-    name. An object of it that is called with arguments is a call, which ``queue += call`` fires. An object travels
-    along if it has attributes of its own; else the worker makes one. Raises WrongCall for a wrong option.
+    name, and what is around the jobs of a queue that it names as ``queue`` is around it too. An object of it that is
+    called with arguments is a call, which ``queue += call`` fires. An object travels along if it has attributes of its
+    own; else the worker makes one. Raises WrongCall for a wrong option.
     """
 
     job: ClassVar[ClassJob]

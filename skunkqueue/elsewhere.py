@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 OF_A_JOB: Final[Mapping[str, str]] = {
     **dict.fromkeys(("delay", "send", "enqueue", "defer", "submit", "perform_async", "queue_job"), "fire(...)"),
@@ -24,7 +24,7 @@ OF_A_RUN: Final[Mapping[str, str]] = {
 OF_A_QUEUE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("task", "actor", "shared_task", "register_task"), "@queue.job"),
     **dict.fromkeys(
-        ("enqueue", "send", "send_task", "submit", "publish", "add", "delay", "kiq"),
+        ("enqueue", "send", "send_task", "submit", "publish", "delay", "kiq"),
         "@queue.job above the function, and function.fire(...)",
     ),
     **dict.fromkeys(("fetch_job", "get_job", "AsyncResult"), "run(id)"),
@@ -32,8 +32,13 @@ OF_A_QUEUE: Final[Mapping[str, str]] = {
 }
 
 
-def unknown_attribute(thing: Any, name: str, names: Mapping[str, str]) -> NoReturn:
-    """Raise the AttributeError for a name that is not there, with what it is called here."""
+def unknown_attribute(thing: Any, name: str, names: Mapping[str, str]) -> Any:
+    """Raise the AttributeError for a name that is not there, with what it is called here.
+
+    Python asks here too where a property has raised one: then it is the property's own that is raised.
+    """
+    if hasattr(type(thing), name):
+        return object.__getattribute__(thing, name)
     meant = names.get(name)
     hint = "" if meant is None else f"; here it is {meant}"
     raise AttributeError(f"{type(thing).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=thing)

@@ -58,11 +58,20 @@ def unserved(run: Waited) -> str:
     if route.startswith("@"):
         return "" if route[1:] in workers else f"the worker {route[1:]}, to which it was sent, is gone"
     if any(_may_serve(about, queue.name, route) for about in workers.values()):
-        return ""
+        return _paused(queue, route)
     where = f"route {route} of queue {queue.name} on {queue.url}"
     if queue.one_process:
         return f"no worker serves {where}; that store needs one in this process: WorkerPool(queue, in_process=True)"
     return f"no worker serves {where}; to start one: {how_to_serve(queue.name, route)}"
+
+
+def _paused(queue: Any, route: str) -> str:
+    """In one sentence, that nothing starts on the route because it is paused; empty if it is not."""
+    paused = queue.paused()
+    if route not in paused:
+        return ""
+    until = "" if paused[route] is None else f" until {paused[route]:%Y-%m-%d %H:%M:%S}"
+    return f"route {route} of queue {queue.name} is paused{until}; to go on: skunq resume -q {queue.name} -r {route}"
 
 
 def _may_serve(about: str, queue: str, route: str) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 
@@ -77,7 +78,7 @@ class Hooked:
     def __init__(self, job: Any, arounds: list[Around], worker: Worker) -> None:
         self._job = job
         if worker.is_async(job.function):
-            self.function = _around_async(job.function, arounds, worker)
+            self.function: Any = _around_async(job.function, arounds, worker)
         else:
             plain = [each for each in arounds if _flags(each) & _GENERATOR]
             self.function = _around_plain(job.function, plain, worker)
@@ -96,6 +97,7 @@ def _around_plain(function: Any, arounds: list[Any], worker: Worker) -> Any:
                 return value
             rest = stack.pop_all()  # what it returned is the job: it ends when that does
             return _awaited(value, rest)
+        raise RuntimeError(_KEPT)
 
     return call
 
@@ -103,6 +105,10 @@ def _around_plain(function: Any, arounds: list[Any], worker: Worker) -> Any:
 async def _awaited(value: Any, stack: ExitStack) -> Any:
     with stack:
         return await value
+    raise RuntimeError(_KEPT)
+
+
+_KEPT: Final = "the job did not end well, and what is around it did not let that through"
 
 
 def _around_async(function: Any, arounds: list[Any], worker: Worker) -> Any:
@@ -114,28 +120,37 @@ def _around_async(function: Any, arounds: list[Any], worker: Worker) -> Any:
                 else:
                     stack.enter_context(contextmanager(each)(worker.current_run()))
             return await function(*args, **kwargs)
+        raise RuntimeError(_KEPT)
 
     return call
 
 
 class Lives:
-    """The lifespans that have begun in this worker, each once, with the state that they have yielded."""
+    """The lifespans that have begun in this worker, each once, with the state that they have yielded.
+
+    A worker that runs several at a time opens them on several threads, of which one begins a lifespan.
+    """
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._states: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._states: dict[Any, Mapping[str, Any]] = {}
+        self._lock = threading.RLock()
 
     def state(self, hooks: Hooks) -> dict[str, Any]:
         """What all of a queue's lifespans have yielded; those that have not begun begin now. Raises what they raise."""
         found: dict[str, Any] = {}
-        for lifespan in hooks.lifespans:
-            # By name: a function that came by value comes anew with each job of its script.
-            key = (lifespan.__module__, lifespan.__qualname__)
-            if key not in self._states:
-                yielded = self._stack.enter_context(contextmanager(lifespan)())
-                self._states[key] = {} if yielded is None else yielded
-            found.update(self._states[key])
+        with self._lock if hooks.lifespans else nullcontext():
+            for lifespan in hooks.lifespans:
+                found.update(self._state(lifespan))
         return found
+
+    def _state(self, lifespan: Any) -> Mapping[str, Any]:
+        # A function that came by value comes anew with each job of its script; other scripts have others of that name.
+        key = (lifespan.__module__, lifespan.__qualname__, lifespan.__code__)
+        if key not in self._states:
+            yielded = self._stack.enter_context(contextmanager(lifespan)())
+            self._states[key] = {} if yielded is None else yielded
+        return self._states[key]
 
     def close(self) -> None:
         """End them, the last to begin first. Raises what they raise."""

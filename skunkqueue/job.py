@@ -72,10 +72,10 @@ class Call(Generic[P]):
     def __init__(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], firing: Any = None, bound: tuple[Any, ...] = ()
     ) -> None:
-        self.args = args
-        self.kwargs = kwargs
-        self.firing = firing
-        self.bound = bound
+        self.args: tuple[Any, ...] = args
+        self.kwargs: dict[str, Any] = kwargs
+        self.firing: Any = firing
+        self.bound: tuple[Any, ...] = bound
 
     def whole(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the job's function."""
@@ -132,14 +132,15 @@ class Firing(Generic[P, R]):
         except TypeError:
             raise WrongCall(f"fire_many takes calls, like [(1, 2), job.args(3)]; got {said(calls)}") from None
         pairs = [as_call(call) for call in each]
-        if plan.spaced and not is_importing():
-            return Runs([run for pair in pairs for run in self._spaced(NOW, *pair)])
         if is_importing():
             return Runs(_inert(plan, len(pairs)))
-        code = plan.code() if pairs else b""
-        keys = default_keys() if code else default_keys  # looked up once; without code, only if a call is pickled
-        bodies = [plan.body(code, *pair, keys, self._headers) for pair in pairs]
-        runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW)))
+        if plan.spaced:
+            runs = Runs[R](self._spaced(NOW, pairs))
+        else:
+            code = plan.code() if pairs else b""
+            keys = default_keys() if code else default_keys  # looked up once; without code, only if a call is pickled
+            bodies = [plan.body(code, *pair, keys, self._headers) for pair in pairs]
+            runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW)))
         plan.job._last = runs if len(runs) <= MOST_KEPT else ref(runs)
         return runs
 
@@ -160,7 +161,7 @@ class Firing(Generic[P, R]):
 
         return After(self, runs, on, on_lost)
 
-    def then(self, job: Firing[[R], S]) -> Chain[P, S]:
+    def then(self, job: Firing[[R], S] | BoundJob[[R], S]) -> Chain[P, S]:
         """A chain: ``a.then(b).then(c).fire(1)``. Each job gets what the one before returned."""
         from skunkqueue.gates.after import Chain
 
@@ -171,7 +172,7 @@ class Firing(Generic[P, R]):
         if is_importing():
             runs = _inert(plan, 1)
         elif plan.spaced:
-            runs = self._spaced(when, args, kwargs)
+            runs = self._spaced(when, [(args, kwargs)])
         else:
             runs = self._put(self._envelopes([plan.body(plan.code(), args, kwargs, headers=self._headers)], when))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
@@ -192,25 +193,31 @@ class Firing(Generic[P, R]):
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
-    def _spaced(self, when: When, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Run[Any]]:
-        """Fire a call of which the key, or earlier calls with that key, say whether and when it runs."""
-        from skunkqueue.spacing import key_of, put_spaced
+    def _spaced(self, when: When, pairs: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> list[Run[Any]]:
+        """Fire calls of which the keys, or earlier calls with those keys, say whether and when they run."""
+        from skunkqueue.spacing import adjusted, key_of, put_spaced
 
         plan, options, queue = self._plan, self._plan.options, self._plan.job.queue
-        key = self._unique or key_of(options, plan.job.name, args, kwargs)
-        if key is None:
-            raise WrongCall(f"window and debounce are for a unique key, and {plan.job.name} was given none: unique=...")
         if self._via is not None:
             raise WrongCall("via= does not go with window, debounce or a function for unique: they ask the store first")
-        body = plan.body(plan.code(), args, kwargs)
-        envelopes = self._envelopes([body], when)
-        now = queue.now()
-
-        def sealed(id: str) -> bytes:
-            return body if isinstance(body, bytes) else body.sealed(id, queue.name)
-
-        ids = [put_spaced(queue.store, e._replace(unique=key), options, sealed, now=now) for e in envelopes]
-        return [Run(queue, id, e if id == e.id else None) for id, e in zip(ids, envelopes, strict=True)]
+        spaced: list[tuple[Envelope, bytes | Unsigned]] = []
+        for args, kwargs in pairs:
+            key = self._unique or key_of(options, plan.job.name, args, kwargs)
+            if key is None:
+                name = plan.job.name
+                raise WrongCall(f"window and debounce are for a unique key, and {name} was given none: unique=...")
+            body = plan.body(plan.code(), args, kwargs, headers=self._headers)
+            spaced += [(each._replace(unique=key), body) for each in self._envelopes([body], when)]
+        runs: list[Run[Any]] = []
+        for place, (envelope, body) in enumerate(spaced):
+            now = queue.now()
+            envelope = adjusted(envelope, options, now)
+            try:
+                id = put_spaced(queue.store, envelope, options, partial(_sealed, body, queue.name), now=now)
+            except StoreError as error:
+                raise self._failed(error, runs, [left for left, _ in spaced[place:]]) from error
+            runs.append(Run(queue, id, envelope if id == envelope.id else None))
+        return runs
 
     def _envelopes(self, bodies: Sequence[bytes | Unsigned], when: When) -> list[Envelope]:
         plan, options = self._plan, self._plan.options
@@ -256,7 +263,7 @@ class Firing(Generic[P, R]):
         def __getattr__(self, name: str) -> Any:
             from skunkqueue.elsewhere import OF_A_JOB, unknown_attribute  # late: only mistakes need it
 
-            unknown_attribute(self, name, OF_A_JOB)
+            return unknown_attribute(self, name, OF_A_JOB)
 
     def _failed(self, error: StoreError, runs: list[Run[Any]], left: list[Envelope]) -> Exception:
         """What ``fire_many`` raises. ``left``: what is not stored, or may not be."""
@@ -273,6 +280,8 @@ class Job(Firing[P, R]):
 
     schedule: Any = None
     """The rules of its schedule, if it was given ``every``."""
+    handles: Any = None
+    """How the runs end that it is called for, where it was made by ``queue.on``."""
     every: Job[[str], float]
     """The job that asks the function given as ``every`` when to run next; only there if it is a function."""
 
@@ -295,8 +304,8 @@ class Job(Firing[P, R]):
         self._last: Run[Any] | Runs[Any] | ref[Runs[Any]] | None = None
         self._module, self._qualname = _where(function)
         self._by_value = travels_by_value(self._module)
-        self.ref = f"{self._module}:{self._qualname}"
-        self.name = _check_name(name) if name is not None else self._default_name()
+        self.ref: str = f"{self._module}:{self._qualname}"
+        self.name: str = _check_name(name) if name is not None else self._default_name()
         self._importable = False
         self._stub: Callable[..., None] | None = None
         self._plan = Plan(self, options)
@@ -561,6 +570,10 @@ def as_call(call: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
 
 
 _NO_KWARGS: Final[dict[str, Any]] = {}
+
+
+def _sealed(body: bytes | Unsigned, queue: str, id: str) -> bytes:
+    return body.sealed(id, queue) if isinstance(body, Unsigned) else body
 
 
 def _addresses(queue: SkunkQueue, routes: tuple[str, ...]) -> list[str]:

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
 if TYPE_CHECKING:
     from skunkqueue.durations import Duration
+    from skunkqueue.gates.after import Chain
     from skunkqueue.job import Call, Firing, Job
     from skunkqueue.options import Given
+    from skunkqueue.plan import Plan
     from skunkqueue.run import Run, Runs
+    from skunkqueue.times import When
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 class BoundJob(Generic[P, R]):
@@ -94,6 +98,24 @@ class BoundJob(Generic[P, R]):
     def after(self, runs: Any, *, on: str = "succeeded", on_lost: str = "cancel") -> BoundJob[P, R]:
         """``Job.after``, with the object as first argument of what is fired."""
         return BoundJob(self.job, self.__self__, self._firing.after(runs, on=on, on_lost=on_lost))
+
+    def then(self, job: Firing[[R], S] | BoundJob[[R], S]) -> Chain[P, S]:
+        """``Job.then``: a chain that begins with this call."""
+        from skunkqueue.gates.after import Chain
+
+        return Chain([self]).then(job)
+
+    @property
+    def firing(self) -> Firing[Any, R]:
+        """The job, or the job with other options, that fires."""
+        return self._firing
+
+    @property
+    def _plan(self) -> Plan:
+        return self._firing._plan
+
+    def _fire(self, when: When, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run[R]:
+        return self._firing._fire(when, (self.__self__, *args), kwargs)
 
     def check(self, /, *args: Any, **kwargs: Any) -> None:
         """Raise the TypeError that calling the method with these arguments would raise."""

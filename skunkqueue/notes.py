@@ -28,7 +28,8 @@ class Notes(NamedTuple):
     ``starts`` that ended otherwise than well, ``failures`` that spent a retry, ``deaths`` with their signals,
     ``mark``: the lapses at the time it was marked as started, or None; ``unknown``: when a worker first did not know
     its job; ``suspect``: it was running beside others when their worker died, so it is run alone; ``history``: the last
-    attempts that failed, oldest first, as many as there is room for.
+    attempts that failed, oldest first, as many as there is room for; ``begun``: when it was marked as started (store
+    time), and for which worker.
     """
 
     starts: int = 0
@@ -38,6 +39,7 @@ class Notes(NamedTuple):
     unknown: float | None = None
     suspect: bool = False
     history: tuple[Attempted, ...] = ()
+    begun: tuple[float, str] | None = None
 
     def failed(self, attempt: Attempted) -> Notes:
         """These notes after one more attempt that failed."""
@@ -55,8 +57,9 @@ def decode_notes(notes: bytes) -> Notes:
         fields = msgpack.unpackb(notes, use_list=False)
         starts, failures, deaths, mark, unknown, suspect = fields[:6]
         return Notes(
-            int(starts), int(failures), tuple(map(str, deaths)), mark, unknown, bool(suspect), _history(fields[6:7])
-        )
+            int(starts), int(failures), tuple(map(str, deaths)), mark, unknown, bool(suspect), _history(fields[6:7]),
+            _begun(fields[7:8]),
+        )  # fmt: skip
     except Exception:
         return NONE
 
@@ -69,13 +72,19 @@ def _history(field: Sequence[Any]) -> tuple[Attempted, ...]:
     )
 
 
+def _begun(field: Sequence[Any]) -> tuple[float, str] | None:
+    return next(((float(began), str(worker)) for began, worker in field), None)
+
+
 def encode_notes(notes: Notes) -> bytes:
     """Write notes, within the size a store takes: the oldest attempts are left out where there is no room for them."""
     deaths = tuple(death[:100] for death in notes.deaths[-MOST_DEATHS:])
     history = notes.history
+    has_begun = notes.mark is not None and notes.begun is not None
     while True:
         fields: tuple[Any, ...] = notes._replace(deaths=deaths, history=history)
-        packed: bytes = msgpack.packb(fields if history else fields[:6], unicode_errors="replace")
+        used = 8 if has_begun else 7 if history else 6
+        packed: bytes = msgpack.packb(fields[:used], unicode_errors="replace")
         if len(packed) <= MOST_NOTES or not history:
             return packed[:MOST_NOTES]
         history = history[1:]

@@ -71,12 +71,12 @@ class Plan:
     def __init__(self, job: Job[Any, Any], options: Options) -> None:
         self.job = job
         self.options = options
-        self.routes = [route + PRIORITIES[options.priority] for route in options.routes]
-        self.spaced = options.is_spaced()
-        self.several = len(self.routes) > 1 or job.queue.broadcast
+        self.routes: list[str] = [route + PRIORITIES[options.priority] for route in options.routes]
+        self.spaced: bool = options.is_spaced()
+        self.several: bool = len(self.routes) > 1 or job.queue.broadcast
         # A worker takes these options from the job it imports. If they were changed, they travel with the function.
         self._by_name = options.callables() == job.options_given.callables()
-        self.head = pack_head(job.name, job.ref, options.seal())
+        self.head: bytes = pack_head(job.name, job.ref, options.seal())
         self._unsigned = pack_body(self.head, b"", b"")
         self._reference: Reference | None = None
 
@@ -103,11 +103,27 @@ class Plan:
         options = zip(("retry_on", "give_up_on", "the backoff function"), self.options.callables(), strict=True)
         return [*culprit.of_function(self.job.function), *options]
 
-    def pieces(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
-        """Head, code and call of a body that is to be sealed later, by others. Raises as ``body`` does."""
+    def pieces(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> tuple[bytes, bytes, bytes]:
+        """Head, code and call of a body that is to be sealed later, by others. Raises as ``body`` does.
+
+        Nothing is fired now, so the headers are only those that were given by hand.
+        """
         code = self.code()
-        self.body(code, args, kwargs)
-        return self.head, code, encode_call(args, kwargs, self.options.serializer)
+        self.job.check(*args, **kwargs)
+        call = self._call(args, kwargs)
+        if headers:
+            call = with_headers(headers, call)
+        self._check_size(len(self._unsigned) + len(code) + len(call) + SIGNATURE, code, args, kwargs)
+        return self.head, code, call
+
+    def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        call = scalar_call(args, kwargs)
+        if call is None:
+            with at_home(self.job.queue.address):
+                call = encode_call(args, kwargs, self.options.serializer)
+        return call
 
     def body(
         self,
@@ -119,13 +135,9 @@ class Plan:
     ) -> bytes | Unsigned:
         """What a worker needs to make this call. Raises TypeError, a PayloadError or TooLarge."""
         self.job.check(*args, **kwargs)
-        queue = self.job.queue
-        call = scalar_call(args, kwargs)
-        if call is None:
-            with at_home(queue.address):
-                call = encode_call(args, kwargs, self.options.serializer)
+        call = self._call(args, kwargs)
         is_signed = bool(code) or call[:1] == PICKLED
-        hooks = queue.hooks
+        hooks = self.job.queue.hooks
         if hooks.stamps:
             headers = hooks.stamped(self.job, headers)
         if headers:

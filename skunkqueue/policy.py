@@ -35,10 +35,10 @@ class Backoff:
     def __init__(
         self, first: Duration = 1.0, factor: float = 2.0, limit: Duration = 600.0, jitter: bool = True
     ) -> None:
-        self.first = seconds(first, "first of Backoff")
-        self.factor = seconds(factor, "factor of Backoff")
-        self.limit = seconds(limit, "limit of Backoff")
-        self.jitter = bool(jitter)
+        self.first: float = seconds(first, "first of Backoff")
+        self.factor: float = seconds(factor, "factor of Backoff")
+        self.limit: float = seconds(limit, "limit of Backoff")
+        self.jitter: bool = bool(jitter)
 
     def _key(self) -> tuple[float, float, float, bool]:
         return self.first, self.factor, self.limit, self.jitter
@@ -132,12 +132,15 @@ class Entry(NamedTuple):
     alone: bool = False
 
 
-def admit(claim: Claim, seal: Seal) -> Entry:
-    """Judge a claim before it runs: its past decides whether and how it may run."""
+def admit(claim: Claim, seal: Seal, now: float = 0.0) -> Entry:
+    """Judge a claim before it runs: its past decides whether and how it may run. ``now`` is store time."""
     if not claim.lapses and not claim.notes and not seal.at_most_once:
         return _ORDINARY
     notes = decode_notes(claim.notes)
     if notes.mark is not None and claim.lapses > notes.mark:
+        if notes.begun is not None:  # how long it took nobody knows: at most until now
+            began, worker = notes.begun
+            notes = notes.failed(Attempted(began, max(0.0, now - began), worker, "its pool vanished"))
         notes = notes._replace(starts=notes.starts + 1, deaths=(*notes.deaths, "its pool vanished"), mark=None)
         if seal.at_most_once:
             return Entry(_fail(_VANISHED, seal, notes), notes, False)
@@ -151,9 +154,10 @@ _ORDINARY: Final = Entry(None, NONE, False)
 _VANISHED: Final = Raised("", "its pool vanished while it ran, and at_most_once forbids to run it again", final=True)
 
 
-def mark(claim: Claim, notes: Notes) -> Outcome:
-    """What is written before a careful run starts: a lapse after this mark is a death."""
-    return Outcome.started(notes=encode_notes(notes._replace(mark=claim.lapses)))
+def mark(claim: Claim, notes: Notes, now: float | None = None) -> Outcome:
+    """What is written before a careful run starts (at ``now``): a lapse after this mark is a death."""
+    begun = None if now is None else (now, claim.worker)
+    return Outcome.started(notes=encode_notes(notes._replace(mark=claim.lapses, begun=begun)))
 
 
 def hand_back(notes: Notes, *, marked: bool = False) -> Outcome:

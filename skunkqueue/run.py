@@ -51,7 +51,7 @@ class Run(Generic[R]):
     def __init__(
         self, queue: SkunkQueue, id: str, envelope: Envelope | None = None, record: Record | None = None
     ) -> None:
-        self.id = id
+        self.id: str = id
         self._queue = queue
         self._envelope = envelope  # of a run fired here, so that it can be put again
         self._record = record
@@ -80,7 +80,7 @@ class Run(Generic[R]):
         def __getattr__(self, name: str) -> Any:
             from skunkqueue.elsewhere import OF_A_RUN, unknown_attribute  # late: only mistakes need it
 
-            unknown_attribute(self, name, OF_A_RUN)
+            return unknown_attribute(self, name, OF_A_RUN)
 
     # what is known of it
 
@@ -100,7 +100,7 @@ class Run(Generic[R]):
     def error(self) -> str | None:
         """In one line, why it failed or was cancelled, or why it is tried again."""
         _glance([self])
-        return None if self._record is None else self._record.error or self._why_cancelled()
+        return self._error()
 
     @property
     def attempts(self) -> int:
@@ -298,6 +298,9 @@ class Run(Generic[R]):
                 self._value = (cast(R, None if data is None else decode_value(data)),)
         return self._value[0]
 
+    def _error(self) -> str | None:
+        return None if self._record is None else self._record.error or self._why_cancelled()
+
     def _why_cancelled(self) -> str | None:
         """The reason that its gate gave, if it waited for others."""
         record = self._record
@@ -316,6 +319,9 @@ class Run(Generic[R]):
             raise RunGone(f"run {self.id} is no longer kept, or never reached the store")
         if self._succeeded():
             return self._read()
+        if self._record.open:  # who was promoted does not wait for it any more
+            state = self._shown()
+            raise WaitTimeout(f"run {self.id} has not ended: it is {state}", str(state), self._record.error)
         if self._record.state == State.CANCELLED:
             raise JobCancelled(self._record.error or self._why_cancelled() or "cancelled")
         raise _failure(self._record)
@@ -496,7 +502,7 @@ class Runs(Sequence[Run[R]], Generic[R]):
     __slots__ = ("__weakref__", "runs")
 
     def __init__(self, runs: Sequence[Run[R]] = ()) -> None:
-        self.runs = list(runs)
+        self.runs: list[Run[R]] = list(runs)
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -544,7 +550,7 @@ class Runs(Sequence[Run[R]], Generic[R]):
     def error(self) -> str | None:
         """The first error there is."""
         _glance(self.runs)
-        return next((run._record.error for run in self.runs if run._record and run._record.error), None)
+        return next((error for run in self.runs if (error := run._error())), None)
 
     def wait(self, timeout: Duration | None = None) -> list[R]:
         """The values in order, when all have ended. Raises the first failure, as ``Run.wait`` does."""
@@ -594,11 +600,11 @@ class CurrentRun:
         headers: Mapping[str, str] = MappingProxyType({}),
         state: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self.id = id
-        self.attempt = attempt
-        self.job = job
-        self.headers = headers
-        self.state = state
+        self.id: str = id
+        self.attempt: int = attempt
+        self.job: str = job
+        self.headers: Mapping[str, str] = headers
+        self.state: Mapping[str, Any] = state
         self._report = report
 
     def __repr__(self) -> str:

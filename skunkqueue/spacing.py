@@ -22,6 +22,9 @@ WINDOWS: Final = "~windows"
 """What follows a route in the name of the route on which the windows of its runs lie."""
 MARGIN: Final = 0.25
 """A run that starts within so many seconds is not moved any more: to cancel it might interrupt it."""
+OVERDUE: Final = 1.0
+"""One that has not started so many seconds after it was due waits for others, for a worker or for the end of a pause,
+and is moved."""
 TRIES: Final = 20
 
 
@@ -37,6 +40,19 @@ def key_of(options: Options, name: str, args: tuple[Any, ...], kwargs: Mapping[s
     return f"{name}\n{key}"
 
 
+def adjusted(envelope: Envelope, options: Options, now: float) -> Envelope:
+    """The envelope as it is put: due when the debouncing ends, with the time that it has to start counted from there;
+    kept for as long as a window may lead to it.
+    """
+    if options.window is not None:
+        return envelope._replace(keep=max(envelope.keep, options.window))
+    if options.debounce is None:
+        return envelope
+    due = max(envelope.due, now + options.debounce)
+    expires = None if envelope.expires is None else envelope.expires + (due - envelope.due)
+    return envelope._replace(due=due, expires=expires)
+
+
 def put_spaced(
     store: Persister, envelope: Envelope, options: Options, sealed: Callable[[str], bytes], *, now: float
 ) -> str:
@@ -44,10 +60,11 @@ def put_spaced(
 
     ``sealed`` makes its body for another id.
     """
+    envelope = adjusted(envelope, options, now)
     if options.window is not None:
         return _put_in_window(store, envelope, options.window, sealed, now)
     if options.debounce is not None:
-        return _put_debounced(store, envelope._replace(due=max(envelope.due, now + options.debounce)), now)
+        return _put_debounced(store, envelope, now)
     return store.put([envelope])[0]
 
 
@@ -103,4 +120,4 @@ def _put_debounced(store: Persister, envelope: Envelope, now: float) -> str:
 
 
 def _can_be_moved(record: Record, now: float) -> bool:
-    return record.state == State.QUEUED and record.ripe > now + MARGIN
+    return record.state == State.QUEUED and not now - OVERDUE < record.ripe <= now + MARGIN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from skunkqueue import SkunkQueue, current_run
+from skunkqueue import JobMixin, SkunkQueue, current_run
 
 queue = SkunkQueue("demo")
 
@@ -42,3 +42,17 @@ def db(fail=False):
 @queue.job(name="adb")
 async def adb():
     return current_run().state["db"]
+
+
+class Counted(JobMixin):
+    queue = queue
+
+    def work(self, what):
+        return f"{what} with {current_run().state['db']}"
+
+
+class CountedAsync(JobMixin):
+    queue = queue
+
+    async def work(self, what):
+        return f"{what} with {current_run().state['db']}"

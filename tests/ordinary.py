@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from pools import PoolProcess, until
+from pools import PoolProcess, alive, until
 from troubled import Said
 
 from skunkqueue import JobCancelled, JobFailed, Run, WorkerPool
@@ -340,6 +340,103 @@ class Scene:
             self._fire(lambda number: job.fire(number))
             self._settle()  # and one that may run once only would fail beside it
 
+    def _step_then(self):
+        """A chain over several routes: each waits for the one before."""
+        first, *others = (self._some() for _ in range(self.random.randint(2, 3)))
+        seconds = self.random.choice([0, 0, 0.05, 0.5])
+
+        def fire(number):
+            chain = first
+            for job in others:
+                chain = chain.then(job)
+            return chain.fire(number, seconds)
+
+        self._fire(fire)
+
+    def _step_after(self):
+        """One that waits for several, or for a failure."""
+        ids = []
+        for _ in range(self.random.randint(1, 5)):
+            seconds = self.random.choice([0, 0, 0.1])
+            ids.append(self._fire(lambda number, job=self._some(), seconds=seconds: job.fire(number, seconds))[1])
+        job = self._some()
+        self._fire(lambda number: job.after(ids, on="ended").fire(number))
+
+    def _step_lost(self):
+        """One that waits for one that fails, or is cancelled."""
+        if self.random.random() < 0.5:
+            fail = self._job(self.jobs.FAIL)
+            _, first = self._fire(lambda number: fail.fire(number), expected=JobFailed)
+        else:
+            later = self._some()
+            _, first = self._fire(lambda number: later.fire_at(30, number), expected=JobCancelled)
+        job = self._some()
+        self._fire(lambda number: job.after(first).fire(number), expected=JobCancelled)
+        if first.state == "scheduled":
+            first.cancel()
+
+    def _step_pause(self):
+        route = self._route()
+        self.jobs.queue.pause(route, until=self.random.choice([None, 0.5]))
+        time.sleep(self.random.choice([0, 0.05, 0.2]))
+        for fire in (self._step_now, self._step_later, self._step_then)[: self.random.randint(1, 3)]:
+            fire()
+        self._fire(lambda number: self.jobs.KINDS["function"].options(routes=route).fire(number))
+        time.sleep(self.random.choice([0, 0.1, 0.7]))
+        self.jobs.queue.resume(route)
+
+    def _step_debounce(self):
+        """Each fire moves the run; only the last is executed."""
+        job = self.jobs.KINDS["function"].options(
+            routes=self._route(), unique=f"key {self.random.random()}", debounce=2
+        )
+        for expected in (JobCancelled, JobCancelled, None)[self.random.randint(0, 2) :]:
+            self._fire(lambda number: job.fire(number, 0), expected=expected)
+
+    def _step_window(self):
+        job = self.jobs.KINDS["function"].options(routes=self._route(), unique=f"key {self.random.random()}", window=60)
+        number, first = self._fire(lambda number: job.fire(number, 0))
+        assert job.fire(number + 1, 0) == first
+
+    def _step_schedule(self):
+        """Its tick comes in a second, and no other after that."""
+        queue, job = self.jobs.queue, self._some()
+        number = getattr(self, "number", 0) + 1
+        name = f"tick {number}"
+        queue.schedule(name, job.args(number, 0), every=1, overlap="queue")
+        until(lambda: (found := self._schedule(name)) and found.last, LIMIT, self._story([]))
+        last = self._schedule(name).last
+        queue.unschedule(name)
+        self._fire(lambda number: last)
+
+    def _schedule(self, name):
+        return next((each for each in self.jobs.queue.schedules() if each.name == name), None)
+
+    def _step_kill(self):
+        """An idle worker is killed, and one that is stopped meanwhile goes on."""
+        if self.in_process or self.holds:
+            return
+        self._settle()
+        pool = self.random.choice(self.pools)
+        workers = [pid for pid in pool.process.workers() if alive(pid)]
+        os.kill(self.random.choice(workers), signal.SIGKILL)
+        for fire in (self._step_now, self._step_then, self._step_many)[: self.random.randint(1, 3)]:
+            self._once_not(fire)
+
+    def _step_freeze(self):
+        """A pool is stopped, and goes on after a while."""
+        if self.in_process:
+            return
+        pool = self.random.choice(self.pools)
+        seconds = self.random.choice([0.01, 0.3, 1])
+        pool.process.send(signal.SIGSTOP)  # perhaps while it writes, so that fires have to wait as well
+        goes_on = threading.Timer(seconds, pool.process.send, [signal.SIGCONT])
+        goes_on.start()
+        fires = [self._step_now, self._step_later, self._step_then, self._step_many]
+        for fire in self.random.sample(fires, 2):
+            fire()
+        goes_on.join()
+
     def _step_stop(self):
         """A pool ends, gently or not, just as others are fired; the first one serves all routes, and stays."""
         if len(self.pools) < 2:
@@ -380,7 +477,8 @@ class Scene:
 
 STEPS = {
     "now": 8, "later": 5, "pair": 2, "many": 3, "hold": 3, "release": 2, "cancel": 2, "promote": 1, "expire": 1,
-    "retry": 1, "fail": 1, "die": 1, "stop": 1, "start": 1,
+    "retry": 1, "fail": 1, "die": 1, "stop": 1, "start": 1, "then": 3, "after": 2, "lost": 1, "pause": 2, "debounce": 1,
+    "window": 1, "schedule": 1, "kill": 1, "freeze": 1,
 }  # fmt: skip
 """How often each step is taken."""
 

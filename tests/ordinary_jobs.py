@@ -11,12 +11,12 @@ from skunkqueue import Retry, SkunkQueue
 queue = SkunkQueue("demo", os.environ.get("SKUNKQUEUE_URL") or "memory://ordinary")
 
 
-def work(number, seconds):
+def work(number, seconds=0):
     time.sleep(seconds)
     return number
 
 
-async def work_async(number, seconds):
+async def work_async(number, seconds=0):
     await asyncio.sleep(seconds)
     return number
 
@@ -30,7 +30,7 @@ def loud(function):
 
 
 @loud
-def decorated(number, seconds):
+def decorated(number, seconds=0):
     return work(number, seconds)
 
 
@@ -39,7 +39,7 @@ class Thing:
         self.name = name
 
     @queue.event
-    def method(self, number, seconds):
+    def method(self, number, seconds=0):
         return work(number, seconds)
 
 

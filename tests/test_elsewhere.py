@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from skunkqueue import SkunkQueue, WrongCall
+from skunkqueue.elsewhere import OF_A_JOB, OF_A_QUEUE, OF_A_RUN
 
 
 @pytest.fixture
@@ -72,3 +73,17 @@ def test_an_option_of_elsewhere_says_its_name_here(queue):
         queue.event(retry=3)
     with pytest.raises(WrongCall, match="there is no priority 'urgent'; choose one of high, low, normal"):
         queue.event(priority="urgent")
+
+
+def test_an_attribute_that_is_missing_inside_a_property_is_the_one_that_is_told(queue, add, monkeypatch):
+    run = add.fire(1, 2)
+    monkeypatch.setattr(queue.store, "get_brief", lambda ids: ids.missing_in_a_driver)
+
+    for look in (lambda: run.state, lambda: add.state, lambda: run.progress):
+        with pytest.raises(AttributeError, match="missing_in_a_driver"):
+            look()
+
+
+def test_no_hint_is_for_a_name_that_is_there(queue, add):
+    for thing, names in ((queue, OF_A_QUEUE), (add.options(retries=1), OF_A_JOB), (add.fire(1, 2), OF_A_RUN)):
+        assert [name for name in names if hasattr(type(thing), name)] == []

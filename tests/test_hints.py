@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -50,6 +51,21 @@ def test_waiting_on_a_route_that_nobody_serves_says_so_once_and_what_to_start(qu
     assert (
         f"no worker serves route foo of queue demo on {queue.url}; to start one: skunq work -q demo -r foo" in said[0]
     )
+
+
+@pytest.mark.parametrize(("until", "when"), [(None, ""), (3600, r" until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")])
+def test_waiting_on_a_route_that_is_paused_says_so_and_how_it_goes_on(queue, capsys, until, when):
+    add = job(queue, routes=["foo"])
+    Hands(queue, "foo").beat()
+    queue.pause("foo", until)
+    run = add.fire(1, 2)
+
+    with pytest.raises(WaitTimeout) as raised:
+        run.wait(1.2)
+
+    wanted = f"route foo of queue demo is paused{when}; to go on: skunq resume -q demo -r foo"
+    assert re.search(wanted, str(raised.value))
+    assert re.search(wanted, capsys.readouterr().err)
 
 
 def test_awaiting_says_so_too(queue, capsys):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +107,41 @@ def test_what_is_around_may_fail_the_job(queue):
     assert (run.state, run.error, ran) == ("failed", "PermissionError: closed today", [])
 
 
+@pytest.mark.parametrize("kind", ["plain", "async", "returned"])
+def test_what_is_around_a_job_cannot_make_a_failure_a_success(queue, kind):
+    @queue.around
+    def careless(run):
+        with contextlib.suppress(ValueError):
+            yield
+
+    def plain():
+        raise ValueError("no")
+
+    async def coroutine():
+        raise ValueError("no")
+
+    job = {"plain": plain, "async": coroutine, "returned": lambda: coroutine()}[kind]
+    run = queue.job(name="job")(job).fire()
+    drain(queue)
+
+    assert (run.state, run.error) == (
+        "failed",
+        "RuntimeError: the job did not end well, and what is around it did not let that through",
+    )
+
+
+def test_a_timeout_counts_though_what_is_around_the_job_does_not_let_it_through(queue):
+    @queue.around
+    def careless(run):
+        with contextlib.suppress(BaseException):
+            yield
+
+    run = queue.job(name="job", timeout=0.2)(lambda: time.sleep(30)).fire()
+    drain(queue)
+
+    assert run.error == "TimeoutError: did not end within 0.2 s"
+
+
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_async_jobs_have_both_kinds_around_them_and_plain_jobs_the_plain_ones(queue, concurrency):
     said = []
@@ -189,6 +228,31 @@ def test_a_lifespan_begins_once_before_the_first_run_and_ends_with_the_worker(qu
     assert said == ["first", "second", "job", "job", "second ends", "first ends"]
 
 
+def test_a_lifespan_begins_once_in_a_worker_that_runs_several_at_a_time(queue):
+    began = []
+
+    @queue.lifespan
+    def slowly():
+        began.append(1)
+        time.sleep(0.3)  # the watchdog lets another thread take the next run meanwhile
+        yield {"number": len(began)}
+
+    @queue.job
+    def number(seconds=0.0):
+        time.sleep(seconds)
+        return current_run().state["number"]
+
+    @queue.job
+    async def number_async():
+        return current_run().state["number"]
+
+    with WorkerPool(queue, in_process=True, concurrency=4):
+        runs = [number.fire(0.05) for _ in range(6)] + [number_async.fire() for _ in range(6)]
+        assert {run.wait(LIMIT) for run in runs} == {1}
+
+    assert began == [1]
+
+
 def test_a_run_whose_lifespan_fails_waits_for_a_worker_that_can(queue):
     broken = [True]
 
@@ -266,9 +330,6 @@ def test_hooks_of_a_script_travel_with_its_jobs(tmp_path):
         "    return os.environ['AROUND'], current_run().state['opened']\n"
         "print(one.fire().id, two.fire().id)\n"
     )
-    import subprocess
-    import sys
-
     said = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, timeout=LIMIT)
     assert said.returncode == 0, said.stderr
 
@@ -277,6 +338,77 @@ def test_hooks_of_a_script_travel_with_its_jobs(tmp_path):
 
     assert (one, two) == ("one", "two")
     assert since == as_well, "once per worker, though each job came with it"
+
+
+def test_two_scripts_have_each_its_own_lifespan_though_their_functions_have_one_name(tmp_path):
+    url = f"sqlite:///{tmp_path}/runs.db"
+    ids = []
+    for name in ("one", "two"):
+        script = tmp_path / f"{name}.py"
+        script.write_text(
+            "from skunkqueue import SkunkQueue, current_run\n"
+            f"queue = SkunkQueue('demo', {url!r})\n"
+            "@queue.lifespan\n"
+            "def resources():\n"
+            f"    yield {{'script': {name!r}}}\n"
+            "@queue.job\n"
+            "def which():\n"
+            "    return current_run().state['script']\n"
+            "print(which.fire().id)\n"
+        )
+        said = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, timeout=LIMIT)
+        assert said.returncode == 0, said.stderr
+        ids.append(said.stdout.strip())
+
+    with SkunkQueue("demo", url) as queue, PoolProcess(tmp_path, url, "default"):
+        assert [queue.run(id).wait(LIMIT) for id in ids] == ["one", "two"]
+
+
+# -- classes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Counted", "CountedAsync"])
+def test_what_is_around_a_queue_is_around_a_class_that_names_it(tmp_path, monkeypatch, name):
+    url = f"sqlite:///{tmp_path}/runs.db"
+    monkeypatch.setenv("SKUNKQUEUE_URL", url)
+    monkeypatch.setenv("MARKS", str(tmp_path))
+    import importlib
+
+    import around_jobs
+
+    jobs = importlib.reload(around_jobs)
+    with jobs.queue, PoolProcess(tmp_path, url, "default") as pool:
+        value = jobs.queue.add(getattr(jobs, name)()("x")).wait(LIMIT)
+        (worker,) = pool.workers()
+
+    assert value == f"x with db of {worker}"
+    notes = Path(tmp_path, "notes").read_text().splitlines()
+    assert notes[1:] == [f"around_jobs:{name} 1 None begins", f"around_jobs:{name} 1 ends"]
+
+
+def test_a_class_of_a_script_that_names_its_queue_takes_its_hooks_along(tmp_path):
+    url = f"sqlite:///{tmp_path}/runs.db"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from skunkqueue import JobMixin, SkunkQueue, current_run\n"
+        f"queue = SkunkQueue('demo', {url!r})\n"
+        "@queue.lifespan\n"
+        "def resources():\n"
+        "    yield {'db': 'here'}\n"
+        "class Named(JobMixin):\n"
+        "    queue = queue\n"
+        "    def work(self):\n"
+        "        return dict(current_run().state)\n"
+        "class Plain(JobMixin):\n"
+        "    def work(self):\n"
+        "        return dict(current_run().state)\n"
+        "print(queue.add(Named()()).id, queue.add(Plain()()).id)\n"
+    )
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, timeout=LIMIT)
+    assert said.returncode == 0, said.stderr
+
+    with SkunkQueue("demo", url) as queue, PoolProcess(tmp_path, url, "default"):
+        assert [queue.run(id).wait(LIMIT) for id in said.stdout.split()] == [{"db": "here"}, {}]
 
 
 # -- headers ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pytest
 from skunkqueue.envelope import Claim, Envelope, Seal
 from skunkqueue.policy import (
     NONE,
+    Attempted,
     Backoff,
     Died,
     Notes,
@@ -221,3 +222,31 @@ def test_a_run_that_was_marked_and_handed_back_bears_no_mark_any_more():
 
     assert decode_notes(outcome.notes).mark is None
     assert outcome.notes is not None  # None would leave the mark in the store
+
+
+def test_an_attempt_that_was_lost_with_its_pool_is_in_the_history():
+    first = admit(claim(lapses=1), Seal(), NOW)  # nobody knows whether it had started
+    marked = mark(claim(lapses=1), first.notes, NOW + 1)
+
+    second = admit(claim(lapses=2, notes=marked.notes), Seal(), NOW + 21)
+
+    assert (first.notes.history, second.notes.starts) == ((), 1)
+    assert second.notes.history == (Attempted(NOW + 1, 20.0, "worker", "its pool vanished"),)
+    again = decode_notes(mark(claim(lapses=2), second.notes, NOW + 22).notes)
+    assert (again.history, again.begun) == (second.notes.history, (NOW + 22, "worker"))
+
+
+def test_a_run_that_may_start_once_tells_when_its_pool_vanished_with_it():
+    seal = Seal(at_most_once=True)
+    marked = mark(claim(), NONE, NOW)
+
+    entry = admit(claim(lapses=1, notes=marked.notes), seal, NOW + 16)
+
+    assert after(entry.outcome).history == (Attempted(NOW, 16.0, "worker", "its pool vanished"),)
+
+
+def test_what_was_marked_and_ended_or_was_handed_back_has_lost_no_attempt():
+    notes = admit(claim(notes=mark(claim(), NONE, NOW).notes), Seal(at_most_once=True), NOW).notes
+
+    assert after(hand_back(notes, marked=True)) == NONE
+    assert after(judge(Raised("ValueError", "no"), Seal(), notes, now=NOW)).begun is None

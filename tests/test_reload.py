@@ -233,6 +233,30 @@ def test_a_pool_that_is_killed_while_it_reloads_loses_nothing(shop: Shop) -> Non
     assert max(counted.values()) <= 2  # what the killed pool had not committed
 
 
+def test_schedules_are_those_of_the_new_code(shop: Shop) -> None:
+    declared = "@queue.event(every={!r})\ndef restock():\n    pass\n"
+    shop.write(1, declared.format("1h"))
+    shop.work("--reload", "--import", "shop")
+    queue = shop.jobs.queue
+
+    for version, every in enumerate(("1h", "2h", "1h"), 1):  # the third is the first one again
+        shop.write(version, declared.format(every))
+        until(lambda every=every: [each.every for each in queue.schedules()] == [every])
+    shop.write(4)
+
+    until(lambda: queue.schedules() == [])
+
+
+def test_an_error_within_a_reload_is_not_hidden(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WorkerPool(shop.jobs.queue) as pool:
+        assert shop.jobs.version.fire().wait(LIMIT) == 1
+        assert pool._engine is not None
+        monkeypatch.setattr(pool._engine._supervisor, "reload", lambda why: why.missing)
+
+        with pytest.raises(AttributeError, match="missing"):
+            pool.reload()
+
+
 def test_a_program_reloads_its_pool(shop: Shop) -> None:
     with WorkerPool("demo", conn_url=shop.skunq.url) as pool:
         assert shop.jobs.version.fire().wait(LIMIT) == 1

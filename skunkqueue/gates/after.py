@@ -11,6 +11,7 @@ from skunkqueue.errors import WrongCall
 from skunkqueue.gates.gate import ON, ON_LOST, Gate
 from skunkqueue.gates.values import placed
 from skunkqueue.job import Call, Firing, as_call
+from skunkqueue.method import BoundJob
 from skunkqueue.options import choice
 from skunkqueue.printable import said
 from skunkqueue.run import Run, Runs
@@ -27,16 +28,12 @@ class After(Firing[P, R]):
     def __init__(self, firing: Firing[P, R], runs: Any, on: str, on_lost: str) -> None:
         self._plan = firing._plan
         self._via = firing._via
+        self._headers = firing._headers
         self._on = choice("on", on, ON)
         self._on_lost = choice("on_lost", on_lost, ON_LOST)
         self._awaited = _all(runs)
-        job, queue = self._plan.job, self._plan.job.queue
-        if firing._unique is not None or self._plan.spaced:
-            raise WrongCall(f"a run that waits for others takes no unique key: {job.name} was given one")
-        if queue.broadcast:
-            raise WrongCall(f"{job.name} is of a broadcast queue, whose runs have no fixed route: it cannot wait")
-        if self._plan.options.expires is not None:
-            raise WrongCall(f"a run that waits for others does not expire: {job.name} was given expires=")
+        _check_can_wait(firing)
+        queue = self._plan.job.queue
         for run in self._awaited:
             if run._queue.connection is not queue.connection:
                 raise WrongCall(f"a run can wait for runs of its own store; run {run.id} is on {run._queue.url}")
@@ -68,8 +65,23 @@ class After(Firing[P, R]):
 
     def _put(self, envelopes: Sequence[Envelope]) -> list[Run[Any]]:
         runs = super()._put(envelopes)[::2]  # without the gates
-        self._plan.job.queue.tell_pools_soon()
+        for route in self._plan.options.routes:
+            self._plan.job.queue.tell_pools_soon(route)
         return runs
+
+
+def _check_can_wait(firing: Any) -> None:
+    """Raise WrongCall for what cannot be fired to wait for other runs."""
+    plan = firing._plan
+    name = plan.job.name
+    if isinstance(firing, After):
+        raise WrongCall(f"{name} waits for other runs already: give all that it is to wait for to one after(...)")
+    if firing._unique is not None or plan.spaced:
+        raise WrongCall(f"a run that waits for others takes no unique key: {name} was given one")
+    if plan.job.queue.broadcast:
+        raise WrongCall(f"{name} is of a broadcast queue, whose runs have no fixed route: it cannot wait")
+    if plan.options.expires is not None:
+        raise WrongCall(f"a run that waits for others does not expire: {name} was given expires=")
 
 
 def _all(runs: Any) -> list[Run[Any]]:
@@ -89,17 +101,19 @@ class Chain(Generic[P, R]):
     """Jobs that run one after the other, each with what the one before returned; made by ``job.then``."""
 
     def __init__(self, jobs: Sequence[Any]) -> None:
-        for job in jobs:
-            if not isinstance(job, Firing):
+        for place, job in enumerate(jobs):
+            if not isinstance(job, Firing | BoundJob):
                 raise WrongCall(f"a chain is made of jobs; got {said(job)}")
             if job._plan.several:
                 raise WrongCall(f"a chain is made of jobs of one route; {job._plan.job.name} has several")
-        self.jobs = tuple(jobs)
+            if place:  # here, and not when the first of them has been fired
+                _check_can_wait(getattr(job, "firing", job))
+        self.jobs: tuple[Any, ...] = tuple(jobs)
 
     def __repr__(self) -> str:
         return f"<Chain {' > '.join(job._plan.job.name for job in self.jobs)}>"
 
-    def then(self, job: Firing[[R], S]) -> Chain[P, S]:
+    def then(self, job: Firing[[R], S] | BoundJob[[R], S]) -> Chain[P, S]:
         """The chain with one more job at its end."""
         return Chain((*self.jobs, *(job.jobs if isinstance(job, Chain) else (job,))))
 

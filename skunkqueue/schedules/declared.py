@@ -10,6 +10,7 @@ import msgpack
 
 from skunkqueue.durations import seconds
 from skunkqueue.errors import SkunkError, WrongCall
+from skunkqueue.handlers.handler import Handler
 from skunkqueue.options import choice
 from skunkqueue.schedules.definition import Definition, Pieces
 from skunkqueue.schedules.registry import origin_of, registry
@@ -58,6 +59,8 @@ def give_schedule(job: Any, given: Mapping[str, Any]) -> None:
         raise WrongCall(text) from None
     if job.queue.broadcast:
         raise WrongCall(_BROADCAST.format(job.name))
+    if job.options_given.is_spaced():
+        raise WrongCall(_UNIQUE.format(job.name))
     if callable(given["every"]):
         function = asking(given["every"], job.queue)
         function.__module__, function.__qualname__ = job._module, f"{job._qualname}.every"
@@ -67,6 +70,10 @@ def give_schedule(job: Any, given: Mapping[str, Any]) -> None:
     registry.add(job)
 
 
+_UNIQUE: Final = (
+    "{} has a unique key, a window or a debounce, which is for what is fired: what a schedule runs takes none; overlap "
+    "says what becomes of a tick whose last run has not ended"
+)
 _BROADCAST: Final = "{} is of a broadcast queue, whose runs have no fixed route: it cannot be scheduled"
 
 
@@ -85,22 +92,27 @@ def definition_of(firing: Any, name: str, rules: Rules, args: tuple[Any, ...], k
     job, options = plan.job, plan.options
     if job.queue.broadcast:
         raise WrongCall(_BROADCAST.format(job.name))
+    if firing._unique is not None or options.is_spaced():
+        raise WrongCall(_UNIQUE.format(job.name))
+    if firing._via is not None or getattr(firing, "_awaited", None):
+        raise WrongCall(f"what a schedule runs takes no via and waits for no other runs: {job.name} was given one")
     pace = None if rules.pace is None else Pieces(*rules.pace._plan.pieces(("",), {}))
     return Definition(
         name, job.queue.name, job.name, rules.when, rules.missed, rules.overlap, tuple(plan.routes), options.expires,
-        options.keep, rules.origin, Pieces(*plan.pieces(args, kwargs)), pace,
+        options.keep, rules.origin, Pieces(*plan.pieces(args, kwargs, firing._headers)), pace,
     )  # fmt: skip
 
 
 class Announcement(NamedTuple):
-    """What a process declares: all its schedules of a queue, and the modules whose jobs it knows.
+    """What a process declares: all its schedules and handlers of a queue, and the modules whose jobs it knows.
 
-    ``troubles`` are sentences about schedules that cannot be kept.
+    ``troubles`` are sentences about those that cannot be kept.
     """
 
     modules: frozenset[str]
     definitions: list[Definition]
     troubles: list[str]
+    handlers: list[Handler]
 
 
 def announced_here(queue: str, url: str | None = None) -> Announcement:
@@ -111,15 +123,30 @@ def announced_here(queue: str, url: str | None = None) -> Announcement:
             definitions.append(definition_of(job, job.name, job.schedule, (), {}))
         except (SkunkError, TypeError) as error:
             troubles.append(f"{job.name} cannot be scheduled: {error}")
-    return Announcement(frozenset(registry.modules), definitions, troubles)
+    return Announcement(frozenset(registry.modules), definitions, troubles, _handlers_here(queue, url, troubles))
+
+
+def _handlers_here(queue: str, url: str | None, troubles: list[str]) -> list[Handler]:
+    found: list[Handler] = []
+    for job in registry.handlers_of(queue, url):
+        from skunkqueue.handlers.declared import handlers_of  # late: few programs have handlers
+
+        try:
+            found += handlers_of(job)
+        except (SkunkError, TypeError) as error:
+            troubles.append(f"{job.name} cannot be called for runs that end: {error}")
+    return found
 
 
 def packed(told: Announcement) -> bytes:
     """An announcement as bytes, for the pipe between a worker and its pool."""
-    data: bytes = msgpack.packb((sorted(told.modules), [one.packed() for one in told.definitions], told.troubles))
+    definitions = [one.packed() for one in told.definitions]
+    handlers = [one.packed() for one in told.handlers]
+    data: bytes = msgpack.packb((sorted(told.modules), definitions, told.troubles, handlers))
     return data
 
 
 def unpacked(data: bytes, queue: str) -> Announcement:
-    modules, definitions, troubles = msgpack.unpackb(data, use_list=False)
-    return Announcement(frozenset(modules), [Definition.unpack(one, queue) for one in definitions], list(troubles))
+    modules, definitions, troubles, handlers = msgpack.unpackb(data, use_list=False)
+    found = [Definition.unpack(one, queue) for one in definitions]
+    return Announcement(frozenset(modules), found, list(troubles), [Handler.unpack(one) for one in handlers])

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from skunkqueue.codec import PICKLED, PLAIN
+from skunkqueue.codec import PICKLED, PLAIN, is_pickled
 from skunkqueue.envelope import Body, Envelope, Seal, base_route, open_body, pack_head
 from skunkqueue.errors import BadSignature, Corrupt
 from skunkqueue.referred import MARK, keeping, reference
@@ -37,7 +37,7 @@ class Pieces(NamedTuple):
 
     @property
     def has_pickle(self) -> bool:
-        return bool(self.code) or self.call[:1] == PICKLED
+        return bool(self.code) or is_pickled(self.call)
 
     def sealed(self, id: str, queue: str) -> bytes:
         code = reference(self.code)

@@ -44,10 +44,10 @@ class FDBPersister(Persister):
 
     is_far = True
     takes_via = "a transaction of FoundationDB"
-    limits = Limits(body=LARGEST, value=LARGEST, batch=BYTES, items=RUNS)
+    limits: Limits = Limits(body=LARGEST, value=LARGEST, batch=BYTES, items=RUNS)
 
     def __init__(self, target: Target) -> None:
-        self.url = target.url
+        self.url: str = target.url
         self.target = target
         self._link = Link(target)
         self._crowd = Crowd()
@@ -141,6 +141,9 @@ class FDBPersister(Persister):
 
     def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
         return _union(in_parts(lambda some: self._do(lambda step: ending.promote(step, some), now), sorted(set(ids))))
+
+    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
+        return _union(in_parts(lambda some: self._do(lambda step: ending.discard(step, some), now), sorted(set(ids))))
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         return self._get(ids, look.WHOLE)

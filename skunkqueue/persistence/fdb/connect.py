@@ -53,11 +53,11 @@ class Link:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.transactions = 0
+        self.transactions: int = 0
         """How many transactions were begun; an attempt counts."""
-        self.conflicts = 0
+        self.conflicts: int = 0
         """How many of them met another, and were begun again."""
-        self.mark = b""
+        self.mark: bytes = b""
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._local = threading.local()

@@ -47,9 +47,30 @@ class Row:
         "progress", "queue", "ripe", "route", "shard", "state", "token", "unique", "value", "worker",
     )  # fmt: skip
 
+    body: Any
+    due: Any
+    ended: Any
+    error: Any
+    expires: Any
+    keep: Any
+    lapses: Any
+    more: list[Any]
+    note: Any
+    notes: Any
+    progress: Any
+    queue: Any
+    ripe: Any
+    route: Any
+    shard: Any
+    state: Any
+    token: Any
+    unique: Any
+    value: Any
+    worker: Any
+
     def __init__(self, id: str, fields: tuple[Any, ...]) -> None:
-        self.id = id
-        self.damaged = False
+        self.id: str = id
+        self.damaged: bool = False
         (
             self.state, self.ripe, self.queue, self.route, self.shard, self.due, self.expires, self.unique, self.keep,
             self.body, self.worker, self.token, self.lapses, self.notes, self.value, self.error, self.progress,

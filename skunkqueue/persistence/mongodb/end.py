@@ -1,4 +1,4 @@
-"""Writes what becomes of runs: outcomes of claims, and cancel, reopen and promote from the desk.
+"""Writes what becomes of runs: outcomes of claims, and cancel, reopen, promote and discard from the desk.
 
 Each write names the run and what proves the right to it: the token it is held under, or the shelf it lies on. So a
 write that comes late, or twice, changes nothing.
@@ -19,6 +19,7 @@ from pymongo.errors import BulkWriteError, OperationFailure
 
 from skunkqueue.envelope import Claim, Envelope, Outcome, Record, Want
 from skunkqueue.errors import StoreRefused
+from skunkqueue.persistence import REMEMBERED, kept_at_least
 from skunkqueue.persistence.mongodb.documents import (
     PLACES,
     UNSHOWN,
@@ -48,13 +49,13 @@ LARGEST: Final = 16_000_000
 """Bytes that body and value may have together: a document holds 16 MiB."""
 
 Pair = tuple[Claim, Outcome]
-Write = UpdateOne | UpdateMany
+
 
 FREED: Final = {"held": "", "key": "", "expiring": ""}
 """What a run that ends no longer has."""
 
 
-def write(runs: Collection[Document], writes: Sequence[Write]) -> int:
+def write(runs: Collection[Document], writes: Sequence[UpdateOne | UpdateMany]) -> int:
     """Write in one batch, in no order; returns how many runs were as expected.
 
     Where it met another write it is repeated, which changes nothing where it was done before; then returns UNSURE.
@@ -255,6 +256,24 @@ def promote(runs: Collection[Document], ids: Sequence[str], now: float) -> set[s
     where = {"_id": {"$in": ids}, "state": "queued", "ripe": {"$gt": now}}
     change = {"$set": {"ripe": now, "ripe_at": date_of(now), "by": by}}
     return _done_by(runs, ids, by) if write(runs, [UpdateMany(where, change)]) else set()
+
+
+def discard(runs: Collection[Document], ids: Sequence[str], now: float) -> set[str]:
+    """Have ended runs kept no longer; returns those that have ended."""
+    where = {"_id": {"$in": ids}, "shelf": {"$in": ["succeeded", "failed", "cancelled"]}}
+    found = list(runs.find(where, {"shelf": 1, "ripe": 1, "ended": 1}, batch_size=in_one(len(ids))))
+    write(runs, [_discarding(each, now) for each in found])
+    return {each["_id"] for each in found}
+
+
+def _discarding(document: Document, now: float) -> UpdateOne:
+    ended = document.get("ended")
+    kept = min(number_of(document.get("ripe"), inf), kept_at_least(number_of(ended, now - REMEMBERED), now))
+    # One that was reopened meanwhile is left as it is, though it may have ended again.
+    return UpdateOne(
+        {"_id": document["_id"], "shelf": document["shelf"], "ended": ended},
+        {"$set": {"ripe": kept, "ripe_at": date_of(kept)}},
+    )
 
 
 def _done_by(runs: Collection[Document], ids: Sequence[Any], by: str) -> set[str]:

@@ -71,7 +71,7 @@ class Completer:
             outcome = judge(raised, Seal(), NONE, now=self._clock.now())
             self._conclude(slot, claim, "?", outcome, "unread")
             return None
-        entry = admit(claim, head.seal)
+        entry = admit(claim, head.seal, self._clock.now() if claim.lapses else 0.0)
         name = head.name or head.ref
         if entry.outcome is not None:
             self._conclude(slot, claim, name, entry.outcome, "and is not run again")
@@ -94,7 +94,7 @@ class Completer:
 
     def mark(self, held: Held) -> None:
         """Have the run marked as started in the store."""
-        self.note(held.claim, mark(held.claim, held.notes))
+        self.note(held.claim, mark(held.claim, held.notes, self._clock.now() if self.is_timed else None))
 
     def hand_back(self, slot: Slot, many: Sequence[Held]) -> None:
         """Hand back runs that were not started; no attempt is counted.
@@ -259,7 +259,7 @@ class Reader:
         completer: Completer,
         look: Callable[[], None],
         broken: Callable[[str], None],
-        announced: Callable[[bytes], None] = lambda data: None,
+        announced: Callable[[Slot, bytes], None] = lambda slot, data: None,
     ) -> None:
         self._announced = announced
         self._completer = completer
@@ -350,7 +350,7 @@ class Reader:
         self._look()
 
     def _schedules(self, slot: Slot, number: int, rest: bytes) -> None:
-        self._announced(rest)
+        self._announced(slot, rest)
 
     def _cannot_start(self, slot: Slot, number: int, rest: bytes) -> None:
         slot.broken = rest.decode("utf-8", "replace")

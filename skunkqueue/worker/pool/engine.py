@@ -52,6 +52,8 @@ UNREACHED: Final = 10.0
 """Seconds after which a burst gives up on a store that it has never reached. Other pools go on trying."""
 ORDERS_WAIT: Final = 30.0
 """Seconds of one wait for orders."""
+LONGEST: Final = 3600.0
+"""Seconds of one wait. The kernel refuses to wait for a month, and a run may be due in the year 9999."""
 FOREVER: Final = float("inf")
 
 _ORDERS: Final = {"gentle": GENTLE, "rough": ROUGH, "kill": KILL}
@@ -62,8 +64,9 @@ class Engine:
 
     def __init__(self, source: Source, clock: Clock, settings: Settings, log: Log) -> None:
         self.settings = settings
-        self.burst = False  # to end when nothing is left
+        self.burst: bool = False  # to end when nothing is left
         self._is_burst_asked = False
+        self._is_open = False
         self._source = source
         self._clock = clock
         self._log = log
@@ -90,7 +93,7 @@ class Engine:
 
     def reload(self, why: str) -> None:
         """Have new workers take the place of the old ones, which finish what they run."""
-        with contextlib.suppress(AttributeError):  # it has not opened yet, so there are no workers
+        if self._is_open:  # else there are no workers yet
             self._supervisor.reload(why)
         self.poke()
 
@@ -146,12 +149,12 @@ class Engine:
         look = self._fetcher.call
         self._leases = Leases(slots, settings, self._heartbeat, self._log, self._exchanger.run, look)
         self._timekeeper = Timekeeper(source, self._clock, settings, self._exchanger.run, look)
-        announced = self._timekeeper.announce
         self._supervisor = Supervisor(
-            slots, settings, self._selector, self._completer, self._leases, self._log, look, announced
+            slots, settings, self._selector, self._completer, self._leases, self._log, look, self._timekeeper
         )
         self._order_keys = [WorkerKey(slot.name) for slot in slots]
         self._orders = Listener(self._await_orders, self._beat_now, "skunkqueue-orders")
+        self._is_open = True
         self._log.flush()
 
     def _turn(self) -> None:
@@ -200,8 +203,8 @@ class Engine:
         self._fetcher.tell(self._exchanger.read_later())
 
     def _listen(self) -> None:
-        timeout = max(0.0, self._until() - ticks())
-        for key, _ in self._selector.select(None if timeout == FOREVER else timeout):
+        timeout = min(max(0.0, self._until() - ticks()), LONGEST)
+        for key, _ in self._selector.select(timeout):
             key.data()
 
     def _until(self) -> float:
@@ -290,7 +293,9 @@ class Engine:
         outcomes = self._completer.outcomes and not self._exchanger.asking
         wants = [] if is_paused else self._fetcher.wants(anyway=bool(outcomes))
         if outcomes or wants:
-            self._exchanger.carry(*self._completer.take(), wants)
+            done, reports = self._completer.take()
+            ends = self._timekeeper.ends
+            self._exchanger.carry(done, reports, wants, ends.runs(done, self._clock.now()) if ends and done else ())
             if not self._source.is_far:
                 self._exchanger.linger(LINGER)
             self._collect()
@@ -327,14 +332,24 @@ class Engine:
         """Handle a delivery: report outcomes, start runs that were marked, hand out claims."""
         if delivery.outcomes:
             self._report(delivery)
-            if self._timekeeper.awaited:
+            if self._timekeeper.minds_ends:
                 self._timekeeper.ended(delivery.outcomes)
+            if self._timekeeper.ends:
+                self._call_handlers(delivery)
             self._start_marked(delivery)
         if delivery.result.claims:
             self._leases.claimed(ticks() + delivery.now + self.settings.lease - self._clock.now())
             self._hand_out(delivery.result.claims)
         if delivery.wants:
             self._fetcher.learn(delivery, self.burst)
+
+    def _call_handlers(self, delivery: Delivery) -> None:
+        """Look for the runs of handlers, which may be ours; put those that could not be known of before."""
+        refused = delivery.result.refused
+        if refused:
+            runs = self._timekeeper.ends.of_refused(delivery.outcomes, refused, self._clock.now())
+            self._exchanger.carry([], [], [], runs)
+        self._fetcher.call()
 
     def _report(self, delivery: Delivery) -> None:
         result, outcomes = delivery.result, delivery.outcomes

@@ -18,6 +18,7 @@ from skunkqueue.worker.pool.process import Guard, Process, Thread
 from skunkqueue.worker.pool.renewal import Renewal
 from skunkqueue.worker.pool.settings import Settings
 from skunkqueue.worker.pool.slot import Held, Slot
+from skunkqueue.worker.pool.timekeeper import Timekeeper
 
 GENTLE: Final = 1
 ROUGH: Final = 2
@@ -40,7 +41,7 @@ class Supervisor:
         leases: Leases,
         log: Log,
         look: Callable[[], None],
-        announced: Callable[[bytes], None] = lambda data: None,
+        timekeeper: Timekeeper | None = None,
     ) -> None:
         self.level = 0
         self.failure: str | None = None
@@ -52,7 +53,8 @@ class Supervisor:
         self._leases = leases
         self._log = log
         self._look = look
-        self._reader = Reader(completer, look, self._never_starts, announced)
+        self._timekeeper = timekeeper
+        self._reader = Reader(completer, look, self._never_starts, self._announced)
         self._renewal = Renewal(settings, log)
         self._guard = None if settings.in_process else Guard()
         self._orphans = None if settings.in_process else Orphans()
@@ -69,6 +71,11 @@ class Supervisor:
             until = min(until, ticks() + ASK)
         return until if self._orphans is None else min(until, self._orphans.until())
 
+    def _announced(self, slot: Slot, data: bytes) -> None:
+        """Take in which schedules a worker's code declares; that of one which was replaced is no longer in force."""
+        if self._timekeeper is not None and not slot.is_older:
+            self._timekeeper.announce(data)
+
     def _never_starts(self, why: str) -> None:
         if not self._renewal.waits:
             self.failure = why
@@ -81,6 +88,8 @@ class Supervisor:
 
     def _renew(self) -> None:
         self._renewal.begin()
+        if self._timekeeper is not None:
+            self._timekeeper.begin_anew()
         for slot in [slot for slot in self._slots if not slot.is_older]:
             slot.start_at, slot.failed_starts, slot.broken = 0.0, 0, ""
             if slot.body is not None:

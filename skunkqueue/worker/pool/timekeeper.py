@@ -1,26 +1,31 @@
-"""Keeps the schedules and pauses of a pool's queue: looks at its beat, when a tick comes, and when it is told to."""
+"""Keeps the schedules, pauses and handlers of a pool's queue: looks at its beat, when a tick comes, and when it is told to."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim, Outcome
+from skunkqueue.handlers.book import declare as declare_handlers
+from skunkqueue.handlers.book import readable
+from skunkqueue.handlers.ends import Ends
 from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import Persister, Source
 from skunkqueue.persistence.halves import WHOLE
 from skunkqueue.schedules.book import declare, forget_undeclared
 from skunkqueue.schedules.declared import Announcement, announced_here, unpacked
 from skunkqueue.schedules.keeper import Keeper
-from skunkqueue.schedules.paused import ROUTE, Paused, paused, pauses
+from skunkqueue.schedules.paused import ROUTE, Paused, paused, pauses_of, standing
 from skunkqueue.schedules.registry import registry
 from skunkqueue.worker.pool.settings import Settings
 
 FOREVER: Final = float("inf")
 MOST_AWAITED: Final = 100_000
+ENDS: Final = ("complete", "failed")
+"""The outcomes that end a run."""
 SOONEST: Final = 0.01
 """Seconds between two looks, at least."""
 ACTIVE: Final = 10.0
@@ -43,7 +48,7 @@ class Timekeeper:
         run: Callable[[Callable[[], None]], None],
         made: Callable[[], None],
     ) -> None:
-        self.look_at = 0.0 if isinstance(source, Persister) else FOREVER
+        self.look_at: float = 0.0 if isinstance(source, Persister) else FOREVER
         """Ticks when to look."""
         self._has_looked = not isinstance(source, Persister)
         self._source = source
@@ -56,11 +61,15 @@ class Timekeeper:
         """The routes that are paused."""
         self.awaited: dict[str, str] = {}
         """Runs that gates wait for, each with its gate, as far as this pool has met them."""
-        self._due_gates: list[str] = []
+        self.ends: Ends = Ends(settings.queue)
+        """The handlers that are called for runs that end."""
+        self._ended_meanwhile: set[str] = set()  # runs that ended while a look was under way
         self._under_way = False
         self._told_meanwhile = False
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what both threads change
+        self._due_gates: list[str] = []
         self._heard: list[bytes] = []
+        self._is_anew = False
         self._results: list[_Look] = []
         # on the exchanger's thread
         self._keeper: Keeper | None = None
@@ -85,7 +94,7 @@ class Timekeeper:
     @property
     def is_done(self) -> bool:
         """Whether all ticks up to the start of the pool are made, and what workers have declared is in the store."""
-        return self._has_looked and not self._heard and not self._under_way
+        return self._has_looked and not self._heard and not self._under_way and self.look_at > 0.0
 
     def until(self) -> float:
         """Ticks when there is something to do."""
@@ -104,19 +113,40 @@ class Timekeeper:
             self._told_meanwhile = self._under_way
             self._pauses_until = 0.0
 
+    @property
+    def minds_ends(self) -> bool:
+        """Whether it wants to know what has ended."""
+        return self._under_way or bool(self.awaited)
+
     def ended(self, outcomes: Iterable[tuple[Claim, Outcome]]) -> None:
-        """These were committed: gates that wait for one of them are to be looked at now."""
-        awaited = self.awaited
-        found = [gate for claim, _ in outcomes if (gate := awaited.pop(claim.id, None)) is not None]
+        """These were committed: gates that wait for one that has ended are to be looked at now."""
+        ids = {claim.id for claim, outcome in outcomes if outcome.kind in ENDS}
+        if self._under_way:
+            self._ended_meanwhile |= ids
+        self._open_soon(self.awaited, ids)
+
+    def _open_soon(self, awaited: dict[str, str], ids: Collection[str]) -> None:
+        """Take out the gates that wait for one of these runs: they are to be looked at now."""
+        found = [gate for id in ids if (gate := awaited.pop(id, None)) is not None]
         if found:
-            self._due_gates += found
+            with self._lock:
+                self._due_gates += found
             self.look_at = 0.0
             self._told_meanwhile = self._under_way
 
     def announce(self, data: bytes) -> None:
-        """A worker has told what its code declares."""
-        self._heard.append(data)
+        """A worker has told what its code declares. Its handlers count from now on, for the runs that it ends."""
+        with self._lock:
+            self._heard.append(data)
+        if handlers := unpacked(data, self._settings.queue).handlers:
+            self.ends.hear(handlers)
         self.look_now()
+
+    def begin_anew(self) -> None:
+        """New workers take the place of all: what they declare counts, and nothing that the old ones have told."""
+        with self._lock:
+            self._heard.clear()
+            self._is_anew = True
 
     def collect(self) -> list[str]:
         """Take in the results of looks; gives sentences for the log."""
@@ -130,6 +160,8 @@ class Timekeeper:
             if len(self.awaited) > MOST_AWAITED:
                 self.awaited.clear()
             self.awaited.update(look.awaited)
+            self._open_soon(self.awaited, self._ended_meanwhile)
+            self._ended_meanwhile.clear()
             self.paused = look.paused if look.paused is not None else self.paused
             if look.made:
                 self._made()
@@ -160,22 +192,31 @@ class Timekeeper:
         if self._keeper is None:
             self._keeper = Keeper(store, settings.queue, settings.routes, settings.name, settings.lease)
         began, now = ticks(), self._clock.now()
-        due, self._due_gates = self._due_gates, []
+        with self._lock:
+            due, self._due_gates = self._due_gates, []
         if due:
             store.promote(due, now=now)
         if began >= self._pauses_until:
-            self._pauses, self._pauses_until = pauses(store, settings.queue, now=now), began + self._every
+            stands = standing(store, settings.queue, now=now)
+            self._pauses, self._pauses_until = pauses_of(stands, now), began + self._every
+            self.ends.know(handler for _, handler in readable(stands))
         kept = self._keeper.keep(now, [one for one in self._pauses if one.until is None or one.until > now])
         troubles += kept.troubles
         if kept.gates:
             self._active_until = began + ACTIVE
         every = OFTEN if began < self._active_until else self._every
-        left = every if kept.next is None else min(max(kept.next - now, SOONEST), every)
+        soon = min([kept.next, *(one.until for one in kept.pauses)], key=lambda at: FOREVER if at is None else at)
+        left = every if soon is None else min(max(soon - now, SOONEST), every)
         return _Look(began + left, kept.made, troubles, True, frozenset(paused(kept.pauses, ROUTE)), kept.awaited)
 
     def _declare(self, store: Persister, troubles: list[str]) -> None:
         """Put into the store what has been declared since the last look."""
-        heard, self._heard = self._heard, []
+        with self._lock:
+            heard, self._heard = self._heard, []
+            is_anew, self._is_anew = self._is_anew, False
+        if is_anew:
+            self._declared.clear()
+            self._modules.clear()
         told = [unpacked(data, self._settings.queue) for data in heard]
         if registry.version != self._seen:
             self._seen = registry.version
@@ -184,7 +225,8 @@ class Timekeeper:
             for announcement in told:
                 self._declare_all(store, announcement, troubles)
         except WHOLE:
-            self._heard, self._seen = heard + self._heard, -1
+            with self._lock:
+                self._heard, self._seen = heard + self._heard, -1
             raise
 
     def _declare_all(self, store: Persister, told: Announcement, troubles: list[str]) -> None:
@@ -195,6 +237,9 @@ class Timekeeper:
                 declare(store, definition, now=now)
                 self._declared.add(definition.id)
         new = told.modules - self._modules
+        if told.handlers or new:
+            self.ends.hear(told.handlers)
+            declare_handlers(store, self._settings.queue, told.handlers, now=now, undeclared=new)
         if new:
             self._forget(store, new, (definition.name for definition in told.definitions), now)
         self._modules |= new
