@@ -47,7 +47,7 @@ FLOORS = (
     | {"schedules", "gates", "classes", "spacing"},
     {"worker"},
     {"spool", "gearman", "cache", "metrics", "otel"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 """Whoever is on a floor imports only from it and from those before it."""
 
