@@ -60,7 +60,7 @@ def unserved(run: Waited) -> str:
         return "" if route[1:] in workers else f"the worker {route[1:]}, to which it was sent, is gone"
     if any(_may_serve(about, queue.name, route) for about in workers.values()):
         return _paused(queue, route) if state == State.QUEUED else ""
-    where = f"route {route} of queue {queue.name} on {queue.url}"
+    where = f"route {route} of queue {queue.name} on {queue.store.url}"
     if queue.one_process:
         return f"no worker serves {where}; that store needs one in this process: WorkerPool(queue, in_process=True)"
     return f"no worker serves {where}; to start one: {how_to_serve(queue.name, route)}"
