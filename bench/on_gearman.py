@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import sys
@@ -39,7 +40,10 @@ class Seconds:
         self.rows: dict[str, list[float]] = {}
 
     def add(self, what: str, seconds: float) -> None:
-        self.rows.setdefault(what, []).append(seconds)
+        """``seconds`` is NaN of a round in which no call worked: that round does not count."""
+        row = self.rows.setdefault(what, [])
+        if not math.isnan(seconds):
+            row.append(seconds)
 
     def told(self, what: str) -> str:
         best, middle, worst = (pick(self.rows[what]) * 1e6 for pick in (min, statistics.median, max))

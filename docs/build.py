@@ -42,7 +42,7 @@ GUIDE = {
         "glossary",
         "api",
     ],
-    "Recipes": ["fastapi", "flask", "django", "notebook", "script", "opentelemetry"],
+    "Recipes": ["fastapi", "flask", "django", "notebook", "script", "opentelemetry", "sentry"],
     "Coming from": ["from_celery", "from_rq", "from_arq", "from_python_gearman"],
     "More": ["spool", "gearman", "cache", "sources"],
     "The project": ["comparison", "measurements", "changes", "contributing"],

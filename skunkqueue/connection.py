@@ -13,6 +13,7 @@ from skunkqueue.errors import WrongCall
 from skunkqueue.persistence.url import HIDDEN, Address, find_backend, get_backend, locate, without_secrets
 
 if TYPE_CHECKING:
+    from skunkqueue.persistence import Persister
     from skunkqueue.watcher import Watcher
 
 POOL_URL: Final = "SKUNKQUEUE_POOL_URL"
@@ -84,7 +85,7 @@ class _Connections:
     """The stores open in this process, as long as it has not forked."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.by_address: dict[Address, Connection] = {}
 
 
@@ -99,8 +100,8 @@ class Connection:
                 f"a job in a worker process cannot use a {address.backend}:// store, which lives in one process only: "
                 "give the pool in_process=True, or use sqlite://"
             )
-        self.store = get_backend(address.url, address.backend)
-        self.clock = Clock(self.store.offset)
+        self.store: Persister = get_backend(address.url, address.backend)
+        self.clock: Clock = Clock(self.store.offset)
         self.users: WeakSet[Any] = WeakSet()
         self._watcher: Watcher | None = None
 

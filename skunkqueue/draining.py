@@ -10,5 +10,5 @@ class _Draining(threading.local):
     step: Callable[[], bool] | None = None
 
 
-draining = _Draining()
+draining: _Draining = _Draining()
 """``step`` executes one more ripe run and returns whether there was one; None outside of ``drain``."""

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgpack
 
+from skunkqueue.clock import ticks
 from skunkqueue.errors import Corrupt, WrongCall
 from skunkqueue.printable import said
 
@@ -436,6 +437,7 @@ class _Ids:
         self.lock = threading.Lock()
         self.last = 0
         self.random = b""
+        self.made: dict[str, float] = {}
 
     def draw(self, now: float) -> str:
         with self.lock:
@@ -445,7 +447,11 @@ class _Ids:
                 self.last = first | (int.from_bytes(self.random[:8], "big") >> 1)
             else:
                 self.last += 1
-            return f"{self.last:028x}"
+            id = f"{self.last:028x}"
+            if len(self.made) >= MOST_MADE:
+                self.made.clear()
+            self.made[id] = ticks()
+            return id
 
 
 _ids = _Ids()
@@ -454,6 +460,18 @@ _ids = _Ids()
 def new_id(now: float) -> str:
     """A run's id. Ids sort by time, ascend within a process, and never collide."""
     return _ids.draw(now)
+
+
+MOST_MADE: Final = 1000
+"""Ids of which it is known when they were made."""
+
+
+def when_made(id: str) -> float | None:
+    """By ``ticks``, when ``new_id`` made this id in this process; None unless it is one of the last ones.
+
+    Nobody can have used the id before that moment.
+    """
+    return _ids.made.get(id)
 
 
 def is_for_later(envelope: Envelope) -> bool:

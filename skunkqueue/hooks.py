@@ -78,7 +78,7 @@ class Hooked:
     def __init__(self, job: Any, arounds: list[Around], worker: Worker) -> None:
         self._job = job
         if worker.is_async(job.function):
-            self.function = _around_async(job.function, arounds, worker)
+            self.function: Any = _around_async(job.function, arounds, worker)
         else:
             plain = [each for each in arounds if _flags(each) & _GENERATOR]
             self.function = _around_plain(job.function, plain, worker)

@@ -72,10 +72,10 @@ class Call(Generic[P]):
     def __init__(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], firing: Any = None, bound: tuple[Any, ...] = ()
     ) -> None:
-        self.args = args
-        self.kwargs = kwargs
-        self.firing = firing
-        self.bound = bound
+        self.args: tuple[Any, ...] = args
+        self.kwargs: dict[str, Any] = kwargs
+        self.firing: Any = firing
+        self.bound: tuple[Any, ...] = bound
 
     def whole(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the job's function."""
@@ -280,6 +280,8 @@ class Job(Firing[P, R]):
 
     schedule: Any = None
     """The rules of its schedule, if it was given ``every``."""
+    handles: Any = None
+    """How the runs end that it is called for, where it was made by ``queue.on``."""
     every: Job[[str], float]
     """The job that asks the function given as ``every`` when to run next; only there if it is a function."""
 
@@ -302,8 +304,8 @@ class Job(Firing[P, R]):
         self._last: Run[Any] | Runs[Any] | ref[Runs[Any]] | None = None
         self._module, self._qualname = _where(function)
         self._by_value = travels_by_value(self._module)
-        self.ref = f"{self._module}:{self._qualname}"
-        self.name = _check_name(name) if name is not None else self._default_name()
+        self.ref: str = f"{self._module}:{self._qualname}"
+        self.name: str = _check_name(name) if name is not None else self._default_name()
         self._importable = False
         self._stub: Callable[..., None] | None = None
         self._plan = Plan(self, options)

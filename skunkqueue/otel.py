@@ -15,8 +15,8 @@ try:
     from opentelemetry import context, trace
     from opentelemetry.propagate import extract, inject
     from opentelemetry.trace import INVALID_SPAN, Link, SpanKind, Tracer
-except ImportError as error:
-    raise WrongCall(f"skunkqueue.otel needs opentelemetry-api: {pip_install(with_extra('otel'))}") from error
+except ImportError as _error:
+    raise WrongCall(f"skunkqueue.otel needs opentelemetry-api: {pip_install(with_extra('otel'))}") from _error
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue

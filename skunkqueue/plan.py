@@ -71,12 +71,12 @@ class Plan:
     def __init__(self, job: Job[Any, Any], options: Options) -> None:
         self.job = job
         self.options = options
-        self.routes = [route + PRIORITIES[options.priority] for route in options.routes]
-        self.spaced = options.is_spaced()
-        self.several = len(self.routes) > 1 or job.queue.broadcast
+        self.routes: list[str] = [route + PRIORITIES[options.priority] for route in options.routes]
+        self.spaced: bool = options.is_spaced()
+        self.several: bool = len(self.routes) > 1 or job.queue.broadcast
         # A worker takes these options from the job it imports. If they were changed, they travel with the function.
         self._by_name = options.callables() == job.options_given.callables()
-        self.head = pack_head(job.name, job.ref, options.seal())
+        self.head: bytes = pack_head(job.name, job.ref, options.seal())
         self._unsigned = pack_body(self.head, b"", b"")
         self._reference: Reference | None = None
 

@@ -35,10 +35,10 @@ class Backoff:
     def __init__(
         self, first: Duration = 1.0, factor: float = 2.0, limit: Duration = 600.0, jitter: bool = True
     ) -> None:
-        self.first = seconds(first, "first of Backoff")
-        self.factor = seconds(factor, "factor of Backoff")
-        self.limit = seconds(limit, "limit of Backoff")
-        self.jitter = bool(jitter)
+        self.first: float = seconds(first, "first of Backoff")
+        self.factor: float = seconds(factor, "factor of Backoff")
+        self.limit: float = seconds(limit, "limit of Backoff")
+        self.jitter: bool = bool(jitter)
 
     def _key(self) -> tuple[float, float, float, bool]:
         return self.first, self.factor, self.limit, self.jitter

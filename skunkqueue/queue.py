@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -70,7 +71,7 @@ class _Configured(Schedules):
         *,
         max_payload: int = MOST_PAYLOAD,
     ) -> None:
-        self.name = check_name(name, "queue name")
+        self.name: str = check_name(name, "queue name")
         self.queue_type: QueueType = cast(QueueType, choice("queue_type", queue_type, QUEUE_TYPES))
         if isinstance(max_payload, bool) or not isinstance(max_payload, int) or max_payload < 1:
             raise WrongCall(f"max_payload is a number of bytes; got {said(max_payload)}")
@@ -80,7 +81,7 @@ class _Configured(Schedules):
         self.last: Run[Any] | Runs[Any] | None = None
         """The run of the last call that was added; None before that."""
         self._connection: Connection | None = None
-        self.hooks = Hooks()
+        self.hooks: Hooks = Hooks()
         self._told_at = {}
         self._batchers: dict[int, Batcher] = {}  # by process: their threads do not come along where one forks
 
@@ -120,6 +121,8 @@ class SkunkQueue(_Configured):
             max_payload: int = ...,
         ) -> SkunkQueue: ...
         def __new__(cls, *args: Any, **options: Any) -> Any: ...
+
+    last: Run[Any] | Runs[Any]
 
     def __repr__(self) -> str:
         return f"SkunkQueue({self.name!r}, {self.url!r})"
@@ -277,6 +280,29 @@ class SkunkQueue(_Configured):
         self.hooks.add_lifespan(function)
         return function
 
+    def on(self, *events: EndName, **options: Unpack[Given]) -> HandlerDecorator:
+        """Have a function called for each run of this queue that ends so: ``@queue.on("failed")``, ``"succeeded"``, or
+        both. It gets the run.
+
+        It becomes a job: its runs are put by whoever commits the end, and executed by workers like all others, on the
+        route of the run that ended unless ``routes`` says another. At least once for each end; where it raises, its own
+        run fails, and the other one stays as it is. For the runs of handlers none is called. All options of ``event``
+        but those of schedules. Pools know of it once a worker has imported it. Raises WrongCall.
+        """
+        from skunkqueue.handlers.declared import check_events, give_handler, handling
+
+        ends = check_events(events)
+        checked = Options().changed(options)
+
+        def decorate(function: Any) -> Any:
+            if not callable(function):
+                raise WrongCall(f"on(...) is for a function of the run that has ended; got {said(function)}")
+            job: Job[Any, Any] = self._job(handling(function, self, lambda: job), None, checked, {})
+            give_handler(job, ends, "routes" in options)
+            return job
+
+        return decorate
+
     def add(self, call: ClassCalls) -> Run[Any] | Runs[Any]:
         """Fire a call of a class that is a job, ``Report()(args)``, or several with ``&``; gives the last run."""
         from skunkqueue.classes import calls_of
@@ -374,12 +400,13 @@ class SkunkQueue(_Configured):
     def run(self, id: str) -> Run[Any]:
         """A handle of the run with this id, which was fired here or anywhere else.
 
-        Raises RunGone where the store has no such run on this queue: it never was, or is no longer kept.
+        The whole id: whoever knows it has the run, and an ending could be guessed. Raises RunGone where the store has no
+        such run on this queue: it never was, or is no longer kept.
         """
         check_id(id)
         record = self.store.get_brief([id]).get(id)
         if record is None or record.envelope.queue != self.name:
-            raise RunGone(f"there is no run {printable(id)} on queue {self.name} of {self.url}")
+            raise RunGone(f"there is no run {printable(id)} on queue {self.name} of {self.url}{_whole_id(id)}")
         return Run(self, id, None, record)
 
     def runs(
@@ -411,6 +438,16 @@ class SkunkQueue(_Configured):
             if queue == self.name and not is_internal(route):
                 counted[State(state)] += number
         return counted
+
+
+EndName = Literal["succeeded", "failed"]
+"""How a run may end that a handler is called for."""
+
+
+class HandlerDecorator(Protocol):
+    """What ``queue.on(...)`` gives."""
+
+    def __call__(self, function: Callable[[Run[Any]], R], /) -> Job[[Run[Any]], R]: ...
 
 
 class Decorator(Protocol):
@@ -445,6 +482,13 @@ if TYPE_CHECKING:
         def event(self, function: Any = None, /, **options: Any) -> Any: ...  # type: ignore[misc]
 
         job = event  # type: ignore[assignment]
+
+
+def _whole_id(id: str) -> str:
+    """The end of an error about what may be the end of an id, as skunq shows it."""
+    if not re.fullmatch("[0-9a-f]{4,27}", id):
+        return ""
+    return f"; an id has 28 characters: if this is the end of one, `skunq show {id}` tells the whole of it"
 
 
 def _id_of(run: object, verb: str) -> str:

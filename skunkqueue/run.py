@@ -51,7 +51,7 @@ class Run(Generic[R]):
     def __init__(
         self, queue: SkunkQueue, id: str, envelope: Envelope | None = None, record: Record | None = None
     ) -> None:
-        self.id = id
+        self.id: str = id
         self._queue = queue
         self._envelope = envelope  # of a run fired here, so that it can be put again
         self._record = record
@@ -502,7 +502,7 @@ class Runs(Sequence[Run[R]], Generic[R]):
     __slots__ = ("__weakref__", "runs")
 
     def __init__(self, runs: Sequence[Run[R]] = ()) -> None:
-        self.runs = list(runs)
+        self.runs: list[Run[R]] = list(runs)
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -600,11 +600,11 @@ class CurrentRun:
         headers: Mapping[str, str] = MappingProxyType({}),
         state: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self.id = id
-        self.attempt = attempt
-        self.job = job
-        self.headers = headers
-        self.state = state
+        self.id: str = id
+        self.attempt: int = attempt
+        self.job: str = job
+        self.headers: Mapping[str, str] = headers
+        self.state: Mapping[str, Any] = state
         self._report = report
 
     def __repr__(self) -> str:

@@ -143,6 +143,8 @@ class CuttingProxy:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self.cuts = 0
+        self.answered = 0
+        """Bytes that the server has answered."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -168,6 +170,7 @@ class CuttingProxy:
     def _pump(self, source: socket.socket, target: socket.socket, is_reply: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 20):
+                self.answered += len(data) if is_reply else 0
                 if is_reply and self._is_lost():
                     break
                 target.sendall(data)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from redis_server import CuttingProxy
 from test_find_reads import bytes_read
 
 from skunkqueue import Runs, SkunkQueue, WaitTimeout
 from skunkqueue.cli.commands import skunq
 from skunkqueue.codec import encode_value
-from skunkqueue.envelope import Filter, Outcome, Want
+from skunkqueue.envelope import Filter, Outcome, State, Want
 
 LARGE = 400_000
 EACH = 10
@@ -28,15 +31,54 @@ class Counted:
         self.count = count
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def counted(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Counted]:
-    if request.param == "sqlite":
-        yield Counted(f"sqlite:///{tmp_path}/runs.db", bytes_read)
-        return
+@contextmanager
+def sqlite(request: pytest.FixtureRequest, folder: Path) -> Iterator[Counted]:
+    yield Counted(f"sqlite:///{folder}/runs.db", bytes_read)
+
+
+@contextmanager
+def redis(request: pytest.FixtureRequest, folder: Path) -> Iterator[Counted]:
     server = request.getfixturevalue("shared_redis")
     with server.client() as client:
         client.flushall()
         yield Counted(server.url, lambda: client.info("stats")["total_net_output_bytes"])
+
+
+@contextmanager
+def mongodb(request: pytest.FixtureRequest, folder: Path) -> Iterator[Counted]:
+    """Through a proxy that counts what the server answers."""
+    server = request.getfixturevalue("shared_mongodb")
+    from mongo_servers import drop, fresh_url
+    from pymongo.uri_parser import parse_uri
+
+    host, port = parse_uri(server)["nodelist"][0]
+    url = fresh_url(server)
+    with CuttingProxy(port) as proxy:
+        yield Counted(url.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}"), lambda: proxy.answered)
+    drop(url, lambda name: f"/{name}" in url)
+
+
+@contextmanager
+def fdb(request: pytest.FixtureRequest, folder: Path) -> Iterator[Counted]:
+    """Through a proxy too; only the fake's way of speaking can go through one."""
+    file = Path(request.getfixturevalue("shared_fdb"))
+    from fdb_servers import drop, fresh_name, is_real
+
+    if is_real():
+        pytest.skip("a real cluster is not reached through a proxy")
+    name = fresh_name()
+    head, _, port = file.read_text().rpartition(":")
+    with CuttingProxy(int(port)) as proxy:
+        counted = folder / "fdb.cluster"
+        counted.write_text(f"{head}:{proxy.port}\n")
+        yield Counted(f"fdb://{counted}?prefix={name}", lambda: proxy.answered)
+    drop(str(file), name)
+
+
+@pytest.fixture(params=[sqlite, redis, mongodb, fdb], ids=lambda store: store.__name__)
+def counted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Counted]:
+    with request.param(request, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture(params=[10, LARGE], ids=["small", "large"])
@@ -76,6 +118,17 @@ def test_a_list_for_programs_has_the_values(counted: Counted, filled: list[str])
 
     assert len(said.output) > EACH * LARGE
     assert EACH * LARGE < counted.count() - before < 2 * EACH * LARGE + LARGE
+
+
+@pytest.mark.parametrize("state", [None, State.SUCCEEDED, State.QUEUED])
+def test_a_short_list_reads_only_what_it_shows(counted: Counted, filled: list[str], state: State | None) -> None:
+    with SkunkQueue("demo", counted.url) as queue:
+        queue.store.count()
+        before = counted.count()
+
+        assert len(queue.store.find(Filter("demo", "foo", state), now=queue.now(), limit=2)) == 2
+
+        assert counted.count() - before < 2 * 2 * LARGE + LARGE
 
 
 def test_handles_are_made_and_waited_for_without_their_bodies(counted: Counted, filled: list[str]) -> None:

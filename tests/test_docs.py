@@ -273,7 +273,7 @@ def an_id_for(verb: str) -> str:
             pass
 
         run = example.fire_at(60) if verb == "promote" else example.fire()
-        if verb == "retry":
+        if verb in ("retry", "delete"):
             run.cancel()
         return run.id
 

@@ -246,6 +246,7 @@ VERBS: dict[str, Callable[[Persister, Any], Any]] = {
     "cancel": lambda store, claims: store.cancel([sealed(0).id, sealed(5).id, sealed(20).id], now=NOW),
     "reopen": lambda store, claims: store.reopen([claims[3].id], now=NOW),
     "promote": lambda store, claims: store.promote([sealed(20).id], now=NOW),
+    "discard": lambda store, claims: store.discard([claims[3].id, sealed(20).id], now=NOW),
     "beat": lambda store, claims: store.beat("w1", "new", until=NOW + 90),
     "tell": lambda store, claims: store.tell("w1", "order"),
     "purge": lambda store, claims: store.purge(now=NOW + 9),

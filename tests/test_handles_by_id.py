@@ -67,6 +67,17 @@ def test_a_run_that_is_no_longer_kept_says_so(queue, add):
         queue.run(fired.id)
 
 
+def test_the_end_of_an_id_is_refused_with_how_to_find_the_whole(queue, add):
+    """Whoever knows an id has its run, in a web page for instance; an ending could be guessed."""
+    end = add.fire(1, 2).id[-8:]
+
+    with pytest.raises(RunGone, match=f"an id has 28 characters: .* `skunq show {end}` tells the whole of it"):
+        queue.run(end)
+    with pytest.raises(RunGone) as raised:
+        queue.run("somebody-else's")
+    assert "28 characters" not in str(raised.value)
+
+
 def test_a_handle_of_nothing_says_so_whatever_it_is_asked(queue):
     run = Run(queue, UNKNOWN)
 

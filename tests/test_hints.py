@@ -79,7 +79,7 @@ def test_waiting_for_a_run_that_nobody_could_let_go_says_so_too(queue, capsys):
     assert raised.value.state == "waiting"
     assert "to start one: skunq work -q demo -r bar" in capsys.readouterr().err
     Hands(queue, "bar").beat()
-    with pytest.raises(WaitTimeout, match="it is waiting$"):
+    with pytest.raises(WaitTimeout, match=r"it is waiting$"):
         run.wait(1.2)
 
 

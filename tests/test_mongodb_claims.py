@@ -211,6 +211,26 @@ def test_a_window_holds_few_runs_however_many_wait(apart: float) -> None:
     assert max(shelf.looked[1:]) < 1000
 
 
+@pytest.mark.parametrize("meets", range(1, 6))
+def test_threads_that_share_windows_change_each_others_guesses_at_any_moment(meets: int) -> None:
+    """A claim once failed where another thread had found the shelf empty while this one asked."""
+    windows, shelf = Windows(), Shelf([5.0] * 100)
+    windows.first("shelf", 10, 1e6, shelf.ask, begin=1e6)
+    asked = 0
+
+    def ask(where: dict[str, Any], limit: int, passed: int) -> list[dict[str, Any]]:
+        nonlocal asked
+        asked += 1
+        if asked == meets:
+            windows.learn("shelf", [], is_enough=False)
+        return shelf.ask(where, limit, passed)
+
+    for _ in range(5):
+        found = windows.first("shelf", 10, 1e6, ask, begin=1e6)
+
+        assert [(each["ripe"], each["_id"]) for each in found] == shelf.first(10, 1e6)
+
+
 def test_next_ripe_is_found_by_windows_as_well(store: MongoPersister) -> None:
     store._features = Features(sorts_by_index=False, streams=False)
     for n, later in enumerate((0.5, 7.0, 5000.0, 9e9)):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -13,11 +14,21 @@ import pytest
 pytest.importorskip("pymongo")
 
 from mongo_servers import client_of, fresh_url
+from pymongo.collection import Collection
 
 from skunkqueue import SkunkQueue
-from skunkqueue.envelope import Filter, Outcome
+from skunkqueue.envelope import Filter, Outcome, State
+from skunkqueue.persistence import BRIEF
 from skunkqueue.persistence.mongodb import MongoPersister, open_url
-from skunkqueue.persistence.mongodb.documents import document_of, key_of, shown, storable
+from skunkqueue.persistence.mongodb.documents import (
+    document_of,
+    key_of,
+    place_of,
+    shelf_of,
+    shelf_of_ended,
+    shown,
+    storable,
+)
 from skunkqueue.testing import drain
 from skunkqueue.testing.makers import LATE, NOW, UNICODE, record_of, sealed, take, take_one
 
@@ -88,6 +99,57 @@ def test_a_long_unique_key_is_held_by_its_digest(store: MongoPersister) -> None:
     assert store.put([sealed(10 + n, unique=key) for n, key in enumerate(keys)]) == [sealed(0).id, sealed(1).id]
     assert len(key_of(sealed(unique=keys[0])) or "") < 200
     assert storable("plain") == "plain"
+
+
+ROUTES = ["foo", "foo^high", "foo^low", "foo^other", "foo.bar:1-2", "foo~ticks", "mail~0a1b^high", "@worker-1:2"]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_shelf_says_whose_runs_lie_there(route: str) -> None:
+    assert place_of(shelf_of("demo", route)) == ("demo", route, None)
+    for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
+        assert place_of(shelf_of_ended(state, "demo", route)) == ("demo", route, state)
+
+
+@pytest.mark.parametrize("shelf", [None, 3, "", "/", "foo", "demo/foo", "~failed", "~/", b"\xff", "~later/demo/foo^2"])
+def test_a_damaged_shelf_is_counted_somewhere(shelf: object) -> None:
+    queue, route, state = place_of(shelf)
+
+    assert (queue, route) in (("?", "?"), ("demo", "foo"))
+    assert state in (None, State.FAILED, State.QUEUED)
+
+
+def test_counting_asks_for_shelves_only(store: MongoPersister, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the index has the answer, and for the few runs that are held, of which the documents are read."""
+    asked: list[object] = []
+    real = Collection.aggregate
+
+    def aggregate(self: Any, pipeline: Any, *args: Any, **options: Any) -> Any:
+        asked.append((pipeline, options))
+        return real(self, pipeline, *args, **options)
+
+    monkeypatch.setattr(Collection, "aggregate", aggregate)
+    store.put([sealed(n, route=route) for n, route in enumerate(["foo", "foo", "foo^high", "bar"])])
+    take(store, limit=1)
+
+    assert store.count() == {
+        ("demo", "foo", "running"): 1, ("demo", "foo", "queued"): 1, ("demo", "foo^high", "queued"): 1,
+        ("demo", "bar", "queued"): 1,
+    }  # fmt: skip
+    group = {"$group": {"_id": "$shelf", "n": {"$sum": 1}}}
+    assert asked == [([{"$match": {"held": {"$exists": True}}}, group], {}), ([group], {"hint": "ripe"})]
+
+
+def test_a_short_body_and_a_short_value_lie_as_they_are(store: MongoPersister, url: str) -> None:
+    """A fire writes no byte more than without the parts that long ones have."""
+    store.put([sealed(1), sealed(2, body=b"b" * BRIEF)])
+    claims = take(store)
+    store.commit([(claim, Outcome.complete(b"v" * BRIEF)) for claim in claims], now=NOW)
+
+    with client_of(url) as client:
+        documents = list(client.get_default_database().runs.find())
+    assert [len(each["body"]) for each in documents] == [4, BRIEF]
+    assert all(len(each["value"]) == BRIEF and "rest" not in each and "long" not in each for each in documents)
 
 
 DAMAGE = [

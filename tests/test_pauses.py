@@ -127,4 +127,4 @@ def test_a_pause_is_told_on_the_command_line(tmp_path):
     assert isinstance(run("resume", "-r", "mail").exception, WrongCall)
     assert run("pause", "--for", "1h").exit_code == 2
     assert run("resume", "-r", "news").exit_code == 0
-    assert "no route of queue demo is paused" in run("pause").stderr
+    assert "no route of queue demo is paused" in run("pause").output

@@ -233,7 +233,7 @@ def test_the_command_line_lists_pauses_and_fires(queue, url):
     assert run("pause").exit_code == 2
     assert run("pause", "bob digest", "--for", "soon").exit_code != 0
     queue.unschedule("bob digest")
-    assert "no schedules on queue demo" in run().stderr
+    assert "no schedules on queue demo" in run().output
 
 
 def test_a_module_that_is_imported_for_a_run_declares_its_schedules(queue, url, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from conftest import STORES, Opener
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.testing import random_walk
-from skunkqueue.testing.machine import StoreMachine, shrinking_walk
+from skunkqueue.testing.machine import _StoreMachine, shrinking_walk
 from skunkqueue.testing.walk import VERBS
 
 WALKS = 60
@@ -79,7 +79,7 @@ def test_a_fault_is_shrunk_to_a_few_calls(fault: type[Persister], verbs: set[str
 
 
 def test_the_machine_has_a_rule_for_each_verb() -> None:
-    rules: Any = StoreMachine(MemoryPersister()).rules
+    rules: Any = _StoreMachine(MemoryPersister()).rules
     rules = rules() if callable(rules) else rules  # it was a method once
 
     assert {rule.function.__name__ for rule in rules} == {verb.__name__ for verb in VERBS}

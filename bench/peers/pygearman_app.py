@@ -7,6 +7,7 @@ JOB_CREATED and WORK_COMPLETE come in one read. Then it is made anew.
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
@@ -48,7 +49,7 @@ def _submit(host: str, count: int, batch: int) -> None:
             faults += 1
             client.shutdown()
             client = gearman.GearmanClient([host])
-    print(statistics.median(took), faults)
+    print(statistics.median(took) if took else math.nan, faults)
 
 
 BATCH = 10

@@ -16,7 +16,7 @@ from skunkqueue.cache.stores import AnswerStore, KeptAnswer, Place
 from skunkqueue.codec import decode_value, encode_value
 from skunkqueue.errors import PayloadError, SkunkError, StoreAway
 
-log = logging.getLogger("skunkqueue.cache")
+log: logging.Logger = logging.getLogger("skunkqueue.cache")
 
 Washer = Callable[[Any], Any]
 """Gets a new answer, returns the one to keep and to give."""

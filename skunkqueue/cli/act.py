@@ -1,17 +1,18 @@
-"""skunq cancel, promote, retry and purge: the commands that change runs."""
+"""skunq cancel, promote, retry, delete and purge: the commands that change runs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
 from skunkqueue.cli.options import RUN_ID, desk_options
 from skunkqueue.cli.which import Which, filter_options
 from skunkqueue.envelope import OPEN, Record, State
+from skunkqueue.persistence import REMEMBERED
 from skunkqueue.persistence.halves import by_halves
 from skunkqueue.printable import printable
 
@@ -62,7 +63,7 @@ def _taken(
         known = desk.records(list(meant.values()))
         return Taken(desk, known, {id: desk.no_run(id) for id in meant.values() if id not in known})
     found = {record.id: record for record in desk.find(which) if record.state in fit}
-    number = f"{len(found):,} runs" if len(found) != 1 else "1 run"
+    number = _runs(len(found))
     if found:
         _ask(f"{number} of {desk.where} match: {verb} {'them' if len(found) > 1 else 'it'}?", yes)
     return Taken(desk, found, {}, number if len(found) != 1 else None)
@@ -208,6 +209,55 @@ def _why_not_reopened(record: Record) -> str:
     return f"run {record.id} {has}; only failed and cancelled runs can be queued again"
 
 
+# -- delete ----------------------------------------------------------------------------------------------------------
+
+ENDED: Final = frozenset(_IS)
+
+
+@click.command(short_help="Delete runs that have ended.")
+@desk_options
+@many_options
+def delete(ids: Sequence[str], url: str | None, queue: str | None, as_json: bool, yes: bool, **which: Any) -> None:
+    """Delete runs that have ended, with their results, before the time for which they are kept. Cancel those first that
+    have not ended. A run that ended less than a minute ago is deleted when that minute is over.
+
+    \b
+    skunq delete 2c3d4e5f
+    skunq delete -q demo --job send --state failed
+    """
+    found = _taken(url, queue, ids, Which(**which), yes, "delete", ENDED)
+    desk, taken = found.desk, set[str]()
+    for page in _pages(found.known):
+        taken |= desk.store.discard(page, now=desk.now)
+    _clear_away(desk)
+    later = {record.id for record in found.known.values() if record.id in taken and _is_remembered(record, desk.now)}
+    refused = {id: _why_not_deleted(record) for id, record in found.known.items() if id not in taken}
+    gone = taken - later
+    total = found.total if not later or found.total is None else _runs(len(gone))
+    _report("deleted", gone, {**refused, **found.missing}, as_json, total, later=later)
+
+
+def _clear_away(desk: Desk) -> int:
+    """Purge all that is over; returns how much that was."""
+    cleared = 0
+    while done := desk.store.purge(now=desk.now):
+        cleared += done
+    return cleared
+
+
+def _is_remembered(record: Record, now: float) -> bool:
+    """Whether its id is remembered still, so that a put that is repeated does not run it again."""
+    return record.ended is not None and record.ended + REMEMBERED > now
+
+
+def _why_not_deleted(record: Record) -> str:
+    return f"run {record.id} is {record.state}; only runs that have ended can be deleted: cancel it first"
+
+
+def _runs(number: int) -> str:
+    return f"{number:,} runs" if number != 1 else "1 run"
+
+
 def _pages(ids: Iterable[str]) -> Iterator[list[str]]:
     """The ids, as many at a time as a store is asked for."""
     coming = iter(ids)
@@ -218,18 +268,29 @@ def _pages(ids: Iterable[str]) -> Iterator[list[str]]:
 # -- reports -----------------------------------------------------------------------------------------------------------
 
 
-def _report(verb: str, taken: set[str], refused: Mapping[str, str], as_json: bool, total: str | None = None) -> None:
-    """Print what was done and, as errors, what was not; exits with 1 if there is any of those."""
+def _report(
+    verb: str,
+    taken: set[str],
+    refused: Mapping[str, str],
+    as_json: bool,
+    total: str | None = None,
+    *,
+    later: Collection[str] = (),
+) -> None:
+    """Print what was done, what will be within a minute and, as errors, what was not; exits with 1 if there is any of
+    those."""
     from skunkqueue.cli import output
 
     with output.as_far_as_possible():
         if as_json:
-            done = ({"id": id, "done": True, "error": None} for id in sorted(taken))
+            done = ({"id": id, "done": True, "error": None} for id in sorted([*taken, *later]))
             left = ({"id": id, "done": False, "error": why} for id, why in refused.items())
             output.print_json_rows(chain(done, left))
         else:
             for sentence in [total] if total is not None else sorted(taken):
                 output.say(f"{sentence} {verb}")
+            for sentence in [_runs(len(later))] if total is not None and later else sorted(later):
+                output.say(f"{sentence} ended less than a minute ago: {verb} when that is over")
     for why in refused.values():
         output.complain(why)
     if refused:
@@ -252,9 +313,7 @@ def purge(url: str | None, queue: str | None, as_json: bool) -> None:
     from skunkqueue.cli.desk import Desk
 
     desk = Desk(url, queue)
-    cleared = 0
-    while done := desk.store.purge(now=desk.now):
-        cleared += done
+    cleared = _clear_away(desk)
     with output.as_far_as_possible():
         if as_json:
             output.print_json({"purged": cleared, "left": desk.counts()})

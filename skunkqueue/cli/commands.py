@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "cancel": "skunkqueue.cli.act",
     "promote": "skunkqueue.cli.act",
     "retry": "skunkqueue.cli.act",
+    "delete": "skunkqueue.cli.act",
     "purge": "skunkqueue.cli.act",
     "schedules": "skunkqueue.cli.schedules",
     "pause": "skunkqueue.cli.schedules",

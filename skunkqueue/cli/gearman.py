@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
 
 from skunkqueue.cli.options import DURATION, QUEUE, ROUTE, at_least, log_format_option, url_option
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 MOST_FILES = 65536
 
@@ -26,16 +28,18 @@ def gearman() -> None:
     """
 
 
-servers_option = click.option(
-    "-s",
-    "--server",
-    "servers",
-    multiple=True,
-    metavar="HOST:PORT",
-    default=("localhost:4730",),
-    show_default=True,
-    help="A Gearman server; may be repeated.",
-)
+def servers_option(command: Command) -> Command:
+    """``--server``."""
+    return click.option(
+        "-s",
+        "--server",
+        "servers",
+        multiple=True,
+        metavar="HOST:PORT",
+        default=("localhost:4730",),
+        show_default=True,
+        help="A Gearman server; may be repeated.",
+    )(command)
 
 
 @gearman.command(short_help="Run worker classes in processes.")

@@ -29,9 +29,9 @@ STYLES: Final[Mapping[str, str]] = {
     "cancelled": "dim",
 }
 
-WIDTHS: Final[Mapping[str, int]] = {"JOB": 16, "RESULT": 12, "CALL": 24, "DOING": 12, "ERROR": 24, "WHERE": 16}
+WIDTHS: Final[Mapping[str, int]] = {"JOB": 16, "RESULT": 12, "CALL": 24, "DOING": 12, "ERROR": 20, "WHERE": 16}
 """Columns that are cut where there is no room for all, each with the characters that it keeps."""
-SPARE: Final = ("HOST", "POOL", "PID")
+SPARE: Final = ("HOST", "POOL", "PID", "FIRST")
 NARROW: Final = 100
 
 ENDLESS: Final = 100_000
@@ -43,7 +43,7 @@ class Unwritten(Exception):
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"the output cannot be written: {error.strerror or error}")
-        self.reader_left = error.errno == errno.EPIPE
+        self.reader_left: bool = error.errno == errno.EPIPE
 
 
 def write(text: str, *, err: bool = False) -> None:

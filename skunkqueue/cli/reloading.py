@@ -27,7 +27,7 @@ class Reloading:
     """``folders`` are watched if ``is_on`` or any is given; by default the current one. Raises WrongCall."""
 
     def __init__(self, is_on: bool, folders: Sequence[str]) -> None:
-        self.is_on = is_on or bool(folders)
+        self.is_on: bool = is_on or bool(folders)
         self._folders = [os.path.abspath(folder) for folder in folders or [os.curdir]]
         self._pool: WorkerPool | None = None
         if self.is_on and find_spec("watchfiles") is None:

@@ -11,7 +11,7 @@ import click
 
 from skunkqueue.cli.options import DURATION, desk_options
 from skunkqueue.durations import age
-from skunkqueue.envelope import State, Want, base_route, new_token, with_priorities
+from skunkqueue.envelope import State, Want, base_route, is_internal, new_token, with_priorities
 from skunkqueue.facts import worker_label
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def look(desk: Desk) -> Look:
     """Count the runs of each route."""
     counts: dict[Lane, dict[str, int]] = {}
     for (queue, route, state), number in desk.store.count().items():
-        if desk.queue in (None, queue):
+        if desk.queue in (None, queue) and not is_internal(route):
             lane = counts.setdefault((queue, base_route(route)), dict.fromkeys(State, 0))
             lane[state] = lane.get(state, 0) + number
     return Look(desk.time(), counts)

@@ -108,7 +108,7 @@ class Chain(Generic[P, R]):
                 raise WrongCall(f"a chain is made of jobs of one route; {job._plan.job.name} has several")
             if place:  # here, and not when the first of them has been fired
                 _check_can_wait(getattr(job, "firing", job))
-        self.jobs = tuple(jobs)
+        self.jobs: tuple[Any, ...] = tuple(jobs)
 
     def __repr__(self) -> str:
         return f"<Chain {' > '.join(job._plan.job.name for job in self.jobs)}>"

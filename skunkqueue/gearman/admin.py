@@ -38,7 +38,7 @@ class AdminClient:
         hosts = parse_hosts([host] if isinstance(host, tuple) else host)
         if len(hosts) != 1:
             raise WrongCall(f"an AdminClient is for one server; got {len(hosts)}: {', '.join(map(str, hosts))}")
-        self.server = hosts[0]
+        self.server: JobServer = hosts[0]
         self._timeout = seconds(timeout, "timeout")
         self._connection: ServerConnection | None = None
         self._read: list[Packet | Line] = []

@@ -45,9 +45,9 @@ class BaseWorker:
     ) -> None:
         self.verbosity = verbosity
         self.hosts = hosts
-        self.client_id = client_id_of(self.checked_name())
+        self.client_id: str = client_id_of(self.checked_name())
         self._given = gearman_worker is not None
-        self.gearman_worker = self.work_class(hosts) if gearman_worker is None else gearman_worker
+        self.gearman_worker: GearmanWorker = self.work_class(hosts) if gearman_worker is None else gearman_worker
         if not self._given:
             self.gearman_worker.set_client_id(self.client_id)
         self.tasks: Mapping[str, Callable[..., Any]] = tasks_of(self, self.name)

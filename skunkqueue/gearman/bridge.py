@@ -48,7 +48,7 @@ class Bridge:
         log_format: str = "text",
         verbose: bool = False,
     ) -> None:
-        self.functions = by_name(jobs)
+        self.functions: dict[str, Job[Any, Any]] = by_name(jobs)
         self._followed = FollowedRuns()
         self._log = Log(log, verbose=verbose, format=log_format)
         names = list(self.functions)

@@ -26,7 +26,7 @@ class Ears:
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._event, select.EPOLLIN)
         self._is_signalled = False
-        self.fd = self._epoll.fileno()
+        self.fd: int = self._epoll.fileno()
 
     def attend(self, fd: int, events: int) -> None:
         """Listen to a socket for these events."""
@@ -55,6 +55,9 @@ class Ears:
 
 class GearmanChannel(Channel):
     """One exchange, and one watch, at a time; both read all sockets, and each gets what was meant for it."""
+
+    answer_fd: int
+    caught_fd: int
 
     def __init__(self, servers: GearmanServers) -> None:
         self._servers = servers

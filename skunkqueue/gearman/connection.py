@@ -116,7 +116,7 @@ class ServerConnection:
         self._socket = open_socket(server, connect_timeout)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
-        self.heard = time.monotonic()  # when the last byte came
+        self.heard: float = time.monotonic()  # when the last byte came
 
     def fileno(self) -> int:
         """For ``select``; -1 when it is closed."""

@@ -12,13 +12,13 @@ class GearmanJob:
     """A job as its function gets it. ``data`` is what the worker's data encoder made of its bytes."""
 
     def __init__(self, assigned: Assigned, connection: WorkerConnection | None = None) -> None:
-        self.task = assigned.function.decode("utf-8", "surrogateescape")
+        self.task: str = assigned.function.decode("utf-8", "surrogateescape")
         self._handle = assigned.handle
-        self.handle = assigned.handle.decode("utf-8", "surrogateescape")
-        self.unique = assigned.unique.decode("utf-8", "surrogateescape")
+        self.handle: str = assigned.handle.decode("utf-8", "surrogateescape")
+        self.unique: str = assigned.unique.decode("utf-8", "surrogateescape")
         self.data: Any = assigned.data
         self.connection = connection
-        self.generation = 0 if connection is None else connection.generation
+        self.generation: int = 0 if connection is None else connection.generation
 
     @property
     def is_ours(self) -> bool:

@@ -48,6 +48,8 @@ class PartsSender:
 class PartsReader:
     """In the pool's process: reads on a thread of its own until ``close``."""
 
+    sender: socket.socket
+
     def __init__(self, servers: GearmanServers) -> None:
         self._servers = servers
         self._socket, self.sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

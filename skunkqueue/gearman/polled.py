@@ -24,14 +24,14 @@ PROVE: Final = 30.0
 CHECK: Final = 0.5
 """Seconds between two looks at what is late."""
 
-log = logging.getLogger("skunkqueue.gearman")
+log: logging.Logger = logging.getLogger("skunkqueue.gearman")
 
 
 class PolledConnections:
     """A connection to each server. For one thread, but that ``wake`` is for any, and dialers have their own."""
 
     def __init__(self, servers: Sequence[JobServer], client_id: str) -> None:
-        self.all = [WorkerConnection(server, client_id.encode(), ()) for server in servers]
+        self.all: list[WorkerConnection] = [WorkerConnection(server, client_id.encode(), ()) for server in servers]
         """Those to be asked first are in front."""
         self._dialers = {each: Dialer(each, self._found, log.warning) for each in self.all}
         self._dialed: list[tuple[WorkerConnection, socket.socket]] = []

@@ -38,7 +38,7 @@ class GearmanJobRequest:
 
     def __init__(self, submission: Submission, session: Session, encoder: type[DataEncoder]) -> None:
         self.submission = submission
-        self.follow = JobHandle(session, submission, encoder)
+        self.follow: JobHandle = JobHandle(session, submission, encoder)
         """The same job as an AsyncClient's handle, which raises what a request only holds."""
         self._encoder = encoder
         self.timed_out = False

@@ -52,9 +52,9 @@ class WorkRunner:
         log_format: str = "text",
         verbose: bool = False,
     ) -> None:
-        self.hosts = [str(server) for server in parse_hosts(hosts)]
+        self.hosts: list[str] = [str(server) for server in parse_hosts(hosts)]
         self.verbosity = verbosity
-        self.groups = grouped([_checked(worker) for worker in workers])
+        self.groups: list[list[type[BaseWorker]]] = grouped([_checked(worker) for worker in workers])
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise WrongCall(f"retries is a whole number of 0 or more, got {retries!r}")
         self._seal = Seal(retries=retries, timeout=None if timeout is None else seconds(timeout, "timeout"))

@@ -61,8 +61,8 @@ class GearmanServers:
     ) -> None:
         listed = parse_hosts(servers)
         self._has_several = len(listed) > 1
-        self.url = "gearman://" + ",".join(map(str, listed))
-        self.lock = threading.RLock()
+        self.url: str = "gearman://" + ",".join(map(str, listed))
+        self.lock: threading.RLock = threading.RLock()
         self.attendant: Attendant | None = None
         self.read_parts: Callable[[], None] | None = None
         """Called before servers are told what became of jobs, for what is to be sent ahead of that."""
@@ -76,9 +76,11 @@ class GearmanServers:
         self._routes = {
             route: [WorkerConnection(server, who, names) for server in listed] for route, names in functions.items()
         }
-        self.connections = tuple(connection for several in self._routes.values() for connection in several)
+        self.connections: tuple[WorkerConnection, ...] = tuple(
+            connection for several in self._routes.values() for connection in several
+        )
         self._dialers: dict[WorkerConnection, Dialer] = {}
-        self.held = HeldJobs(functions)
+        self.held: HeldJobs = HeldJobs(functions)
         self._askings: list[Asking] = []
         self._settled: set[str] = set()  # taken by an exchange whose result nobody got
         self._looked_at = 0.0

@@ -55,7 +55,7 @@ class Session:
     """
 
     def __init__(self, hosts: Hosts, *, patience: float = PATIENCE, max_packet: int = MAX_PACKET) -> None:
-        self.servers = parse_hosts(hosts)
+        self.servers: tuple[JobServer, ...] = parse_hosts(hosts)
         self.patience = patience
         self._max_packet = max_packet
         self._start_anew()

@@ -40,8 +40,8 @@ class GearmanSource(Source):
         client_id: str = "",
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.servers = GearmanServers(servers, functions, pack, value_of, client_id=client_id, say=say)
-        self.url = self.servers.url
+        self.servers: GearmanServers = GearmanServers(servers, functions, pack, value_of, client_id=client_id, say=say)
+        self.url: str = self.servers.url
         self._closed = threading.Event()
         self._channel: GearmanChannel | None = None
 

@@ -66,24 +66,24 @@ class Submission:
             raise WrongCall(f"priority is 'high', 'normal' or 'low'; got {priority!r}")
         if at is not None and (not background or priority != "normal"):
             raise WrongCall("a job for a certain time is a background job of normal priority")
-        self.function = check_function(function)
-        self.unique = os.urandom(16).hex() if unique is None else check_unique(unique)
+        self.function: str = check_function(function)
+        self.unique: str = os.urandom(16).hex() if unique is None else check_unique(unique)
         self.priority = priority
         self.background = background
         name, key = function.encode(), self.unique.encode()
         when = () if at is None else (b"%d" % at,)
         kind = _KINDS[priority, background] if at is None else PacketType.SUBMIT_JOB_EPOCH
-        self.encoded = request(kind, name, key, *when, data)
+        self.encoded: bytes = request(kind, name, key, *when, data)
         """Its packet."""
-        self.key = name, key, data if self.unique == BY_DATA else b""
+        self.key: tuple[bytes, bytes, bytes] = name, key, data if self.unique == BY_DATA else b""
         """What it is coalesced by."""
-        self.handle = b""  # what the server calls it, once it has said so
-        self.is_accepted = False
-        self.is_done = False  # for a background job: accepted
+        self.handle: bytes = b""  # what the server calls it, once it has said so
+        self.is_accepted: bool = False
+        self.is_done: bool = False  # for a background job: accepted
         self.result: bytes | None = None
         self.error: GearmanException | None = None
         self.updates: list[Update] = []
-        self.status = (0, 0)
+        self.status: tuple[int, int] = (0, 0)
         self.losses = 0  # of the connection, since it was first sent
         self.listeners: list[Callable[[], None]] = []  # called when anything changes
 
@@ -145,7 +145,7 @@ class Inquiry:
     """A question to a server and its answer: GET_STATUS, ECHO_REQ, OPTION_REQ."""
 
     def __init__(self, packet: Packet, answered_by: PacketType) -> None:
-        self.encoded = packet.encode()
+        self.encoded: bytes = packet.encode()
         self.answered_by = answered_by
         self.answer: Packet | None = None
         self.error: GearmanException | None = None

@@ -9,7 +9,7 @@ from typing import Any, Final
 from skunkqueue.clock import ticks
 from skunkqueue.errors import WrongCall
 from skunkqueue.gearman.asking import SLOW
-from skunkqueue.gearman.connection import Hosts, parse_hosts
+from skunkqueue.gearman.connection import Hosts, JobServer, parse_hosts
 from skunkqueue.gearman.encoders import DataEncoder, JSONDataEncoder
 from skunkqueue.gearman.job import GearmanJob, described
 from skunkqueue.gearman.polled import PolledConnections, log
@@ -43,9 +43,9 @@ class GearmanWorker:
     that was taken waits here for those before it, also where another worker is idle."""
 
     def __init__(self, host_list: Hosts = ("localhost:4730",)) -> None:
-        self.host_list = parse_hosts(host_list)
+        self.host_list: tuple[JobServer, ...] = parse_hosts(host_list)
         self.worker_abilities: dict[str, Callback] = {}
-        self.worker_client_id = ""
+        self.worker_client_id: str = ""
         self._links: PolledConnections | None = None
         self._stopping = False
         self._is_changed = False  # what this worker can do

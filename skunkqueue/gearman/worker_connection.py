@@ -65,15 +65,15 @@ class WorkerConnection:
 
     def __init__(self, server: JobServer, client_id: bytes, functions: Sequence[str]) -> None:
         self.server = server
-        self.functions = tuple(functions)
-        self.generation = 0
+        self.functions: tuple[str, ...] = tuple(functions)
+        self.generation: int = 0
         """Counts connections: a job belongs to the one that it came through."""
-        self.is_hot = False
-        self.is_ready = False
+        self.is_hot: bool = False
+        self.is_ready: bool = False
         """Whether the server has answered: a process that hangs still accepts connections."""
-        self.was_empty = False
+        self.was_empty: bool = False
         """Whether the last answer to a grab was that there is no job."""
-        self.window = 1
+        self.window: int = 1
         """How many jobs to grab at a time: twice as many where there were as many, else as many as there were."""
         self._grabbed = 0
         self._client_id = client_id
@@ -92,7 +92,7 @@ class WorkerConnection:
         self._unsent = bytearray()
         self._moved_at = 0.0
         """When the server last took something of what was unsent, in ticks."""
-        self.heard_at = 0.0
+        self.heard_at: float = 0.0
         self._takers: Mapping[PacketType, Callable[[tuple[bytes, ...], list[ServerReply]], None]] = {
             PacketType.NOOP: self._noop,
             PacketType.ERROR: self._error,

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from skunkqueue.metrics.runs import BUCKETS, RunCounts
 from skunkqueue.metrics.survey import RouteState
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+CONTENT_TYPE: Final[str] = CONTENT_TYPE_LATEST
 
 ROUTE: Final = ("queue", "route")
 GAUGES: Final[Sequence[tuple[str, str, Callable[[RouteState], float | None]]]] = (

@@ -38,8 +38,8 @@ class Times:
     """Run times: how many in each bucket, and their sum in seconds."""
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
-        self.sum = 0.0
+        self.counts: list[int] = [0] * (len(BUCKETS) + 1)
+        self.sum: float = 0.0
 
     def add(self, seconds: float) -> None:
         self.counts[bisect_left(BUCKETS, seconds)] += 1

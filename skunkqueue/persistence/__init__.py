@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from skunkqueue.envelope import Asked, Caught, Claim, Envelope, Exchange, Filter, Order, Outcome, Record, State, Want
-from skunkqueue.errors import WrongCall
+from skunkqueue.errors import StoreError, WrongCall
 
 REMEMBERED = 60.0
 """Least seconds for which the id of an ended run is remembered, whatever its ``keep``."""
@@ -59,6 +59,11 @@ class WorkerKey(NamedTuple):
 
 BRIEF = 4096
 """Bytes of a body that a brief record has at least, if the body has as many."""
+
+
+def kept_at_least(ended: float | None, now: float) -> float:
+    """Until when a run is kept that is discarded now."""
+    return now if ended is None else max(now, ended + REMEMBERED)
 
 
 def expires_at(envelope: Envelope, held_until: float | None) -> float:
@@ -286,6 +291,14 @@ class Persister(Source):
         Their ``due`` stays. What is ripe, running, ended or unknown is left as it is.
         """
         raise NotImplementedError
+
+    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
+        """Keep ended runs no longer: the next ``purge`` deletes them. Returns the ids of those that have ended.
+
+        An id is remembered ``REMEMBERED`` seconds from the end of its run all the same. What is open or unknown is left
+        as it is.
+        """
+        raise StoreError(f"{self.url} is a store of an earlier version: it cannot delete runs before their time")
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """The records of those runs that exist."""

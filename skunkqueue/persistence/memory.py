@@ -21,7 +21,17 @@ from skunkqueue.envelope import (
     Want,
     base_route,
 )
-from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Key, Persister, RunKey, WorkerKey, WorkKey
+from skunkqueue.persistence import (
+    EXPIRED,
+    REMEMBERED,
+    WORKER_GONE,
+    Key,
+    Persister,
+    RunKey,
+    WorkerKey,
+    WorkKey,
+    kept_at_least,
+)
 from skunkqueue.persistence.records import Records
 from skunkqueue.persistence.steps import Steps, is_of_wrong_clock, measured, moved
 from skunkqueue.persistence.url import StoreConfig, url_path
@@ -33,7 +43,7 @@ class MemoryPersister(Persister):
     """Runs in this process, for tests and notebooks. Gone when the process ends."""
 
     def __init__(self, name: str = "") -> None:
-        self.url = f"memory://{name}"
+        self.url: str = f"memory://{name}"
         self._records = Records()
         self._orders: dict[str, list[Order]] = {}
         self._beats: dict[str, tuple[str, float]] = {}
@@ -217,6 +227,13 @@ class MemoryPersister(Persister):
             self._records[record.id] = record._replace(ripe=now)
             self._happened([WorkKey(record.envelope.queue, base_route(record.envelope.route))])
         return is_later
+
+    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
+        with self._changed:
+            ended = [r for i in set(ids) if (r := self._records.get(i)) is not None and not r.open]
+            for record in ended:
+                self._records[record.id] = record._replace(ripe=min(record.ripe, kept_at_least(record.ended, now)))
+            return {record.id for record in ended}
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         with self._changed:

@@ -43,7 +43,7 @@ class Steps:
 
     def __init__(self) -> None:
         self.base: float | None = None
-        self.since = 0.0
+        self.since: float = 0.0
         """Ticks when this base was taken."""
         self._earlier: list[float] = []
 

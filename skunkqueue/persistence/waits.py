@@ -17,7 +17,7 @@ class Wait:
     """A wait that is under way. ``called``: something may have happened, so it is to look; ``roused``: it is to end."""
 
     def __init__(self, keys: Sequence[Key]) -> None:
-        self.keys = frozenset(keys)
+        self.keys: frozenset[Key] = frozenset(keys)
         self.called = False
         self.roused = False
         self.look_at = inf
@@ -31,7 +31,7 @@ class Waits(Generic[W]):
     """All waits of this process on one store. ``lock`` is for whatever else they share. Thread-safe."""
 
     def __init__(self) -> None:
-        self.lock = threading.Condition()
+        self.lock: threading.Condition = threading.Condition()
         self.under_way: list[W] = []
         self._pid = os.getpid()
 

@@ -10,6 +10,7 @@ import msgpack
 
 from skunkqueue.durations import seconds
 from skunkqueue.errors import SkunkError, WrongCall
+from skunkqueue.handlers.handler import Handler
 from skunkqueue.options import choice
 from skunkqueue.schedules.definition import Definition, Pieces
 from skunkqueue.schedules.registry import origin_of, registry
@@ -103,14 +104,15 @@ def definition_of(firing: Any, name: str, rules: Rules, args: tuple[Any, ...], k
 
 
 class Announcement(NamedTuple):
-    """What a process declares: all its schedules of a queue, and the modules whose jobs it knows.
+    """What a process declares: all its schedules and handlers of a queue, and the modules whose jobs it knows.
 
-    ``troubles`` are sentences about schedules that cannot be kept.
+    ``troubles`` are sentences about those that cannot be kept.
     """
 
     modules: frozenset[str]
     definitions: list[Definition]
     troubles: list[str]
+    handlers: list[Handler]
 
 
 def announced_here(queue: str, url: str | None = None) -> Announcement:
@@ -121,15 +123,30 @@ def announced_here(queue: str, url: str | None = None) -> Announcement:
             definitions.append(definition_of(job, job.name, job.schedule, (), {}))
         except (SkunkError, TypeError) as error:
             troubles.append(f"{job.name} cannot be scheduled: {error}")
-    return Announcement(frozenset(registry.modules), definitions, troubles)
+    return Announcement(frozenset(registry.modules), definitions, troubles, _handlers_here(queue, url, troubles))
+
+
+def _handlers_here(queue: str, url: str | None, troubles: list[str]) -> list[Handler]:
+    found: list[Handler] = []
+    for job in registry.handlers_of(queue, url):
+        from skunkqueue.handlers.declared import handlers_of  # late: few programs have handlers
+
+        try:
+            found += handlers_of(job)
+        except (SkunkError, TypeError) as error:
+            troubles.append(f"{job.name} cannot be called for runs that end: {error}")
+    return found
 
 
 def packed(told: Announcement) -> bytes:
     """An announcement as bytes, for the pipe between a worker and its pool."""
-    data: bytes = msgpack.packb((sorted(told.modules), [one.packed() for one in told.definitions], told.troubles))
+    definitions = [one.packed() for one in told.definitions]
+    handlers = [one.packed() for one in told.handlers]
+    data: bytes = msgpack.packb((sorted(told.modules), definitions, told.troubles, handlers))
     return data
 
 
 def unpacked(data: bytes, queue: str) -> Announcement:
-    modules, definitions, troubles = msgpack.unpackb(data, use_list=False)
-    return Announcement(frozenset(modules), [Definition.unpack(one, queue) for one in definitions], list(troubles))
+    modules, definitions, troubles, handlers = msgpack.unpackb(data, use_list=False)
+    found = [Definition.unpack(one, queue) for one in definitions]
+    return Announcement(frozenset(modules), found, list(troubles), [Handler.unpack(one) for one in handlers])

@@ -45,18 +45,18 @@ class Schedule:
     ) -> None:
         when = definition.when
         self._queue = queue
-        self.name = definition.name
-        self.job = definition.job
-        self.routes = definition.routes
-        self.every = str(when)
-        self.zone = when.zone if isinstance(when, Cron) else None
-        self.missed = definition.missed
-        self.overlap = definition.overlap
-        self.paused = definition.name in pauses
+        self.name: str = definition.name
+        self.job: str = definition.job
+        self.routes: tuple[str, ...] = definition.routes
+        self.every: str = str(when)
+        self.zone: str | None = when.zone if isinstance(when, Cron) else None
+        self.missed: str = definition.missed
+        self.overlap: str = definition.overlap
+        self.paused: bool = definition.name in pauses
         until = pauses.get(definition.name)
-        self.until = None if until is None else as_local(as_datetime(until))
-        self.next = as_local(as_datetime(memory.next)) if memory.next else None
-        self.due = as_local(as_datetime(memory.tick)) if memory.tick else None
+        self.until: datetime | None = None if until is None else as_local(as_datetime(until))
+        self.next: datetime | None = as_local(as_datetime(memory.next)) if memory.next else None
+        self.due: datetime | None = as_local(as_datetime(memory.tick)) if memory.tick else None
         self.last: Run[Any] | None = Run(queue, memory.last, None, last) if memory.last else None
 
     def __repr__(self) -> str:

@@ -30,8 +30,8 @@ class Paused(NamedTuple):
     id: str = ""
 
 
-def pauses(store: Persister, queue: str, *, now: float) -> list[Paused]:
-    """The pauses of a queue that hold now."""
+def standing(store: Persister, queue: str, *, now: float) -> list[Record]:
+    """The runs of a queue that only say something to all pools: pauses, and handlers."""
     found: list[Record] = []
     after: str | None = None
     while page := store.find(Filter(queue, PAUSES, State.QUEUED), now=now, after=after, limit=500):
@@ -39,6 +39,16 @@ def pauses(store: Persister, queue: str, *, now: float) -> list[Paused]:
         after = page[-1].id
         if len(page) < 500 or len(found) >= MOST:
             break
+    return found
+
+
+def pauses(store: Persister, queue: str, *, now: float) -> list[Paused]:
+    """The pauses of a queue that hold now."""
+    return pauses_of(standing(store, queue, now=now), now)
+
+
+def pauses_of(found: Iterable[Record], now: float) -> list[Paused]:
+    """The pauses among these that hold now."""
     read = (_read(record) for record in found)
     return [pause for pause in read if pause is not None and (pause.until is None or pause.until > now)]
 

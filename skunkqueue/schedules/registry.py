@@ -1,4 +1,4 @@
-"""What the code of this process declares: the jobs that have a schedule. Light, for every program that makes a job."""
+"""What the code of this process declares: jobs with a schedule, and handlers. Light, for all programs with a job."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from weakref import WeakSet
 
 
 class Registry:
-    """``jobs`` have a schedule; ``modules`` make jobs, with a schedule or without; ``version`` goes up with each."""
+    """``jobs`` have a schedule, ``handlers`` are called for runs that end; ``modules`` make jobs of any kind; ``version``
+    goes up with each.
+    """
 
     def __init__(self) -> None:
         self.jobs: WeakSet[Any] = WeakSet()
+        self.handlers: WeakSet[Any] = WeakSet()
         self.modules: set[str] = set()
-        self.version = 0
+        self.version: int = 0
         self._numbers = 0
         self._kept: dict[tuple[str, str, str], Any] = {}
 
@@ -33,6 +36,11 @@ class Registry:
         self.jobs.add(job)
         self.version += 1
 
+    def add_handler(self, job: Any) -> None:
+        """A job is called for runs that end."""
+        self.handlers.add(job)
+        self.version += 1
+
     def keep(self, queue: Any, name: str, job: Any) -> None:
         """Keep the job that a schedule asks, for a store of this process: there its function itself is referred to."""
         if queue.one_process:
@@ -40,9 +48,16 @@ class Registry:
 
     def of(self, queue: str, url: str | None = None) -> list[Any]:
         """The jobs of a queue, by name; of the queue at this URL, if it is given. Of two of one name the later one."""
-        ordered = sorted(self.jobs.copy(), key=lambda job: job.schedule.number)
-        ours = [j for j in ordered if j.queue.name == queue and (url is None or j.queue.full_url == url)]
-        return list({job.name: job for job in ours}.values())
+        return _ours(sorted(self.jobs.copy(), key=lambda job: job.schedule.number), queue, url)
+
+    def handlers_of(self, queue: str, url: str | None = None) -> list[Any]:
+        """The same of the handlers."""
+        return _ours(sorted(self.handlers.copy(), key=lambda job: job.handles[-1]), queue, url)
+
+
+def _ours(ordered: list[Any], queue: str, url: str | None) -> list[Any]:
+    ours = [job for job in ordered if job.queue.name == queue and (url is None or job.queue.full_url == url)]
+    return list({job.name: job for job in ours}.values())
 
 
 registry: Final = Registry()

@@ -57,7 +57,7 @@ class Hermes:
         verbose: bool = False,
         **options: Any,
     ) -> None:
-        self.path = os.path.abspath(os.fspath(path))
+        self.path: str = os.path.abspath(os.fspath(path))
         self._seal = Seal(
             retries=_whole(retries, "retries", 0), timeout=None if timeout is None else seconds(timeout, "timeout")
         )
@@ -75,7 +75,7 @@ class Hermes:
         self._source = SpoolSource(
             self.path, self._pack, make_unread=quick, max_size=size, say=self._log.say, **options
         )
-        self.processors = Processors(self._source.data_of)
+        self.processors: Processors = Processors(self._source.data_of)
         settings = self._settings(workers or _whole(threads, "threads", 1), seconds(lease, "lease"))
         self._pool = Pool(self._source, Clock(self._source.offset), settings, self._log)
         self._background = Background(self._pool, self._source.close)

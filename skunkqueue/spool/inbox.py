@@ -82,7 +82,7 @@ class Inbox:
         self._may_scan = False
         self._is_doubtful = False
         self._is_withheld = False
-        self.news = True
+        self.news: bool = True
 
     def begin(self, *, anyway: bool = False) -> None:
         """Begin a claim. In it the folder is listed at most once: if it is time, or if there was an event."""
@@ -209,7 +209,7 @@ class Looker:
         self._max_size = max_size
         self._moment = moment
         self._aged = min(AGED, moment)
-        self.can_lease = CAN_LEASE and can_lease(work)
+        self.can_lease: bool = CAN_LEASE and can_lease(work)
 
     def look(self, fd: int, name: str, now: float) -> Seen | None:
         """The content of a file; None if it was postponed. Raises Unreadable if it can never be a job."""

@@ -54,7 +54,7 @@ class Board:
     """Shared memory for the pool's roster; worker processes inherit ``fd``."""
 
     def __init__(self, keys: Keys) -> None:
-        self.fd = shared_bytes(0)
+        self.fd: int = shared_bytes(0)
         self._keys = keys
         weakref.finalize(self, os.close, self.fd)
 

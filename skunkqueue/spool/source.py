@@ -68,7 +68,7 @@ class SpoolSource(Source):
         events: bool = True,
         say: Callable[..., None] = lambda line, **fields: None,
     ) -> None:
-        self.url = os.path.abspath(os.fspath(path))
+        self.url: str = os.path.abspath(os.fspath(path))
         self._make = make
         self._make_unread = make_unread
         self._say = say

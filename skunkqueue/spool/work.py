@@ -105,14 +105,14 @@ class HeldFile:
     __slots__ = ("body", "data", "file", "name", "notes", "size", "unread", "work_name")
 
     def __init__(self, work_name: WorkName, file: str, name: str, notes: bytes) -> None:
-        self.work_name = work_name
-        self.file = file
-        self.name = name
-        self.notes = notes
-        self.body = b""
-        self.data = _NOTHING
-        self.size = 0
-        self.unread = False  # it was handed out without being read
+        self.work_name: WorkName = work_name
+        self.file: str = file
+        self.name: str = name
+        self.notes: bytes = notes
+        self.body: bytes = b""
+        self.data: dict[Any, Any] = _NOTHING
+        self.size: int = 0
+        self.unread: bool = False  # it was handed out without being read
 
 
 class Workroom:
@@ -124,7 +124,7 @@ class Workroom:
     def __init__(self, folder: str, *, rescan: float) -> None:
         self.folder = folder
         self.held: dict[str, HeldFile] = {}
-        self.size = 0
+        self.size: int = 0
         self._rescan = rescan
         self._waiting: list[tuple[float, str]] = []  # files of the last listing, and those put back here, by ripe
         self._list_at = 0.0

@@ -37,11 +37,13 @@ from collections.abc import Callable
 
 from skunkqueue.persistence import Persister
 from skunkqueue.testing.brief import BriefPromises
+from skunkqueue.testing.claims import ClaimPromises, ExtendPromises
 from skunkqueue.testing.desk import CancelPromises, CountPromises, GetPromises, PromotePromises, ReopenPromises
+from skunkqueue.testing.discard import DiscardPromises
 from skunkqueue.testing.housekeeping import HandlePromises, PurgePromises, WaitPromises, WorkerPromises
 from skunkqueue.testing.outcomes import CommitPromises, ExchangePromises
-from skunkqueue.testing.path import ClaimPromises, ExtendPromises, PutPromises
 from skunkqueue.testing.pools import drain, reset
+from skunkqueue.testing.puts import PutPromises
 from skunkqueue.testing.via import ViaPromises
 from skunkqueue.testing.walk import random_walk
 
@@ -50,7 +52,7 @@ __all__ = ["StoreContract", "check_store", "drain", "promises", "random_walk", "
 
 class StoreContract(
     PutPromises, ViaPromises, ClaimPromises, ExtendPromises, CommitPromises, ExchangePromises,
-    CancelPromises, ReopenPromises, PromotePromises, GetPromises, BriefPromises, CountPromises,
+    CancelPromises, ReopenPromises, PromotePromises, DiscardPromises, GetPromises, BriefPromises, CountPromises,
     WorkerPromises, PurgePromises, WaitPromises, HandlePromises,
 ):  # fmt: skip
     """Every promise of the contract, one test each; ``store`` is a fixture that gives a fresh, empty store."""

@@ -38,6 +38,32 @@ class BriefPromises(Promises):
             value = whole[record.id].value
             assert record.value == value or (record.value is None and len(value or b"") > 4000)
 
+    def test_a_long_body_is_whole_for_who_claims_it(self, store: Persister) -> None:
+        """Whatever parts a store keeps it in."""
+        sizes = [BRIEF - 1, BRIEF, BRIEF + 1, 90_000, BRIEF + 90_000, BRIEF + 90_001, 300_000]
+        bodies = {sealed(n).id: (b"%06d" % size * size)[:size] for n, size in enumerate(sizes)}
+        store.put([sealed(n, body=body) for n, body in enumerate(bodies.values())])
+
+        assert {id: record.envelope.body for id, record in store.get(bodies).items()} == bodies
+        assert {claim.id: claim.envelope.body for claim in take(store)} == bodies
+        brief = store.get_brief(bodies)
+        assert all(record.envelope.body[:BRIEF] == bodies[id][:BRIEF] for id, record in brief.items())
+
+    def test_a_long_value_goes_with_the_attempt_that_had_it(self, store: Persister) -> None:
+        """A run that is reopened has none, and then that of its next attempt, long or short."""
+        store.put([sealed(n) for n in range(3)])
+        ids = [sealed(n).id for n in range(3)]
+
+        for size in (5000, 5, 6000, 7):
+            store.commit([(claim, Outcome.failed("no", value=b"v" * size)) for claim in take(store)], now=NOW)
+            values = [record.value for record in store.get(ids).values()]
+            assert values == [record.value for record in store.get_brief(ids).values()] == [b"v" * size] * 3
+            assert store.reopen(ids, now=NOW) == set(ids)
+            assert [record.value for record in store.get(ids).values()] == [None] * 3
+        store.cancel(ids, now=NOW)
+
+        assert [record.value for record in store.get(ids).values()] == [None] * 3
+
     def test_brief_pages_follow_each_other(self, store: Persister) -> None:
         """``after``, ``limit`` and the filter count as for ``find``."""
         store.put([sealed(n, route="foo" if n % 2 else "bar") for n in range(10)])

@@ -55,20 +55,25 @@ def damaged_walk(store: Persister, fields: Fields, *, seed: int, steps: int = 60
 class DamagedWalk:
     """One walk. No verb may raise, whatever is damaged."""
 
+    store: Persister
+    fields: Fields
+    dice: random.Random
+    most: int
+
     def __init__(self, store: Persister, fields: Fields, dice: random.Random, most: int) -> None:
         self.store, self.fields, self.dice, self.most = store, fields, dice, most
-        self.now = NOW
-        self.number = 0
+        self.now: float = NOW
+        self.number: int = 0
         self.sent: dict[str, Envelope] = {}
         self.held: dict[str, Claim] = {}
         self.victims: set[str] = set()
         self.told: list[str] = []
-        self.doing = ""
+        self.doing: str = ""
 
     def walk(self, steps: int) -> None:
         verbs = (
             self.put, self.put, self.put, self.claim, self.claim, self.commit, self.commit, self.extend, self.cancel,
-            self.promote, self.reopen, self.look, self.purge, self.damage,
+            self.promote, self.discard, self.reopen, self.look, self.purge, self.damage,
         )  # fmt: skip
         for _ in range(steps):
             self.now += self.dice.choice((0.0, 0.1, 1.0, 5.0, 16.0))
@@ -132,6 +137,9 @@ class DamagedWalk:
 
     def promote(self) -> None:
         self.store.promote(self.some(list(self.sent)), now=self.now)
+
+    def discard(self) -> None:
+        self.store.discard(self.some(list(self.sent)), now=self.now)
 
     def reopen(self) -> None:
         self.store.reopen(self.some(list(self.sent)), now=self.now)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ def shrinking_walk(make_store: Callable[[], Persister], **options: Any) -> None:
     Hypothesis, like ``max_examples``, ``stateful_step_count`` or ``derandomize``.
     """
 
-    class OnThisStore(StoreMachine):
+    class OnThisStore(_StoreMachine):
         def __init__(self) -> None:
             super().__init__(make_store())
 
@@ -43,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-SEEDS = st.integers(0, 999)
+SEEDS: Final[st.SearchStrategy[int]] = st.integers(0, 999)
 """One number determines all arguments of a step: a long walk is a short list of numbers, which shrinks fast."""
 
 
@@ -61,12 +61,12 @@ class RecordingWalk(Walk):
         return "after " + ",\n      ".join(map(str, self.calls))
 
 
-class StoreMachine(RuleBasedStateMachine):
+class _StoreMachine(RuleBasedStateMachine):
     """One rule for each verb. After each step, both stores are compared as a whole."""
 
     def __init__(self, store: Persister) -> None:
         super().__init__()
-        self.walk = RecordingWalk(store)
+        self.walk: RecordingWalk = RecordingWalk(store)
 
     @invariant()
     def both_are_the_same(self) -> None:
@@ -76,14 +76,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.walk.store.close()
 
 
-def _rule_of(verb: Callable[[Walk], None]) -> Callable[[StoreMachine], None]:
-    def step(self: StoreMachine, seed: int) -> None:
+def _rule_of(verb: Callable[[Walk], None]) -> Callable[[_StoreMachine], None]:
+    def step(self: _StoreMachine, seed: int) -> None:
         self.walk.take(verb, random.Random(seed))  # noqa: S311 - to be repeated, not to be secret
 
     step.__name__ = step.__qualname__ = verb.__name__
-    ruled: Callable[[StoreMachine], None] = rule(seed=SEEDS)(step)
+    ruled: Callable[[_StoreMachine], None] = rule(seed=SEEDS)(step)
     return precondition(lambda self: self.walk.can(verb))(ruled)
 
 
 for _verb, _each in VERBS.items():
-    setattr(StoreMachine, _verb.__name__, _rule_of(_verb))
+    setattr(_StoreMachine, _verb.__name__, _rule_of(_verb))

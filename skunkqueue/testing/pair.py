@@ -33,7 +33,7 @@ class Pair:
 
     def __init__(self, store: Persister, *, name: str) -> None:
         self.store = store
-        self.model = MemoryPersister(name)
+        self.model: MemoryPersister = MemoryPersister(name)
         self.last: Call | None = None
 
     def ask(self, call: Call) -> tuple[Any, Any]:

@@ -40,7 +40,7 @@ class Skunk:
         self._replaced: set[str] = set()
         self._stores: dict[str, Connection] = {}  # in memory, by the URL that they stand for
         self._queues: dict[tuple[str, str], SkunkQueue] = {}  # those with such a store that were used, in that order
-        self.queue = SkunkQueue("test", "memory://skunk")
+        self.queue: SkunkQueue = SkunkQueue("test", "memory://skunk")
 
     def __enter__(self) -> Self:
         self._is_in_memory: Any = SkunkQueue.one_process

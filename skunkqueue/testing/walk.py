@@ -72,9 +72,9 @@ class Walk(Pair):
 
     def __init__(self, store: Persister, *, name: str = "walk") -> None:
         super().__init__(store, name=name)
-        self.dice = random.Random(0)  # noqa: S311 - replaced at every step
-        self.now = NOW
-        self.number = 0
+        self.dice: random.Random = random.Random(0)  # noqa: S311 - replaced at every step
+        self.now: float = NOW
+        self.number: int = 0
         self.sent: dict[str, Envelope] = {}
         self.puts: list[list[Envelope]] = []
         self.wants: list[list[Want]] = []
@@ -265,6 +265,10 @@ class Walk(Pair):
         later = [r.id for r in self.records if r.state == State.QUEUED and r.ripe > self.now]
         self.same(Call.to("promote", [*self.some_of(later, (1, 2)), *self.some_ids()], now=self.now))
 
+    def discard(self) -> None:
+        over = [r.id for r in self.records if not r.open]
+        self.same(Call.to("discard", [*self.some_of(over, (1, 2)), *self.some_ids()], now=self.now))
+
     def some_ids(self) -> list[str]:
         """Mostly recent ones, and one that never existed."""
         near = self.ids if self.chance(1 - OFTEN) else self.ids[-20:]
@@ -338,6 +342,7 @@ VERBS: Final[dict[Callable[[Walk], None], Verb]] = {
     Walk.cancel: Verb(5, "sent"),
     Walk.reopen: Verb(5, "sent"),
     Walk.promote: Verb(5, "sent", optional=True),
+    Walk.discard: Verb(3, "sent"),
     Walk.get: Verb(2, "sent"),
     Walk.find: Verb(10),
     Walk.beat: Verb(10),

@@ -5,8 +5,9 @@ Nothing here is run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import assert_type
+from typing import Any, TypeVar, assert_type
 
 from skunkqueue import Backoff, Run, Runs, SkunkQueue, WorkerPool, current_run, default_cfg
 from skunkqueue.facts import Attempt
@@ -51,6 +52,32 @@ async def tell_later(x: str) -> int:
     return len(x)
 
 
+T = TypeVar("T")
+
+
+@queue.job
+def pairs(things: Sequence[T]) -> list[tuple[T, T]]:
+    return [(thing, thing) for thing in things]
+
+
+@queue.job(retries=2)
+async def ordered(first: T, second: T) -> tuple[T, T]:
+    return first, second
+
+
+@queue.on("failed")
+def alert(run: Run[Any]) -> str:
+    return run.id
+
+
+@queue.on("failed", "succeeded", retries=3, routes="alerts")
+async def told(run: Run[Any]) -> None: ...
+
+
+queue.on("ended")  # wrong
+queue.on("failed", retry=3)  # wrong
+assert_type(alert(add.fire(1)), str)
+
 # options
 queue.job(retry=3)  # wrong
 queue.job(priority="urgent")  # wrong
@@ -77,6 +104,12 @@ add.fire_at([], 1)  # wrong
 later.fire(1)  # wrong
 tell.fire(1)  # wrong
 both.fire("x")  # wrong
+
+# generic jobs
+assert_type(pairs.fire([1]), Run[list[tuple[int, int]]])
+assert_type(pairs.fire(["a"]).wait(), list[tuple[str, str]])
+assert_type(ordered.fire(1.5, 2.5), Run[tuple[float, float]])
+pairs.fire(5)  # wrong
 
 # many
 assert_type(add.fire_many([add.args(1), add.args(1, y=2), (3, 4)]), Runs[int])

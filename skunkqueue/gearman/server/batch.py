@@ -62,7 +62,7 @@ class Batch:
         self.asks: list[AskCall] = []
         self.questions: list[AskCall] = []
         """Asks of peers."""
-        self.took = 0.0
+        self.took: float = 0.0
         """Seconds that the questions took."""
 
     def __bool__(self) -> bool:

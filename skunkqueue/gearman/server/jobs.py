@@ -24,28 +24,31 @@ MOST_STREAMED: Final = 1 << 20
 class ServerJob:
     """A run, as far as this server has to do with it."""
 
+    numerator: int
+    denominator: int
+
     def __init__(self, id: str, function: bytes) -> None:
         self.id = id
-        self.handle = handle_of(id)
+        self.handle: bytes = handle_of(id)
         self.function = function
         self.clients: list[Peer] = []
-        self.since = ticks()
+        self.since: float = ticks()
         self.is_ours_alone = False
         """Whether nobody wants it but the clients here: then it ends with the last of them, unless it runs."""
         self.peer: Peer | None = None
         """The worker that runs it; None where none of ours does."""
         self.claim: Claim | None = None
-        self.seal = Seal()
+        self.seal: Seal = Seal()
         self.notes: Notes = NONE
         self.numerator = self.denominator = 0
         self.streamed: list[bytes] | None = []
         """The WORK_DATA so far; None where that was too much."""
         self._streamed_bytes = 0
-        self.late_at = float("inf")
+        self.late_at: float = float("inf")
         """When it has had all its time, in ticks."""
-        self.limit = 0.0
+        self.limit: float = 0.0
         """The seconds that it may take."""
-        self.progress_at = 0.0
+        self.progress_at: float = 0.0
         """When its progress was last written to the store, in ticks."""
 
     @property

@@ -24,8 +24,8 @@ class Owed:
     __slots__ = ("data", "peer", "size")
 
     def __init__(self, peer: Peer, size: int) -> None:
-        self.peer = peer
-        self.size = size  # of the request
+        self.peer: Peer = peer
+        self.size: int = size  # of the request
         self.data: bytes | None = None
 
     def give(self, data: bytes) -> None:
@@ -41,10 +41,10 @@ class Peer:
         self, connection: socket.socket, address: str, max_packet: int, changed: Callable[[Peer], None]
     ) -> None:
         self.socket = connection
-        self.fd = connection.fileno()
+        self.fd: int = connection.fileno()
         self.address = address
         self.client_id = "-"
-        self.is_open = True
+        self.is_open: bool = True
         self.is_ending = False
         """Whether it is to be closed as soon as all is sent."""
         self.is_silent = True
@@ -61,7 +61,7 @@ class Peer:
         self.grabs: deque[tuple[PacketType, Owed]] = deque()
         """Its requests for a job that no claim was made for yet."""
         self.is_claiming = False
-        self.seen = (-1, 0.0)
+        self.seen: tuple[int, float] = (-1, 0.0)
         """At which news there was no job for it, and when to look again."""
         self.weight = 0
         """The bytes that it was last found to take up here."""

@@ -73,7 +73,7 @@ class GearmanServer:
         log_format: str = "text",
         verbose: bool = False,
     ) -> None:
-        self.queue = SkunkQueue(queue, "memory://gearman" if url is None else url)
+        self.queue: SkunkQueue = SkunkQueue(queue, "memory://gearman" if url is None else url)
         self._listen = [_address(each, port) for each in ([listen] if isinstance(listen, str) else listen)]
         for name, number in (("keep", keep), ("job_retries", job_retries), ("lease", lease)):
             least = int(name == "lease")

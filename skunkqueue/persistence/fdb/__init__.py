@@ -14,7 +14,7 @@ from skunkqueue.persistence.fdb import housekeeping, look
 from skunkqueue.persistence.fdb.claim import OF_CLAIM, Claiming
 from skunkqueue.persistence.fdb.client import client
 from skunkqueue.persistence.fdb.clock import StoreClock
-from skunkqueue.persistence.fdb.connect import Link
+from skunkqueue.persistence.fdb.connect import Blind, Link
 from skunkqueue.persistence.fdb.crowd import Crowd
 from skunkqueue.persistence.fdb.lanes import GRACE
 from skunkqueue.persistence.fdb.notify import Notifier
@@ -44,10 +44,10 @@ class FDBPersister(Persister):
 
     is_far = True
     takes_via = "a transaction of FoundationDB"
-    limits = Limits(body=LARGEST, value=LARGEST, batch=BYTES, items=RUNS)
+    limits: Limits = Limits(body=LARGEST, value=LARGEST, batch=BYTES, items=RUNS)
 
     def __init__(self, target: Target) -> None:
-        self.url = target.url
+        self.url: str = target.url
         self.target = target
         self._link = Link(target)
         self._crowd = Crowd()
@@ -74,7 +74,9 @@ class FDBPersister(Persister):
         return _joined(in_parts(self._put, envelopes, _size_of_body))
 
     def _put(self, envelopes: Sequence[Envelope]) -> list[str]:
-        return self._link.run(lambda step: put(step, envelopes), recent=True)
+        fresh = self._link.known.fresh(envelopes)
+        first = None if fresh is None else Blind(fresh.version, fresh.put)
+        return self._link.run(lambda step: put(step, envelopes), recent=True, first=first)
 
     def claim(self, wants: Sequence[Want], *, now: float, until: float) -> list[Claim]:
         return self.exchange((), wants, now=now, until=until).claims
@@ -140,15 +142,30 @@ class FDBPersister(Persister):
     def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
         return _union(in_parts(lambda some: self._do(lambda step: ending.promote(step, some), now), sorted(set(ids))))
 
+    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
+        return _union(in_parts(lambda some: self._do(lambda step: ending.discard(step, some), now), sorted(set(ids))))
+
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
-        wanted = list(dict.fromkeys(ids))
-        found: dict[str, Record] = {}
-        for some in in_parts(lambda some: look.get(self._link.run, some), wanted):
-            found |= some
-        return found
+        return self._get(ids, look.WHOLE)
+
+    def _get(self, ids: Iterable[str], shown: look.Shown) -> dict[str, Record]:
+        return _merged(in_parts(lambda some: look.get(self._link.run, some, shown), list(dict.fromkeys(ids))))
 
     def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
         return look.find(self._link.run, which, now, after, limit)
+
+    def get_brief(self, ids: Iterable[str]) -> dict[str, Record]:
+        return self._get(ids, look.BRIEFLY)
+
+    def find_brief(
+        self, which: Filter, *, now: float, after: str | None = None, limit: int = 100, values: int | None = None
+    ) -> list[Record]:
+        shown = look.BRIEFLY if values is None else look.Shown(brief=True, values=values)
+        return look.find(self._link.run, which, now, after, limit, shown)
+
+    def open_of(self, ids: Iterable[str]) -> dict[str, float]:
+        wanted = list(dict.fromkeys(ids))
+        return _merged(in_parts(lambda some: self._link.run(lambda step: look.open_of(step, some)), wanted))
 
     def count(self) -> dict[tuple[str, str, str], int]:
         counts = self._link.run(look.counts)
@@ -232,6 +249,10 @@ def _with_limit(clean: Callable[[Step, int], int], limit: int, step: Step) -> in
 
 def _joined(lists: Iterable[list[T]]) -> list[T]:
     return [item for each in lists for item in each]
+
+
+def _merged(dicts: Iterable[dict[str, T]]) -> dict[str, T]:
+    return {id: item for each in dicts for id, item in each.items()}
 
 
 def _union(sets: Iterable[set[str]]) -> set[str]:

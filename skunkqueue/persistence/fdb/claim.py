@@ -40,8 +40,8 @@ class Claiming:
         for want in wants:
             given = self._take(want)
             filled = filled or 0 < want.limit <= given
-        self.left = step.fill(self._rows, OF_CLAIM)
-        self.leaves = not self._rows and any(lane.leaves for lane in self._lanes.values())
+        self.left: list[Row] = step.fill(self._rows, OF_CLAIM)
+        self.leaves: bool = not self._rows and any(lane.leaves for lane in self._lanes.values())
         if filled:
             self.next_ripe = step.now
         else:

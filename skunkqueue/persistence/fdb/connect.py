@@ -6,12 +6,13 @@ import os
 import threading
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from skunkqueue.clock import ticks
 from skunkqueue.errors import StoreAway, StoreVersion
 from skunkqueue.persistence.fdb.client import client, keep_inherited, tenant_of
 from skunkqueue.persistence.fdb.errors import NOT_COMMITTED, TOO_OLD, UNKNOWN_RESULT, Gone, speaking
+from skunkqueue.persistence.fdb.known import Known
 from skunkqueue.persistence.fdb.layout import Space, time_key
 from skunkqueue.persistence.fdb.step import Step
 from skunkqueue.persistence.fdb.url import Target
@@ -40,20 +41,28 @@ _NUMBER: Final = Struct("<Q")
 T = TypeVar("T")
 
 
+class Blind(NamedTuple, Generic[T]):
+    """What an attempt does that reads nothing, as of a version."""
+
+    version: int
+    work: Callable[[Step], T]
+
+
 class Link:
     """The database of this process, with the keys of the store. Thread-safe; refuses to work in a forked process."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.transactions = 0
+        self.transactions: int = 0
         """How many transactions were begun; an attempt counts."""
-        self.conflicts = 0
+        self.conflicts: int = 0
         """How many of them met another, and were begun again."""
-        self.mark = b""
+        self.mark: bytes = b""
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._local = threading.local()
         self._met = (0, 0.0)  # the newest version that a commit here had, and when
+        self.known = Known()
         self._db: Any = None
         self._space: Space | None = None
 
@@ -88,6 +97,7 @@ class Link:
             keep_inherited(self._db)
             self._lock = threading.Lock()
             self._met = (0, 0.0)
+            self.known = Known()
             self._db = self._space = None
             self._pid = os.getpid()
 
@@ -137,7 +147,6 @@ class Link:
         """A transaction that gives up when the time of a call is over."""
         tr = (db or self.database).create_transaction()
         tr.options.set_timeout(max(1, int(1000 * (seconds or self.target.timeout))))
-        tr.options.set_max_retry_delay(LONGEST_PAUSE)
         return tr
 
     def run(
@@ -150,6 +159,7 @@ class Link:
         seconds: float | None = None,
         then: Callable[[Any], None] = lambda tr: None,
         recent: bool = False,
+        first: Blind[T] | None = None,
     ) -> T:
         """Do one transaction, again where it met another one; ``met`` is then called with the attempt.
 
@@ -158,6 +168,7 @@ class Link:
         With ``recent``, it reads as of the last commit here, which saves a trip for a version of its own. That is for
         work that has a conflict for all it reads: so nothing has changed since where it commits, and where it has
         nothing to commit, it is done again with a new version.
+        ``first`` is what the first attempt does in place of ``work``.
         Raises what ``translated`` makes of the client's errors, and Gone.
         """
         with speaking(self.target.url):
@@ -166,8 +177,11 @@ class Link:
             number, key = self._receipt(space, now) if receipt else (b"", b"")
 
             def attempt(tr: Any) -> T:
-                nonlocal step
+                nonlocal step, first
                 step = Step(tr, space, now)
+                if first is not None:
+                    blind, first = first, None
+                    return self._attempt_blind(step, blind)
                 entry = tr[space.entry]
                 result = work(step)
                 step.flush()
@@ -181,12 +195,20 @@ class Link:
                     met(step)
 
             tr = self.begin(None, seconds)
-            is_old = recent and self._as_of_last_commit(tr)
+            is_old = recent and first is None and self._as_of_last_commit(tr)
             result, tr = self._attempts(tr, attempt, conflicted, key, number)
-            if not self._note_commit(tr) and is_old:
+            if not self._note_commit(tr, step) and is_old:
                 result, tr = self._attempts(self.begin(None, seconds), attempt, conflicted, key, number)
             then(tr)
             return result
+
+    def _attempt_blind(self, step: Step, blind: Blind[T]) -> T:
+        """The directory was in its place as of that version, or the store would know nothing of it."""
+        step.tr.set_read_version(blind.version)
+        step.tr.add_read_conflict_key(step.space.entry)
+        result = blind.work(step)
+        step.flush()
+        return result
 
     def _as_of_last_commit(self, tr: Any) -> bool:
         """Have a transaction read as of the last commit of this process, if that is not long ago."""
@@ -196,11 +218,13 @@ class Link:
         tr.set_read_version(version)
         return True
 
-    def _note_commit(self, tr: Any) -> bool:
-        """Whether a transaction wrote something. Remembers its version."""
+    def _note_commit(self, tr: Any, step: Step | None) -> bool:
+        """Whether a transaction wrote something. Remembers its version, and what was so as of it."""
         version: int = tr.get_committed_version()
         if version > self._met[0]:
             self._met = (version, ticks())
+        if version > 0 and step is not None and step.widths:
+            self.known.learn(step.widths, version)
         return version > 0
 
     def _attempts(
@@ -234,6 +258,7 @@ class Link:
                 if code == NOT_COMMITTED:
                     self.conflicts += 1
                     conflicted()
+                tr.options.set_max_retry_delay(LONGEST_PAUSE)
                 tr.on_error(error).wait()
                 if done and key and code == UNKNOWN_RESULT and self._was_committed(tr, key, number):
                     return result, tr

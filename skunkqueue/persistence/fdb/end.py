@@ -1,4 +1,4 @@
-"""Writes what becomes of runs: outcomes of claims, and cancel, reopen and promote from the desk.
+"""Writes what becomes of runs: outcomes of claims, and cancel, reopen, promote and discard from the desk.
 
 Each run is read before it is written, with a conflict, and compared with the claim's token or the state that is asked
 for. So a write that comes late, or twice, changes nothing.
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from skunkqueue.envelope import Claim, Outcome
+from skunkqueue.persistence import kept_at_least
 from skunkqueue.persistence.fdb.repair import repair
 from skunkqueue.persistence.fdb.rows import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Row
 from skunkqueue.persistence.fdb.step import Step
@@ -162,3 +163,20 @@ def promote(step: Step, ids: Iterable[str]) -> set[str]:
     for row in later:
         step.queue(row, step.now)
     return {row.id for row in later}
+
+
+def discard(step: Step, ids: Iterable[str]) -> set[str]:
+    """Have ended runs kept no longer; returns those that have ended."""
+    wanted = list(ids)
+    rows = step.load(wanted)
+    ended = set()
+    for id in wanted:
+        row = rows.get(id)
+        if row is not None and row.damaged:
+            row = repair(step, id)
+        if row is not None and not row.open:
+            step.leave(row)
+            row.ripe = min(row.ripe, kept_at_least(row.ended, step.now))
+            step.enter(row)
+            ended.add(id)
+    return ended

@@ -75,6 +75,9 @@ class _Shard:
 class Lane:
     """The open runs of a lane, for a claimer that is alone: the first ones of all shards."""
 
+    queue: str
+    route: str
+
     @property
     def leaves(self) -> bool:
         """Whether there are ripe runs that are left to those who own them."""
@@ -82,7 +85,7 @@ class Lane:
 
     def __init__(self, step: Step, queue: str, route: str, width: int, limit: int) -> None:
         self.queue, self.route = queue, route
-        self.name = lane_of(queue, route)
+        self.name: bytes = lane_of(queue, route)
         self._step = step
         self._now = time_key(step.now)
         # A shard holds its part of what is wanted, and a few more; where it does not, it is asked again.

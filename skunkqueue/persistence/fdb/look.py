@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from math import inf
+from typing import Any, Final, NamedTuple
 
 from skunkqueue.envelope import Filter, Record, State, base_route
+from skunkqueue.persistence import expires_at
 from skunkqueue.persistence.fdb.layout import Lane, lane_of, read, read_lane, written
-from skunkqueue.persistence.fdb.rows import QUEUED, RUNNING, STATES, damaged_row, read_row
+from skunkqueue.persistence.fdb.rows import QUEUED, RUNNING, STATES, Long, Row, damaged_row, read_row
 from skunkqueue.persistence.fdb.step import COUNT, EXACT, Step
 
 PAGE: Final = 500
@@ -22,21 +24,58 @@ Run = Callable[[Callable[[Step], Any]], Any]
 """Does a transaction."""
 
 
-def get(run: Run, ids: Sequence[str]) -> dict[str, Record]:
-    """The records of those runs that exist, in the order of the ids; in as many transactions as what is long takes."""
-    found: dict[str, Record] = {}
-    left = list(ids)
-    while left:
+class Shown(NamedTuple):
+    """What is read of runs: of bodies only the beginning if ``brief``, and values of at most so many bytes."""
 
-        def some(step: Step, wanted: Sequence[str] = tuple(left)) -> tuple[dict[str, Record], list[str]]:
+    brief: bool = False
+    values: float = inf
+
+
+WHOLE: Final = Shown()
+BRIEFLY: Final = Shown(brief=True)
+
+Page = tuple[list[Record], list[str]]
+"""Records, and the ids of those that are too much for the transaction that has these."""
+
+
+def get(run: Run, ids: Sequence[str], shown: Shown = WHOLE) -> dict[str, Record]:
+    """The records of those runs that exist, in the order of the ids; in as many transactions as what is long takes."""
+    return {record.id: record for record in _fitting(run, ids, lambda record: True, len(ids), shown)}
+
+
+def open_of(step: Step, ids: Sequence[str]) -> dict[str, float]:
+    """Those of these runs that are open, and from when each can only expire. Nothing that is long is read."""
+    rows = step.load(ids)
+    return {
+        id: expires_at(row.envelope(), row.ripe if row.state == RUNNING else None)
+        for id in ids
+        if (row := rows.get(id)) is not None and row.open
+    }
+
+
+def _fitting(run: Run, ids: Sequence[str], fits: Callable[[Record], bool], room: int, shown: Shown) -> list[Record]:
+    """The first ``room`` records of these runs that fit. What is long is read of those only."""
+    found: list[Record] = []
+    left = list(ids)
+    while left and len(found) < room:
+
+        def some(step: Step, wanted: Sequence[str] = tuple(left), room: int = room - len(found)) -> Page:
             rows = step.load(wanted)
-            there = [id for id in wanted if id in rows]
-            over = [row.id for row in step.fill([rows[id] for id in there])]
-            return {id: rows[id].record() for id in there[: len(there) - len(over)]}, over
+            return _filled(step, [rows[id] for id in wanted if id in rows], fits, room, shown)
 
         records, left = run(some)
-        found |= records
+        found += records
     return found
+
+
+def _filled(step: Step, rows: Iterable[Row], fits: Callable[[Record], bool], room: int, shown: Shown) -> Page:
+    """The first ``room`` records of these that fit, with what is shown of them."""
+    fitting = [row for row in rows if fits(row.record())][:room]
+    for row in fitting:
+        if type(row.value) is Long and row.value.size > shown.values:
+            row.value = None
+    left = [row.id for row in step.fill(fitting, brief=shown.brief)]
+    return [row.record() for row in fitting[: len(fitting) - len(left)]], left
 
 
 def counts(step: Step) -> dict[Lane, list[int]]:
@@ -50,15 +89,16 @@ def counts(step: Step) -> dict[Lane, list[int]]:
     return found
 
 
-def find(run: Run, which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
+def find(run: Run, which: Filter, now: float, after: str | None, limit: int, shown: Shown = WHOLE) -> list[Record]:
     """Records, newest first: from all runs, or from those of a state, whichever is likely to be less."""
     if limit <= 0:
         return []
     lanes: Counts = run(counts)
     places = {lane: each for lane, each in lanes.items() if _fits(which, lane)}
     if which.state is not None and _sorting_is_cheaper(which.state, lanes, places, limit):
-        return _sorted(run, which, list(places), now, after, limit)
-    return _walked(run, which, now, after, limit)
+        ids = _ids_of(run, which.state, list(places), after)
+        return _sorted(run, ids, lambda record: which.fits(record, now), limit, shown)
+    return _walked(run, lambda record: which.fits(record, now), after, limit, shown)
 
 
 def _fits(which: Filter, lane: Lane) -> bool:
@@ -80,19 +120,21 @@ def _sorting_is_cheaper(state: State, lanes: Counts, places: Counts, limit: int)
     return there <= FEW or there * matching <= limit * total
 
 
-def _sorted(run: Run, which: Filter, places: Sequence[Lane], now: float, after: str | None, limit: int) -> list[Record]:
-    """By the ids of the runs of a state, sorted."""
-    assert which.state is not None
-    stored = _stored(which.state)
-    ids = _ids_of_open(run, places) if stored <= RUNNING else _ids_of_ended(run, stored, places)
-    left = sorted((id for id in ids if after is None or id < after), reverse=True)
+def _sorted(run: Run, ids: Sequence[str], fits: Callable[[Record], bool], limit: int, shown: Shown) -> list[Record]:
+    """Of these runs, in this order."""
     found: list[Record] = []
-    for start in range(0, len(left), PAGE):
-        some = left[start : start + PAGE]
-        found += [record for record in get(run, some).values() if which.fits(record, now)]
+    for start in range(0, len(ids), PAGE):
+        found += _fitting(run, ids[start : start + PAGE], fits, limit - len(found), shown)
         if len(found) >= limit:
             break
-    return found[:limit]
+    return found
+
+
+def _ids_of(run: Run, state: State, places: Sequence[Lane], after: str | None) -> list[str]:
+    """The ids of the runs of a state, or of all open ones, newest first."""
+    stored = _stored(state)
+    ids = _ids_of_open(run, places) if stored <= RUNNING else _ids_of_ended(run, stored, places)
+    return sorted((id for id in ids if after is None or id < after), reverse=True)
 
 
 def _ids_of_open(run: Run, places: Iterable[Lane]) -> set[str]:
@@ -127,30 +169,31 @@ def _pages(run: Run, tag: bytes) -> list[tuple[bytes, bytes]]:
         last = pairs[-1].key + b"\0"
 
 
-def _walked(run: Run, which: Filter, now: float, after: str | None, limit: int) -> list[Record]:
+def _walked(run: Run, fits: Callable[[Record], bool], after: str | None, limit: int, shown: Shown) -> list[Record]:
     """By reading all runs from the newest on."""
     found: list[Record] = []
     while len(found) < limit:
 
-        def page(
-            step: Step, after: str | None = after, room: int = limit - len(found)
-        ) -> tuple[list[Record], list[str], str | None]:
-            begin, end = step.space.all(b"r")
-            if after is not None:
-                end = step.space.run + written(after)
-            pairs = step.tr.snapshot.get_range(begin, end, limit=PAGE, reverse=True, streaming_mode=EXACT).to_list()
-            rows = []
-            for pair in pairs:
-                id = read(pair.key[len(step.space.run) :])
-                rows.append(read_row(id, pair.value) or damaged_row(id, pair.value))
-            fitting = [row for row in rows if which.fits(row.record(), now)][:room]
-            left = [row.id for row in step.fill(fitting)]
-            filled = fitting[: len(fitting) - len(left)]
-            return [row.record() for row in filled], left, rows[-1].id if len(rows) == PAGE else None
+        def page(step: Step, after: str | None = after, room: int = limit - len(found)) -> tuple[Page, str | None]:
+            rows = _newest(step, after)
+            return _filled(step, rows, fits, room, shown), rows[-1].id if len(rows) == PAGE else None
 
-        records, left, after = run(page)
+        (records, left), after = run(page)
         found += records
-        found += [record for record in get(run, left).values() if which.fits(record, now)]
+        found += _fitting(run, left, fits, len(left), shown)
         if after is None:
             break
-    return found[:limit]
+    return found
+
+
+def _newest(step: Step, after: str | None) -> list[Row]:
+    """A page of runs, newest first; what is long stays where it is."""
+    begin, end = step.space.all(b"r")
+    if after is not None:
+        end = step.space.run + written(after)
+    pairs = step.tr.snapshot.get_range(begin, end, limit=PAGE, reverse=True, streaming_mode=EXACT).to_list()
+    rows = []
+    for pair in pairs:
+        id = read(pair.key[len(step.space.run) :])
+        rows.append(read_row(id, pair.value) or damaged_row(id, pair.value))
+    return rows

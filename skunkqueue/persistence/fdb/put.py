@@ -37,7 +37,7 @@ def put(step: Step, envelopes: Sequence[Envelope]) -> list[str]:
         for key in [space.unique(lane_of(envelope.queue, envelope.route), envelope.unique)]
     }
     known = there()
-    widths = {lane: width_of(future.value) for lane, future in asked.items()}
+    step.widths = widths = {lane: width_of(future.value) for lane, future in asked.items()}
     taken = _open_holders(step, holders)
     ids = []
     for envelope in envelopes:

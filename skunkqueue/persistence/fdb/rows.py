@@ -10,6 +10,7 @@ from zlib import crc32
 import msgpack
 
 from skunkqueue.envelope import DAY, Claim, Envelope, Record, State
+from skunkqueue.persistence import BRIEF
 from skunkqueue.persistence.fdb.layout import lane_of
 
 _pack: Callable[..., bytes] = msgpack.packb
@@ -46,9 +47,30 @@ class Row:
         "progress", "queue", "ripe", "route", "shard", "state", "token", "unique", "value", "worker",
     )  # fmt: skip
 
+    body: Any
+    due: Any
+    ended: Any
+    error: Any
+    expires: Any
+    keep: Any
+    lapses: Any
+    more: list[Any]
+    note: Any
+    notes: Any
+    progress: Any
+    queue: Any
+    ripe: Any
+    route: Any
+    shard: Any
+    state: Any
+    token: Any
+    unique: Any
+    value: Any
+    worker: Any
+
     def __init__(self, id: str, fields: tuple[Any, ...]) -> None:
-        self.id = id
-        self.damaged = False
+        self.id: str = id
+        self.damaged: bool = False
         (
             self.state, self.ripe, self.queue, self.route, self.shard, self.due, self.expires, self.unique, self.keep,
             self.body, self.worker, self.token, self.lapses, self.notes, self.value, self.error, self.progress,
@@ -96,10 +118,19 @@ class Row:
         )  # fmt: skip
 
 
-FIELDS: Final = ("body", "notes", "value", "error", "note")
+BODY: Final = "body"
+
+FIELDS: Final = (BODY, "notes", "value", "error", "note")
 """The fields that may lie apart; their numbers are part of keys."""
 
 TEXTS: Final = frozenset({"error", "note"})
+
+
+def cuts(name: str, size: int) -> list[tuple[int, int]]:
+    """Where the pieces of a long field begin and end. Of a body, the first one is all that a brief record has."""
+    first = BRIEF if name == BODY else PIECE
+    begins = [0, *range(first, size, PIECE)]
+    return list(zip(begins, [*begins[1:], size], strict=True))
 
 
 def new_row(envelope: Envelope, shard: int) -> Row:

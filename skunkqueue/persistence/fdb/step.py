@@ -7,18 +7,19 @@ from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Any, Final
 
-from skunkqueue.persistence import REMEMBERED
+from skunkqueue.persistence import BRIEF, REMEMBERED
 from skunkqueue.persistence.fdb.layout import Lane, Space, after
 from skunkqueue.persistence.fdb.rows import (
+    BODY,
     CANCELLED,
     FIELDS,
     INLINE,
-    PIECE,
     QUEUED,
     RUNNING,
     TEXTS,
     Long,
     Row,
+    cuts,
     damaged_row,
     read_row,
 )
@@ -52,6 +53,8 @@ class Step:
         """The queues and routes on which a run became open."""
         self.over: list[str] = []
         """The runs that ended."""
+        self.widths: dict[bytes, int] = {}
+        """Over how many shards the lanes are spread that runs are put into, read with a conflict."""
         self._room = READ
 
     # reading
@@ -66,17 +69,20 @@ class Step:
                 rows[id] = read_row(id, data) or damaged_row(id, data)
         return rows
 
-    def fill(self, rows: Sequence[Row], names: Sequence[str] = FIELDS) -> list[Row]:
-        """Load what is long of these runs; gives those that are left for another transaction, as it is too much."""
+    def fill(self, rows: Sequence[Row], names: Sequence[str] = FIELDS, *, brief: bool = False) -> list[Row]:
+        """Load what is long of these runs; gives those that are left for another transaction, as it is too much.
+
+        In ``brief``, of bodies only the first piece.
+        """
         asked = []
         for at, row in enumerate(rows):
             long = [name for name in FIELDS if name in names and type(getattr(row, name)) is Long]
-            size = sum(getattr(row, name).size for name in long)
+            size = sum(BRIEF if brief and name == BODY else getattr(row, name).size for name in long)
             if size > self._room < READ:
                 left = list(rows[at:])
                 break
             self._room -= size
-            asked += [(row, name, self._pieces(row, name)) for name in long]
+            asked += [(row, name, self._pieces(row, name, 1 if brief and name == BODY else 0)) for name in long]
         else:
             left = []
         for row, name, found in asked:
@@ -84,9 +90,9 @@ class Step:
             setattr(row, name, data.decode("utf-8", "surrogatepass") if name in TEXTS else data)
         return left
 
-    def _pieces(self, row: Row, name: str) -> Any:
+    def _pieces(self, row: Row, name: str, most: int = 0) -> Any:
         """Ask for what is long of a run. Not by snapshot, but of a run that the caller reads anyway."""
-        many = -(-getattr(row, name).size // PIECE) or 1
+        many = most or len(cuts(name, getattr(row, name).size))
         return self.tr.get_range(*self.space.pieces(row.id, FIELDS.index(name)), limit=many, streaming_mode=EXACT)
 
     # writing
@@ -104,8 +110,8 @@ class Step:
             value = getattr(row, name)
             if value is not None and type(value) is not Long and len(value) > INLINE:
                 data = value.encode("utf-8", "surrogatepass") if name in TEXTS else value
-                for at in range(0, len(data), PIECE):
-                    self.tr[self.space.piece(row.id, number, at // PIECE)] = data[at : at + PIECE]
+                for piece, (begin, end) in enumerate(cuts(name, len(data))):
+                    self.tr[self.space.piece(row.id, number, piece)] = data[begin:end]
                 whole.append((name, value))
                 setattr(row, name, Long(len(data)))
         packed = row.pack()

@@ -49,11 +49,11 @@ class MongoPersister(Persister):
     is_far = True
     takes_via = "a pymongo ClientSession in a transaction"
     wakes_one = True  # a wait ends while there is work, so it must be work that the waiter can claim
-    limits = Limits(body=15_000_000, value=15_000_000, batch=40_000_000, items=100_000)
+    limits: Limits = Limits(body=15_000_000, value=15_000_000, batch=40_000_000, items=100_000)
     """A document holds 16 MB, a message 48 MB, a batch 100,000 items."""
 
     def __init__(self, target: Target) -> None:
-        self.url = target.url
+        self.url: str = target.url
         self.target = target
         self._link = Link(target)
         self._claimer = claiming.Claimer()
@@ -156,12 +156,29 @@ class MongoPersister(Persister):
         wanted = sorted(set(ids))
         return self._speak(lambda: ending.promote(self._link.runs, wanted, now))
 
+    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
+        wanted = sorted(set(ids))
+        return self._again(lambda: ending.discard(self._link.runs, wanted, now))
+
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         wanted = list(ids)
         return self._again(lambda: look.get(self._link.runs, wanted))
 
     def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
         return self._again(lambda: look.find(self._link.runs, which, now, after, limit))
+
+    def get_brief(self, ids: Iterable[str]) -> dict[str, Record]:
+        wanted = list(ids)
+        return self._again(lambda: look.get_brief(self._link.runs, wanted))
+
+    def find_brief(
+        self, which: Filter, *, now: float, after: str | None = None, limit: int = 100, values: int | None = None
+    ) -> list[Record]:
+        return self._again(lambda: look.find_brief(self._link.runs, which, now, after, limit, values))
+
+    def open_of(self, ids: Iterable[str]) -> dict[str, float]:
+        wanted = list(ids)
+        return self._again(lambda: look.open_of(self._link.runs, wanted))
 
     def count(self) -> dict[tuple[str, str, str], int]:
         return self._again(lambda: look.count(self._link.runs))

@@ -56,7 +56,7 @@ class Claimer:
 
     def __init__(self) -> None:
         self.widths: dict[str, int] = {}
-        self.windows = Windows()
+        self.windows: Windows = Windows()
         self._next = Windows(shortest=1.0, wider=100.0)
 
     def claim(

@@ -56,7 +56,7 @@ class Link:
         self._client: MongoClient[Document] | None = None
         self._db: Database[Document] | None = None
         self._pid = os.getpid()
-        self.is_closed = False
+        self.is_closed: bool = False
         self._here = threading.local()
 
     @property

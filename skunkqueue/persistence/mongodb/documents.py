@@ -3,9 +3,11 @@
 A run is one document::
 
     _id, queue, route, due, expires, unique, keep, body   the envelope, as its sender sealed it
+    rest        what its body has beyond BRIEF bytes, so that a look can leave it out
     state, ripe, lapses, notes, worker                    as in a record
     value, error, progress, note, ended
-    shelf       "queue/route^n" while the run is open, its state once it has ended: the head of the index RIPE
+    long        in place of value, one of more than BRIEF bytes
+    shelf       "queue/route^n" while the run is open, "~state/queue/route^n" once ended: the head of the index RIPE
     held        the token while the run is running
     token       the token of the last claim afterwards, so that a repeated commit is recognized
     claimed     how often the run was claimed or reopened: a claim takes what it has read, or nothing
@@ -22,20 +24,29 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from bson import Binary, Decimal128
 
 from skunkqueue.codec import decode_call, decode_value, is_pickled
 from skunkqueue.envelope import DAY, HIGH, LOW, Claim, Envelope, Record, State, open_body, peek_head
 from skunkqueue.errors import SkunkError
-from skunkqueue.persistence import REMEMBERED
+from skunkqueue.persistence import BRIEF, REMEMBERED
 
 Document = dict[str, Any]
 
 SHOWN: Final = ("job", "args", "kwargs", "result", "due_at", "ripe_at", "ended_at")
 UNSHOWN: Final = dict.fromkeys(SHOWN, 0)
 """The projection that leaves out what only people read."""
+
+WITHOUT_BODIES: Final = UNSHOWN | {"rest": 0}
+"""That of a brief record, with its value."""
+
+WITHOUT_VALUES: Final = WITHOUT_BODIES | {"long": 0}
+"""That of a brief record, with its value where that is short."""
+
+PLACES: Final = dict.fromkeys((*SHOWN, "body", "rest", "value", "long", "notes"), 0)
+"""What is needed of a run to end it or to put it elsewhere."""
 
 MOST_SHOWN: Final = 4096
 """Arguments or a result of more bytes are not shown."""
@@ -68,8 +79,15 @@ def document_of(envelope: Envelope) -> Document:
         document["key"] = key_of(envelope)
     document |= shown_call(body)
     document["due_at"] = document["ripe_at"] = date_of(due)
-    document["body"] = body
+    document["body"] = body if len(body) <= BRIEF else body[:BRIEF]
+    if len(body) > BRIEF:
+        document["rest"] = body[BRIEF:]
     return document
+
+
+def field_of(value: bytes | None) -> str:
+    """The field that holds this value."""
+    return "value" if value is None or len(value) <= BRIEF else "long"
 
 
 def shelf_of(queue: str, route: str) -> str:
@@ -79,6 +97,45 @@ def shelf_of(queue: str, route: str) -> str:
 
 
 _RANKS: Final = {HIGH: "1", "": "2", LOW: "3"}
+_MARKS: Final = {rank: mark for mark, rank in _RANKS.items()}
+
+OF_ENDED: Final = "~"
+"""What the shelves of ended runs begin with, and no queue does."""
+
+
+def shelf_of_ended(state: str, queue: str, route: str) -> str:
+    """Where the ended runs of a route lie."""
+    return f"{OF_ENDED}{state}/{shelf_of(queue, route)}"
+
+
+def beginning(text: str) -> Document:
+    """The condition that a field begins with this."""
+    return {"$gte": text, "$lt": text[:-1] + chr(ord(text[-1]) + 1)}
+
+
+class Place(NamedTuple):
+    """What a shelf says of its runs. Without a state they are open."""
+
+    queue: str
+    route: str
+    state: State | None
+
+
+def place_of(shelf: object) -> Place:
+    """What ``shelf_of`` or ``shelf_of_ended`` was given."""
+    text, state = readable(shelf), None
+    if text.startswith(OF_ENDED):
+        ended, _, text = text[len(OF_ENDED) :].partition("/")
+        state = state_of(ended)
+    queue, slash, route = text.partition("/")
+    base, _, rank = route.rpartition("^")
+    if not slash or not base:
+        return Place(LOST, LOST, state)
+    return Place(queue, base + _MARKS.get(rank, "^" + rank), state)
+
+
+LOST: Final = "?"
+"""The queue and the route of a run of which nothing says them."""
 
 
 def key_of(envelope: Envelope) -> str | bytes | None:
@@ -100,7 +157,7 @@ def kept_until(envelope: Envelope, now: float, keep: float | None = None) -> flo
 def record_of(document: Mapping[str, Any]) -> Record:
     """The record; a field that cannot be what it should be affects its own run only."""
     get = document.get
-    value, notes = get("value"), get("notes")
+    value, notes = get("long", get("value")), get("notes")
     return Record(
         envelope_of(document), state_of(get("state")), number_of(get("ripe"), 0.0), token_of(document),
         text_of(get("worker")), count_of(get("lapses")), b"" if notes is None else bytes_of(notes),
@@ -116,10 +173,12 @@ def token_of(document: Mapping[str, Any]) -> str | None:
 
 def envelope_of(document: Mapping[str, Any]) -> Envelope:
     get = document.get
+    body = bytes_of(get("body", b""))
+    if "rest" in document:
+        body += bytes_of(document["rest"])
     return Envelope(
-        readable(get("_id")), readable(get("queue", "?")), readable(get("route", "?")), number_of(get("due"), 0.0),
-        bytes_of(get("body", b"")), number_of(get("expires"), None), text_of(get("unique")),
-        number_of(get("keep"), DAY),
+        readable(get("_id")), readable(get("queue", LOST)), readable(get("route", LOST)), number_of(get("due"), 0.0),
+        body, number_of(get("expires"), None), text_of(get("unique")), number_of(get("keep"), DAY),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Writes what becomes of runs: outcomes of claims, and cancel, reopen and promote from the desk.
+"""Writes what becomes of runs: outcomes of claims, and cancel, reopen, promote and discard from the desk.
 
 Each write names the run and what proves the right to it: the token it is held under, or the shelf it lies on. So a
 write that comes late, or twice, changes nothing.
@@ -17,19 +17,23 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from skunkqueue.envelope import Claim, Outcome, Record, Want
+from skunkqueue.envelope import Claim, Envelope, Outcome, Record, Want
 from skunkqueue.errors import StoreRefused
+from skunkqueue.persistence import REMEMBERED, kept_at_least
 from skunkqueue.persistence.mongodb.documents import (
+    PLACES,
     UNSHOWN,
     Document,
     date_of,
     envelope_of,
+    field_of,
     in_one,
     kept_until,
     key_of,
     number_of,
     record_of,
     shelf_of,
+    shelf_of_ended,
     shown_result,
     storable,
 )
@@ -45,13 +49,13 @@ LARGEST: Final = 16_000_000
 """Bytes that body and value may have together: a document holds 16 MiB."""
 
 Pair = tuple[Claim, Outcome]
-Write = UpdateOne | UpdateMany
+
 
 FREED: Final = {"held": "", "key": "", "expiring": ""}
 """What a run that ends no longer has."""
 
 
-def write(runs: Collection[Document], writes: Sequence[Write]) -> int:
+def write(runs: Collection[Document], writes: Sequence[UpdateOne | UpdateMany]) -> int:
     """Write in one batch, in no order; returns how many runs were as expected.
 
     Where it met another write it is repeated, which changes nothing where it was done before; then returns UNSURE.
@@ -124,8 +128,8 @@ def _change(claim: Claim, outcome: Outcome, now: float) -> Document:
 
 
 def _complete(claim: Claim, outcome: Outcome, now: float) -> Document:
-    change = _ending("succeeded", kept_until(claim.envelope, now, outcome.keep), now)
-    change["$set"] |= {"token": claim.token, "value": outcome.value}
+    change = _ending("succeeded", claim.envelope, now, outcome.keep)
+    change["$set"] |= {"token": claim.token, field_of(outcome.value): outcome.value}
     change["$unset"]["error"] = ""
     result = shown_result(outcome.value)
     if result is not None:
@@ -134,14 +138,15 @@ def _complete(claim: Claim, outcome: Outcome, now: float) -> Document:
 
 
 def _failed(claim: Claim, outcome: Outcome, now: float) -> Document:
-    change = _ending("failed", kept_until(claim.envelope, now, outcome.keep), now)
-    change["$set"] |= {"token": claim.token, "value": outcome.value, "error": _text(outcome.error)}
+    change = _ending("failed", claim.envelope, now, outcome.keep)
+    change["$set"] |= {"token": claim.token, field_of(outcome.value): outcome.value, "error": _text(outcome.error)}
     return change
 
 
-def _ending(state: str, kept: float, now: float) -> Document:
+def _ending(state: str, envelope: Envelope, now: float, keep: float | None = None) -> Document:
+    kept, shelf = kept_until(envelope, now, keep), shelf_of_ended(state, envelope.queue, envelope.route)
     shown = {"ripe_at": date_of(kept), "ended_at": date_of(now)}
-    return {"$set": {"state": state, "shelf": state, "ripe": kept, "ended": now, **shown}, "$unset": dict(FREED)}
+    return {"$set": {"state": state, "shelf": shelf, "ripe": kept, "ended": now, **shown}, "$unset": dict(FREED)}
 
 
 def _again(claim: Claim, outcome: Outcome, now: float) -> Document:
@@ -190,16 +195,16 @@ def cancelling(document: Document, error: str | None, now: float, by: str = "") 
     where: Document = {"_id": document["_id"], "shelf": document["shelf"]}
     if error is not None:
         where["$or"] = [{"state": {"$ne": "running"}}, {"ripe": {"$lte": now}}]
-    change = _ending("cancelled", kept_until(envelope_of(document), now), now)
+    change = _ending("cancelled", envelope_of(document), now)
     change["$set"] |= {"value": None, "error": error, "by": by}
-    change["$unset"] |= {"token": "", "result": ""}
+    change["$unset"] |= {"token": "", "result": "", "long": ""}
     return UpdateOne(where, change)
 
 
 def cancel(runs: Collection[Document], ids: Sequence[str], now: float) -> list[Record]:
     """Cancel open runs; returns the records of those that this call cancelled."""
     open_ = {"_id": {"$in": ids}, "state": {"$nin": ["succeeded", "failed", "cancelled"]}}
-    found = runs.find(open_, {"body": 0}, batch_size=in_one(len(ids)))
+    found = runs.find(open_, PLACES, batch_size=in_one(len(ids)))
     by = os.urandom(8).hex()
     writes = [cancelling(document, None, now, by) for document in found]
     if not write(runs, writes):
@@ -210,8 +215,8 @@ def cancel(runs: Collection[Document], ids: Sequence[str], now: float) -> list[R
 
 def reopen(runs: Collection[Document], ids: Sequence[str], now: float) -> set[str]:
     """Queue failed or cancelled runs again; returns those that this call reopened."""
-    ended = {"_id": {"$in": ids}, "shelf": {"$in": ["failed", "cancelled"]}}
-    found = runs.find(ended, {"body": 0}, batch_size=in_one(len(ids)))
+    ended = {"_id": {"$in": ids}, "state": {"$in": ["failed", "cancelled"]}}
+    found = runs.find(ended, PLACES, batch_size=in_one(len(ids)))
     by = os.urandom(8).hex()
     writes = [_reopening(each, now, by) for each in found if number_of(each.get("expires"), inf) > now]
     try:
@@ -239,7 +244,8 @@ def _reopening(document: Document, now: float, by: str) -> UpdateOne:
 
 
 _OF_AN_ATTEMPT: Final = (
-    "held", "token", "worker", "lapses", "notes", "value", "error", "progress", "note", "ended", "ended_at", "result",
+    "held", "token", "worker", "lapses", "notes", "value", "long", "error", "progress", "note", "ended", "ended_at",
+    "result",
 )  # fmt: skip
 """What a run has of its attempts, and a run that was never run has not."""
 
@@ -250,6 +256,24 @@ def promote(runs: Collection[Document], ids: Sequence[str], now: float) -> set[s
     where = {"_id": {"$in": ids}, "state": "queued", "ripe": {"$gt": now}}
     change = {"$set": {"ripe": now, "ripe_at": date_of(now), "by": by}}
     return _done_by(runs, ids, by) if write(runs, [UpdateMany(where, change)]) else set()
+
+
+def discard(runs: Collection[Document], ids: Sequence[str], now: float) -> set[str]:
+    """Have ended runs kept no longer; returns those that have ended."""
+    where = {"_id": {"$in": ids}, "shelf": {"$in": ["succeeded", "failed", "cancelled"]}}
+    found = list(runs.find(where, {"shelf": 1, "ripe": 1, "ended": 1}, batch_size=in_one(len(ids))))
+    write(runs, [_discarding(each, now) for each in found])
+    return {each["_id"] for each in found}
+
+
+def _discarding(document: Document, now: float) -> UpdateOne:
+    ended = document.get("ended")
+    kept = min(number_of(document.get("ripe"), inf), kept_at_least(number_of(ended, now - REMEMBERED), now))
+    # One that was reopened meanwhile is left as it is, though it may have ended again.
+    return UpdateOne(
+        {"_id": document["_id"], "shelf": document["shelf"], "ended": ended},
+        {"$set": {"ripe": kept, "ripe_at": date_of(kept)}},
+    )
 
 
 def _done_by(runs: Collection[Document], ids: Sequence[Any], by: str) -> set[str]:

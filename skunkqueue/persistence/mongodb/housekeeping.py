@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from pymongo import ReturnDocument
 from pymongo.collection import Collection
 
 from skunkqueue.envelope import Order, base_route, new_id
 from skunkqueue.persistence import EXPIRED, WORKER_GONE
-from skunkqueue.persistence.mongodb.documents import Document, in_one, readable, storable
+from skunkqueue.persistence.mongodb.documents import (
+    OF_ENDED,
+    PLACES,
+    Document,
+    beginning,
+    in_one,
+    place_of,
+    readable,
+    storable,
+)
 from skunkqueue.persistence.mongodb.end import UNSURE, cancelling, write
-
-ENDED: Final = ("succeeded", "failed", "cancelled")
-
 
 # -- workers ---------------------------------------------------------------------------------------------------------
 
@@ -57,16 +63,13 @@ def purge(runs: Collection[Document], workers: Collection[Document], now: float,
 
 def _purge_ended(runs: Collection[Document], now: float, limit: int) -> int:
     """Delete ended runs past their keep."""
-    done = 0
-    for state in ENDED:
-        if done >= limit:
-            break
-        past = {"shelf": state, "ripe": {"$lte": now}}
-        found = runs.find(past, {"_id": 1}).sort([("shelf", 1), ("ripe", 1)])
-        ids = [each["_id"] for each in found.limit(limit - done).batch_size(in_one(limit - done))]
-        if ids:  # what was reopened meanwhile is no longer on that shelf
-            done += runs.delete_many({"_id": {"$in": ids}, **past}).deleted_count
-    return done
+    if limit <= 0:
+        return 0
+    past = {"shelf": beginning(OF_ENDED), "ripe": {"$lte": now}}
+    found = runs.find(past, {"_id": 1}).sort([("shelf", 1), ("ripe", 1)])
+    ids = [each["_id"] for each in found.limit(limit).batch_size(in_one(limit))]
+    # What was reopened meanwhile is no longer on such a shelf.
+    return runs.delete_many({"_id": {"$in": ids}, **past}).deleted_count if ids else 0
 
 
 def _purge_expired(runs: Collection[Document], now: float, limit: int) -> int:
@@ -85,17 +88,17 @@ def _purge_workers(workers: Collection[Document], now: float, limit: int) -> int
 
 def _purge_addressed(runs: Collection[Document], workers: Collection[Document], now: float, limit: int) -> int:
     """End open runs that are addressed to workers that are gone."""
-    shelves = [shelf for shelf in _shelves(runs) if shelf.partition("/")[2].startswith("@")]
+    shelves = [shelf for shelf in _shelves(runs) if place_of(shelf).route.startswith("@")]
     if not shelves or limit <= 0:
         return 0
     there = alive(workers, now)
-    lost = [shelf for shelf in shelves if base_route(shelf.partition("/")[2])[1:] not in there]
+    lost = [shelf for shelf in shelves if base_route(place_of(shelf).route)[1:] not in there]
     return _end(runs, {"shelf": {"$in": lost}}, WORKER_GONE, now, limit, "_id") if lost else 0
 
 
 def _shelves(runs: Collection[Document]) -> list[str]:
     """The shelves there are with open runs."""
-    return [shelf for shelf in runs.distinct("shelf") if isinstance(shelf, str) and "/" in shelf]
+    return [shelf for shelf in runs.distinct("shelf") if isinstance(shelf, str) and not shelf.startswith(OF_ENDED)]
 
 
 def _end(runs: Collection[Document], which: Document, error: str, now: float, limit: int, order: str) -> int:
@@ -103,7 +106,7 @@ def _end(runs: Collection[Document], which: Document, error: str, now: float, li
     if limit <= 0:
         return 0
     unleased: list[Any] = [{"state": {"$ne": "running"}}, {"ripe": {"$lte": now}}]
-    found = runs.find({**which, "$or": unleased}, {"body": 0}).sort(order, 1)
+    found = runs.find({**which, "$or": unleased}, PLACES).sort(order, 1)
     writes = [cancelling(document, error, now) for document in found.limit(limit).batch_size(in_one(limit))]
     done = write(runs, writes)
     return len(writes) if done == UNSURE else done

@@ -60,7 +60,7 @@ class Notifier:
         self._has_stream = True
         self._waits: Waits[_Wait] = Waits()
         self._seen = threading.local()
-        self.offset = 0.0
+        self.offset: float = 0.0
 
     def happened(self, keys: Iterable[Key]) -> None:
         """Something was done to these keys by this process: have the waits on them look now."""

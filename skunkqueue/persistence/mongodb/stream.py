@@ -78,7 +78,7 @@ class Stream:
     """
 
     def __init__(self, watch: Callable[[], Any], tell: Callable[[News], None]) -> None:
-        self.is_live = False
+        self.is_live: bool = False
         self._watch = watch
         self._tell = tell
         self._closing = threading.Event()

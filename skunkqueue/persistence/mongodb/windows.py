@@ -26,7 +26,10 @@ DIGITS: Final = 28
 
 
 class Windows:
-    """Where the windows of each shelf were last: the time of its first run, and how long a window had enough runs."""
+    """Where the windows of each shelf were last: the time of its first run, and how long a window had enough runs.
+
+    Threads may share it. A guess that another one has changed costs a question more, never a run.
+    """
 
     def __init__(self, shortest: float = 0.001, wider: float = 16.0) -> None:
         """``shortest`` is the seconds of the first window without a guess; ``wider`` by how much one grows in which
@@ -46,8 +49,9 @@ class Windows:
         """The first ``limit`` runs that ripen up to ``until``, behind those ``passed``. Without a guess, up to
         ``begin`` first."""
         start, length = self._last.get(shelf, (min(begin, until), self._shortest))
-        if shelf in self._ids and start <= until:
-            found = self._first_of_one_time(shelf, limit, start, ask, passed)
+        ids = self._ids.get(shelf)  # once: another thread may forget it while this one asks
+        if ids is not None and start <= until:
+            found = self._first_of_one_time(ids, limit, start, ask, passed)
             if len(found) >= limit:
                 self.learn(shelf, found, is_enough=True)
                 return found
@@ -60,12 +64,14 @@ class Windows:
         self.learn(shelf, found, is_enough=len(found) >= limit)
         return found
 
-    def _first_of_one_time(self, shelf: Hashable, limit: int, time: float, ask: Ask, passed: int) -> list[Document]:
+    def _first_of_one_time(
+        self, ids: tuple[int, int], limit: int, time: float, ask: Ask, passed: int
+    ) -> list[Document]:
         """Those before that time, and of it those with the smallest ids. Fewer than ``limit`` say nothing."""
         # Not $lt: for that, FerretDB reads all entries of the very time.
         found = ask({"ripe": {"$lte": nextafter(time, -inf)}}, limit, 0)
         passed = 0 if found else passed
-        first, length = self._ids[shelf]
+        first, length = ids
         while len(found) < limit:
             bound = first + length
             if bound >= 16**DIGITS:

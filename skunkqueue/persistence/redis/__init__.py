@@ -28,7 +28,7 @@ from skunkqueue.envelope import (
 )
 from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
 from skunkqueue.pauses import pause_after
-from skunkqueue.persistence import WORKER_GONE, Key, Limits, Persister, RunKey, WorkKey
+from skunkqueue.persistence import REMEMBERED, WORKER_GONE, Key, Limits, Persister, RunKey, WorkKey
 from skunkqueue.persistence.redis.channel import RedisChannel, open_channel
 from skunkqueue.persistence.redis.connect import Link, connect
 from skunkqueue.persistence.redis.mend import is_of_a_wrong_type, mend, mend_lost
@@ -75,7 +75,9 @@ PUT_RETRY = 2.5
 
 EXCHANGE: Final = SCRIPTS["exchange"].digest
 
-_HARMLESS = frozenset({"get", "open", "sources", "page", "among", "extend", "workers", "beat", "listen", "wake"})
+_HARMLESS = frozenset(
+    {"get", "open", "sources", "page", "among", "extend", "discard", "workers", "beat", "listen", "wake"}
+)
 """Scripts that are repeated once after a connection was cut: a second execution changes nothing."""
 
 _FEW = 200_000
@@ -101,13 +103,13 @@ class RedisPersister(Persister):
 
     is_far = True
     takes_via = "a redis.Pipeline"
-    limits = Limits(body=256 << 20, value=256 << 20, batch=512 << 20)
+    limits: Limits = Limits(body=256 << 20, value=256 << 20, batch=512 << 20)
     """Redis takes strings of 512 MB, and closes a connection that sends a command of 1 GB."""
     wakes_one = True
     ids_per_queue = True  # each queue is in a hash slot of its own, which may be on another server
 
     def __init__(self, target: Target) -> None:
-        self.url = target.url
+        self.url: str = target.url
         self.target = target
         self._link: Link = connect(target)
         self._replicas = Replicas(target.replicas, target.replicas_timeout) if target.replicas else None
@@ -250,6 +252,10 @@ class RedisPersister(Persister):
 
     def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
         found = self._by_queue("promote", sorted(set(ids)), [repr(now)])
+        return {id_of(id) for _, reply in found for id in reply}
+
+    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
+        found = self._by_queue("discard", sorted(set(ids)), [repr(now), repr(REMEMBERED)])
         return {id_of(id) for _, reply in found for id in reply}
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:

@@ -46,7 +46,7 @@ class Stream:
         self._has_records = isinstance(self._sock, ssl.SSLSocket)  # which may hold more data than one recv returns
         self._sock.setblocking(False)
         self._reader = Reader()
-        self.fd = self._sock.fileno()
+        self.fd: int = self._sock.fileno()
 
     def send(self, parts: Sequence[bytes]) -> None:
         """Send all parts. Raises OSError; TimeoutError if the socket's buffer stays full for ``PATIENCE`` seconds."""
@@ -128,6 +128,9 @@ def _subscribed(link: Link, key: str) -> Any:
 class RedisChannel(Channel):
     """Three connections: one exchanges, one blocks and then claims, one is subscribed to later runs."""
 
+    answer_fd: int
+    caught_fd: int
+
     def __init__(self, link: Link, notifier: RedisNotifier, queue: str, talk: Any, wait: Any, subscribed: Any) -> None:
         self._key = base_key(queue)
         self._queue = queue
@@ -142,7 +145,7 @@ class RedisChannel(Channel):
         self._talk, self._news = Stream(talk, self._url), Stream(wait, self._url)
         self._later = None if subscribed is None else Stream(subscribed, self._url)
         self.answer_fd, self.caught_fd = self._talk.fd, self._news.fd
-        self.later_fd = -1 if self._later is None else self._later.fd
+        self.later_fd: int = -1 if self._later is None else self._later.fd
 
     def ask(
         self, outcomes: Sequence[tuple[Claim, Outcome]], wants: Sequence[Want], *, now: float, until: float

@@ -78,7 +78,7 @@ class BlockingConnection:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.wake_name = os.urandom(8).hex()
+        self.wake_name: str = os.urandom(8).hex()
         self.is_taught = False
         self.number: int | None = None
         with contextlib.suppress(ResponseError):  # this user may not use CLIENT ID or CLIENT UNBLOCK

@@ -215,7 +215,7 @@ class OutcomeBatch:
 
     def __init__(self, outcomes: Sequence[tuple[Claim, Outcome]], now: float) -> None:
         self.ids: set[str] = set()
-        self.first = outcomes
+        self.first: Sequence[tuple[Claim, Outcome]] = outcomes
         self.later: Sequence[tuple[Claim, Outcome]] = ()
         self._now = now
         self._ended = field(repr(now))

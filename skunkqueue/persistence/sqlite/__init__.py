@@ -61,7 +61,7 @@ class SQLitePersister(Persister):
     """Runs in one SQLite file. Safe to share between threads and processes; survives a fork."""
 
     takes_via = "a sqlite3.Connection to the same file"
-    limits = Limits(body=900_000_000, value=450_000_000)
+    limits: Limits = Limits(body=900_000_000, value=450_000_000)
     """SQLite takes values and rows of 1,000,000,000 bytes."""
 
     def __init__(
@@ -74,7 +74,7 @@ class SQLitePersister(Persister):
         self.path = path
         given = {"durability": durability, "timeout": timeout}
         query = urlencode({name: value for name, value in given.items() if value != DEFAULTS[name]})
-        self.url = f"sqlite:///{quote(path)}" + (query and f"?{query}")
+        self.url: str = f"sqlite:///{quote(path)}" + (query and f"?{query}")
         self._file = File(path, full=durability == "full", make_folder=make_folder, patience=timeout)
         self._notifier = SQLiteNotifier(path + "-wake")
         self._steps = Steps()
@@ -180,6 +180,12 @@ class SQLitePersister(Persister):
             taken = {record.id for record in records_of(db, named) if step.promote(db, record)}
         self._notify(step.keys)
         return taken
+
+    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
+        step, named = Transaction(now), sorted(set(ids))
+        with self._writing(step) as db:
+            mend_named(db, named)
+            return {id for id in named if step.discard(db, id)}
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         with self._file.reading() as db:

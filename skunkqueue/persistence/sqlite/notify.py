@@ -174,11 +174,11 @@ class WakeSocket:
 
     def __init__(self, folder: str, kinds: str) -> None:
         self.fresh = True
-        self.name = f"{kinds}-{os.getpid()}-{os.urandom(4).hex()}"
-        self.path = os.path.join(folder, self.name)
-        self.pid = os.getpid()
-        self.closed = False
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.name: str = f"{kinds}-{os.getpid()}-{os.urandom(4).hex()}"
+        self.path: str = os.path.join(folder, self.name)
+        self.pid: int = os.getpid()
+        self.closed: bool = False
+        self.socket: socket.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             _bind(self.socket, folder, self.name)
         except BaseException:

@@ -113,6 +113,7 @@ REOPEN = f"""
     UPDATE run SET shelf = lane, state = {QUEUED}, ripe = ?, token = NULL, worker = NULL, lapses = 0, notes = NULL,
         value = NULL, error = NULL, progress = NULL, note = NULL, ended = NULL WHERE id = ?"""
 PROMOTE = f"UPDATE run SET ripe = ? WHERE id = ? AND state = {QUEUED} AND ripe > ?"
+DISCARD = f"UPDATE run SET ripe = min(ripe, max(?, ifnull(ended, 0) + ?)) WHERE id = ? AND state > {RUNNING}"
 RELEASE_KEY = "DELETE FROM taken WHERE lane = (SELECT lane FROM run WHERE id = ?) AND uniq = ? AND id = ?"
 RELEASE_EXPIRING = "DELETE FROM expiring WHERE expires = ? AND id = ?"
 

@@ -50,10 +50,10 @@ class Transaction:
     """One transaction. ``carefully`` writes run by run, and checks for each whether it was written."""
 
     def __init__(self, now: float, *, carefully: bool = False) -> None:
-        self.now = now
-        self.late = 0.0
+        self.now: float = now
+        self.late: float = 0.0
         """What was to be added to the times of the call."""
-        self.result = Exchange(set(), [], None)
+        self.result: Exchange = Exchange(set(), [], None)
         self._write = _write_each if carefully else _write_all
         self._moved: dict[Lane, list[int]] = {}
         self._ended: list[str] = []
@@ -194,6 +194,10 @@ class Transaction:
         if is_later:
             self._queued.add(lane_of(record))
         return is_later
+
+    def discard(self, db: sqlite3.Connection, id: str) -> bool:
+        """Have an ended run kept no longer; returns whether it has ended."""
+        return db.execute(sql.DISCARD, (self.now, REMEMBERED, storable_id(id))).rowcount > 0
 
     # housekeeping
 

@@ -1,4 +1,4 @@
-"""Tells the pool which schedules the code declares that this worker process has imported."""
+"""Tells the pool which schedules and handlers the code declares that this worker process has imported."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Announcer:
         self._write(frames.plain(frames.SCHEDULES, 0, self._announcement()))
 
     def _announcement(self) -> bytes:
-        if not registry.jobs:
-            data: bytes = msgpack.packb((sorted(registry.modules), [], []))
+        if not registry.jobs and not registry.handlers:
+            data: bytes = msgpack.packb((sorted(registry.modules), [], [], []))
             return data
         from skunkqueue.schedules.declared import announced_here, packed  # late: few workers have schedules
 

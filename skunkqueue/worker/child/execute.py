@@ -30,7 +30,7 @@ MOST_TEXT = 20_000
 
 _OF_OURS = (UnknownJob, NotAJob, PayloadError)  # whose sentence says all
 _SHORT = frozenset({int, float, bool, type(None)})
-VALUES = _SHORT | {str, bytes, list, tuple, dict, set}
+VALUES: Final[frozenset[Any]] = _SHORT | {str, bytes, list, tuple, dict, set}
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 80
 

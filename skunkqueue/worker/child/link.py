@@ -93,9 +93,9 @@ class Link:
     """A worker's connections to its pool."""
 
     def __init__(self, ends: Ends) -> None:
-        self.inbox = RunReader(ends.inbox)
-        self.tickets = socket.socket(fileno=ends.tickets)
-        self.horizon = Horizon(ends.horizon)
+        self.inbox: RunReader = RunReader(ends.inbox)
+        self.tickets: socket.socket = socket.socket(fileno=ends.tickets)
+        self.horizon: Horizon = Horizon(ends.horizon)
         self._outbox = ends.outbox
         self._control = ends.control
         self._lock = threading.Lock()

@@ -30,12 +30,12 @@ class Places:
     """
 
     def __init__(self, limit: int) -> None:
-        self.lead = LOOP
-        self.running = 0
-        self.taken = 0
+        self.lead: int = LOOP
+        self.running: int = 0
+        self.taken: int = 0
         """How many times tickets have been taken."""
-        self.over = False  # there are no more tickets
-        self.spoilt = False  # a module may be half imported
+        self.over: bool = False  # there are no more tickets
+        self.spoilt: bool = False  # a module may be half imported
         self._limit = limit
         self._lock = threading.RLock()  # a signal handler may run while this thread holds it
         self._at: dict[int, Place] = {}

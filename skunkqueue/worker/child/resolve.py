@@ -51,7 +51,7 @@ class Resolver:
     """Finds the jobs of a queue's runs, and remembers them. ``jobs`` are known by name from the start."""
 
     def __init__(self, jobs: Mapping[str, Carried] | None = None, queue: str = "") -> None:
-        self.has_async = False
+        self.has_async: bool = False
         """Whether an async job was ever found: who has met none need not look for any."""
         self._jobs = jobs or {}
         self._queue = queue

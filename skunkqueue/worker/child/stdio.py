@@ -88,7 +88,7 @@ class Stdio:
     """The standard streams of this process; without ``install`` they are left alone."""
 
     def __init__(self) -> None:
-        self.installed = False
+        self.installed: bool = False
         self._descriptors: Descriptors | None = None
         self._usual: dict[str, TextIO] = {}
         self._streams: dict[str, TextIO] = {}

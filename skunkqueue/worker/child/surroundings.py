@@ -30,9 +30,9 @@ class Surroundings:
     """Those of this process, and its streams (``stdio``). Without ``install`` all of them are left alone."""
 
     def __init__(self) -> None:
-        self.check_at = 0.0
+        self.check_at: float = 0.0
         """Seconds of time.perf_counter from which ``restore_in_time`` is to be called between two runs."""
-        self.has_other_handlers = False
+        self.has_other_handlers: bool = False
         """Whether a job has set handlers or timers, which only the main thread can undo."""
         self._is_installed = False
         self._folder = ""

@@ -14,9 +14,12 @@ from typing import Any, Final
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.draining import draining
-from skunkqueue.envelope import Claim, Exchange, Want, new_token, with_priorities
+from skunkqueue.envelope import Claim, Exchange, Outcome, Want, new_token, with_priorities
 from skunkqueue.errors import Interrupted, SkunkError
+from skunkqueue.handlers.ends import Ends
 from skunkqueue.persistence import Persister, Source
+from skunkqueue.persistence.put import put
+from skunkqueue.schedules.registry import registry
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.execute import Executor, Task
 from skunkqueue.worker.child.main import import_all
@@ -81,6 +84,7 @@ class Drain:
         self._lock = threading.RLock()  # threads of a job report progress too
         self._number = 0
         self._due: list[int] = []  # runs to be interrupted
+        self._ends = Ends(settings.queue)
         executor = Executor(self.write, Resolver(settings.jobs, settings.queue), max_result=settings.max_payload)
         self._worker = (_Passing if _is_main_thread() else _OnThread)(self, executor)
         self._worker.errors = errors
@@ -141,10 +145,23 @@ class Drain:
             outcomes, reports = self._completer.take()
             now = self._clock.now()
             until = now + self._settings.lease
+            self._call_handlers(outcomes, now)
             result = exchange_isolated(self._source, outcomes, wants, now=now, until=until, trouble=self._trouble)
             for (claim, _), report in zip(outcomes, reports, strict=True):
                 self._report(claim, report, result)
             return result
+
+    def _call_handlers(self, outcomes: Sequence[tuple[Claim, Outcome]], now: float) -> None:
+        """Put the runs of the handlers that this process declares, before what they are called for is committed."""
+        if not registry.handlers or not isinstance(self._source, Persister):
+            return
+        from skunkqueue.schedules.declared import announced_here  # late: few programs have handlers
+
+        told = announced_here(self._settings.queue, self._settings.url)
+        self._ends.hear(told.handlers)
+        runs = self._ends.runs(outcomes, now)
+        if runs:
+            put(self._source, runs)
 
     def _trouble(self, text: str) -> None:
         self._log.say(f"warning: {text}", what="warning", level=WARNING)

@@ -64,7 +64,7 @@ class Engine:
 
     def __init__(self, source: Source, clock: Clock, settings: Settings, log: Log) -> None:
         self.settings = settings
-        self.burst = False  # to end when nothing is left
+        self.burst: bool = False  # to end when nothing is left
         self._is_burst_asked = False
         self._is_open = False
         self._source = source
@@ -295,7 +295,9 @@ class Engine:
         outcomes = self._completer.outcomes and not self._exchanger.asking
         wants = [] if is_paused else self._fetcher.wants(anyway=bool(outcomes))
         if outcomes or wants:
-            self._exchanger.carry(*self._completer.take(), wants)
+            done, reports = self._completer.take()
+            ends = self._timekeeper.ends
+            self._exchanger.carry(done, reports, wants, ends.runs(done, self._clock.now()) if ends and done else ())
             if not self._source.is_far:
                 self._exchanger.linger(LINGER)
             self._collect()
@@ -334,12 +336,22 @@ class Engine:
             self._report(delivery)
             if self._timekeeper.minds_ends:
                 self._timekeeper.ended(delivery.outcomes)
+            if self._timekeeper.ends:
+                self._call_handlers(delivery)
             self._start_marked(delivery)
         if delivery.result.claims:
             self._leases.claimed(ticks() + delivery.now + self.settings.lease - self._clock.now())
             self._hand_out(delivery.result.claims)
         if delivery.wants:
             self._fetcher.learn(delivery, self.burst)
+
+    def _call_handlers(self, delivery: Delivery) -> None:
+        """Look for the runs of handlers, which may be ours; put those that could not be known of before."""
+        refused = delivery.result.refused
+        if refused:
+            runs = self._timekeeper.ends.of_refused(delivery.outcomes, refused, self._clock.now())
+            self._exchanger.carry([], [], [], runs)
+        self._fetcher.call()
 
     def _report(self, delivery: Delivery) -> None:
         result, outcomes = delivery.result, delivery.outcomes

@@ -27,9 +27,11 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from skunkqueue.clock import Clock, ticks
-from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Want
+from skunkqueue.envelope import Asked, Claim, Envelope, Exchange, Outcome, Want
+from skunkqueue.errors import StoreFull, StoreRefused
 from skunkqueue.pauses import pause_after
-from skunkqueue.persistence import Channel, Key, Source
+from skunkqueue.persistence import Channel, Key, Persister, Source
+from skunkqueue.persistence.put import put
 from skunkqueue.worker.pool.isolate import exchange_isolated, fits
 from skunkqueue.worker.pool.log_entry import LogEntry
 
@@ -58,14 +60,15 @@ class Watching(Enum):
 
 
 class Load(NamedTuple):
-    """What one exchange sends."""
+    """What one exchange sends, after it has put ``runs``."""
 
     outcomes: Outcomes
     reports: list[LogEntry | None]
     wants: list[Want]
+    runs: Sequence[Envelope] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.outcomes or self.wants)
+        return bool(self.outcomes or self.wants or self.runs)
 
 
 class Delivery(NamedTuple):
@@ -96,7 +99,7 @@ class Exchanger:
         self.channel: Channel | None = None
         """The channel that the engine reads. When it changes, the engine closes the old one."""
         self.away: Exception | None = None
-        self.has_reached = False
+        self.has_reached: bool = False
         """Whether the source has ever done what it was asked."""
         self.troubles: list[str] = []
         """What the source cannot do while it does the rest; each is told once, and taken out by the engine."""
@@ -110,6 +113,7 @@ class Exchanger:
         self._outcomes: Outcomes = []
         self._reports: list[LogEntry | None] = []
         self._wants: list[Want] = []
+        self._runs: list[Envelope] = []  # to be put before
         self._doubtful: list[Want] = []  # were asked for, with unknown result
         self._errands: list[Callable[[], None]] = []
         self._deliveries: list[Delivery] = []
@@ -177,8 +181,14 @@ class Exchanger:
         late_at = self._overdue_at if self._exchange is Exchanging.CHANNEL else FOREVER
         return min(late_at, self._watch_overdue_at) if self._watch is Watching.CHANNEL else late_at
 
-    def carry(self, outcomes: Outcomes, reports: Sequence[LogEntry | None], wants: list[Want]) -> None:
-        """Send these; the delivery has the reports again.
+    def carry(
+        self,
+        outcomes: Outcomes,
+        reports: Sequence[LogEntry | None],
+        wants: list[Want],
+        runs: Sequence[Envelope] = (),
+    ) -> None:
+        """Send these, and put ``runs`` before; the delivery has the reports again.
 
         Pass wants only when ``free``, so that nothing is claimed twice over.
         """
@@ -186,6 +196,7 @@ class Exchanger:
             self._outcomes.extend(outcomes)
             self._reports.extend(reports)
             self._wants += wants
+            self._runs += runs
             self._done.clear()
         if self.channel is None or not self._ask(self.channel):
             with self._state:
@@ -225,7 +236,7 @@ class Exchanger:
     def _ask(self, channel: Channel) -> bool:
         """Send what waits; False if the thread has to do it."""
         with self._state:
-            if self._exchange is not Exchanging.NOTHING or self._doubtful:
+            if self._exchange is not Exchanging.NOTHING or self._doubtful or self._runs:
                 return False
             if not fits(self._outcomes, self._source.limits):
                 return False
@@ -259,7 +270,7 @@ class Exchanger:
             self.drop_channel()
             return
         with self._state:
-            self._deliveries.append(Delivery(*self._load, result, self._asked_at))
+            self._deliveries.append(Delivery(*self._load[:3], result, self._asked_at))
             self._exchange, self._load = Exchanging.NOTHING, NO_LOAD
         self._reached()
 
@@ -400,7 +411,7 @@ class Exchanger:
         self._poke()  # only now: poked sooner, the engine would find this thread busy, and go to sleep
 
     def _has_load(self) -> bool:
-        return bool(self._outcomes or self._wants or self._doubtful)
+        return bool(self._outcomes or self._wants or self._doubtful or self._runs)
 
     def _await_work(self) -> bool:
         """Wait for something to do; False when closing."""
@@ -429,8 +440,8 @@ class Exchanger:
 
     def _take(self) -> Load:
         """Take all that waits to be sent; the caller holds the lock."""
-        load = Load(self._outcomes, self._reports, self._doubtful + self._wants)
-        self._outcomes, self._reports, self._doubtful, self._wants = [], [], [], []
+        load = Load(self._outcomes, self._reports, self._doubtful + self._wants, self._runs)
+        self._outcomes, self._reports, self._doubtful, self._wants, self._runs = [], [], [], [], []
         return load
 
     def _try(self, errand: Callable[[], None]) -> None:
@@ -447,6 +458,8 @@ class Exchanger:
             self._load = load
             try:
                 now = self._clock.now()
+                if load.runs:
+                    self._put(load.runs)
                 result = exchange_isolated(
                     self._source, load.outcomes, load.wants, now=now, until=now + self._lease, trouble=self._trouble
                 )
@@ -461,14 +474,24 @@ class Exchanger:
         self._reached()
         self._open_channel()
         with self._state:
-            self._deliveries.append(Delivery(*load, result, now))
+            self._deliveries.append(Delivery(*load[:3], result, now))
             self._load = NO_LOAD
+
+    def _put(self, runs: Sequence[Envelope]) -> None:
+        """Put these, however often; one that the store refuses by itself is told, and holds up nothing."""
+        assert isinstance(self._source, Persister)
+        try:
+            put(self._source, runs)
+        except StoreFull:
+            raise
+        except StoreRefused as error:
+            self._trouble(str(error))
 
     def _with_more(self, load: Load) -> Load:
         with self._state:
             more = self._take()
         wants = [want._replace(repeated=True) for want in load.wants] + more.wants
-        return Load(load.outcomes + more.outcomes, load.reports + more.reports, wants)
+        return Load(load.outcomes + more.outcomes, load.reports + more.reports, wants, [*load.runs, *more.runs])
 
     def _given_up(self, pause: float) -> bool:
         """Wait before the next try; returns whether the pool closes, which ends the wait."""

@@ -44,7 +44,7 @@ class Fetcher:
         exchanger: Exchanger,
         poke: Callable[[], None],
     ) -> None:
-        self.looked = False
+        self.looked: bool = False
         self._source = source
         self._clock = clock
         self._max_runs = settings.max_runs

@@ -58,7 +58,7 @@ class Heartbeat:
         self._beaten: list[Beaten] = []
         self._warned = False
         self._troubles: list[str] = []  # to be told with the next beat
-        self.under_way = False
+        self.under_way: bool = False
 
     def beat(self, claims: Sequence[Claim]) -> None:
         """Send one heartbeat. Raises StoreError if the source is away; what was done before counts all the same."""

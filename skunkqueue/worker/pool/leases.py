@@ -37,9 +37,9 @@ class Leases:
         run: Callable[[Callable[[], None]], None],
         look: Callable[[], None],
     ) -> None:
-        self.horizon = ticks() + settings.lease
+        self.horizon: float = ticks() + settings.lease
         """Ticks until which all runs handed out are known to be leased."""
-        self.are_sure = True
+        self.are_sure: bool = True
         """Whether the horizon is known to be in the future."""
         self._slots = slots
         self._settings = settings

@@ -18,7 +18,7 @@ class Listener:
         self._state = threading.Condition()
         self._until: float | None = None  # ticks; seconds would begin anew where the process was stopped meanwhile
         self._closing = False
-        self.watching = False
+        self.watching: bool = False
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def watch(self, until: float) -> None:

@@ -288,9 +288,9 @@ class WorkerPool(Pool):
         verbose: bool = False,
     ) -> None:
         self._owns_queue = not isinstance(queue, SkunkQueue)
-        self.queue = SkunkQueue(queue, conn_url, backend, dbname) if isinstance(queue, str) else queue
-        self.routes = _routes(routes)
-        self.name = pool_name()
+        self.queue: SkunkQueue = SkunkQueue(queue, conn_url, backend, dbname) if isinstance(queue, str) else queue
+        self.routes: tuple[str, ...] = _routes(routes)
+        self.name: str = pool_name()
         settings = Settings(
             name=self.name,
             queue=self.queue.name,

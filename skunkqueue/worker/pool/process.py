@@ -102,13 +102,22 @@ def _start_guard(command: list[str]) -> subprocess.Popen[bytes]:
 class Pipes:
     """What connects a pool and one worker: two pipes of frames, a ticket socket, a control pipe, the shared horizon."""
 
+    inbox: int
+    to_worker: int
+    from_worker: int
+    outbox: int
+    control: int
+    interrupts: int
+    tickets: socket.socket
+    ticket_ends: socket.socket
+
     def __init__(self, horizon: float) -> None:
         with contextlib.ExitStack() as undo:  # descriptors may run out in between
             self.inbox, self.to_worker = _pipe(undo)
             self.from_worker, self.outbox = _pipe(undo)
             self.control, self.interrupts = _pipe(undo)
             self.tickets, self.ticket_ends = map(undo.enter_context, socket.socketpair())
-            self.horizon = shared_bytes(8)
+            self.horizon: int = shared_bytes(8)
             undo.callback(os.close, self.horizon)
             self._map = mmap.mmap(self.horizon, 8)
             undo.pop_all()
@@ -170,7 +179,7 @@ class Process:
     """A worker in its own process, leading its own process group."""
 
     def __init__(self, setup: Mapping[str, Any], env: Mapping[str, str], guard: Guard, horizon: float) -> None:
-        self.pipes = Pipes(horizon)
+        self.pipes: Pipes = Pipes(horizon)
         ends = self.pipes.ends()
         inherited = Hook.unpack(setup["hook"]).fds if setup.get("hook") else ()
         self._guard = guard
@@ -192,10 +201,10 @@ class Process:
             self.pipes.close_worker_side()
             self.pipes.close_pool_side()
             raise
-        self.pid = self._popen.pid
+        self.pid: int = self._popen.pid
         guard.watch(self.pid)
         self.pipes.close_worker_side()
-        self.death = _pidfd(self.pid)
+        self.death: int = _pidfd(self.pid)
 
     def has_died(self) -> bool:
         return self._popen.poll() is not None
@@ -243,10 +252,12 @@ def _pidfd(pid: int) -> int:
 class Thread:
     """A worker on a thread of this process; can be interrupted, not killed."""
 
+    death: int
+
     def __init__(self, setup: Mapping[str, Any], jobs: Mapping[str, Carried], name: str, horizon: float) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self._setup = setup
-        self.pipes = Pipes(horizon)
+        self.pipes: Pipes = Pipes(horizon)
         self.death, self._dead = os.pipe()
         ends = self.pipes.ends()
         self._link = Link(ends._replace(tickets=os.dup(ends.tickets)))

@@ -25,9 +25,9 @@ class Renewal:
     """
 
     def __init__(self, settings: Settings, log: Log) -> None:
-        self.asked = ""
+        self.asked: str = ""
         """Why the workers are to be replaced in the next turn; empty if they are not."""
-        self.waits = settings.reload
+        self.waits: bool = settings.reload
         """Whether a worker that cannot import its modules waits for the next reload."""
         self._settings = settings
         self._log = log

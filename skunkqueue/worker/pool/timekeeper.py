@@ -1,4 +1,4 @@
-"""Keeps the schedules and pauses of a pool's queue: looks at its beat, when a tick comes, and when it is told to."""
+"""Keeps the schedules, pauses and handlers of a pool's queue: looks at its beat, when a tick comes, and when it is told to."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Final
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim, Outcome
+from skunkqueue.handlers.book import declare as declare_handlers
+from skunkqueue.handlers.book import readable
+from skunkqueue.handlers.ends import Ends
 from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import Persister, Source
 from skunkqueue.persistence.halves import WHOLE
 from skunkqueue.schedules.book import declare, forget_undeclared
 from skunkqueue.schedules.declared import Announcement, announced_here, unpacked
 from skunkqueue.schedules.keeper import Keeper
-from skunkqueue.schedules.paused import ROUTE, Paused, paused, pauses
+from skunkqueue.schedules.paused import ROUTE, Paused, paused, pauses_of, standing
 from skunkqueue.schedules.registry import registry
 from skunkqueue.worker.pool.settings import Settings
 
@@ -45,7 +48,7 @@ class Timekeeper:
         run: Callable[[Callable[[], None]], None],
         made: Callable[[], None],
     ) -> None:
-        self.look_at = 0.0 if isinstance(source, Persister) else FOREVER
+        self.look_at: float = 0.0 if isinstance(source, Persister) else FOREVER
         """Ticks when to look."""
         self._has_looked = not isinstance(source, Persister)
         self._source = source
@@ -58,6 +61,8 @@ class Timekeeper:
         """The routes that are paused."""
         self.awaited: dict[str, str] = {}
         """Runs that gates wait for, each with its gate, as far as this pool has met them."""
+        self.ends: Ends = Ends(settings.queue)
+        """The handlers that are called for runs that end."""
         self._ended_meanwhile: set[str] = set()  # runs that ended while a look was under way
         self._under_way = False
         self._told_meanwhile = False
@@ -130,9 +135,11 @@ class Timekeeper:
             self._told_meanwhile = self._under_way
 
     def announce(self, data: bytes) -> None:
-        """A worker has told what its code declares."""
+        """A worker has told what its code declares. Its handlers count from now on, for the runs that it ends."""
         with self._lock:
             self._heard.append(data)
+        if handlers := unpacked(data, self._settings.queue).handlers:
+            self.ends.hear(handlers)
         self.look_now()
 
     def begin_anew(self) -> None:
@@ -140,6 +147,8 @@ class Timekeeper:
         with self._lock:
             self._heard.clear()
             self._is_anew = True
+        own = announced_here(self._settings.queue, self._settings.url).handlers if registry.handlers else ()
+        self.ends.begin_anew(own)
 
     def collect(self) -> list[str]:
         """Take in the results of looks; gives sentences for the log."""
@@ -190,7 +199,9 @@ class Timekeeper:
         if due:
             store.promote(due, now=now)
         if began >= self._pauses_until:
-            self._pauses, self._pauses_until = pauses(store, settings.queue, now=now), began + self._every
+            stands = standing(store, settings.queue, now=now)
+            self._pauses, self._pauses_until = pauses_of(stands, now), began + self._every
+            self.ends.know(handler for _, handler in readable(stands))
         kept = self._keeper.keep(now, [one for one in self._pauses if one.until is None or one.until > now])
         troubles += kept.troubles
         if kept.gates:
@@ -228,6 +239,9 @@ class Timekeeper:
                 declare(store, definition, now=now)
                 self._declared.add(definition.id)
         new = told.modules - self._modules
+        if told.handlers or new:
+            self.ends.hear(told.handlers)
+            declare_handlers(store, self._settings.queue, told.handlers, now=now, undeclared=new)
         if new:
             self._forget(store, new, (definition.name for definition in told.definitions), now)
         self._modules |= new

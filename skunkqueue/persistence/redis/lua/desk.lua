@@ -99,6 +99,36 @@ for i = 2, #ARGV do
 end
 return taken
 
+-- script discard
+-- ARGV: now, how long an id is remembered, ids. Has ended runs kept no longer. Gives how many of the ids it looked at,
+-- then those that have ended.
+
+-- with base fields budget
+
+local ended = {#ARGV - 2}
+
+local function discard(id)
+  local done = call('HGET', base .. ':done', id)
+  if not done then return end
+  local set = base .. ':ended:' .. string.sub(done, 1, 1)
+  local kept, parts = call('ZSCORE', set, id), fields(done, 2)
+  if not kept then return end
+  local least = tonumber(ARGV[1])
+  if #parts == 10 and tonumber(parts[10]) then least = math.max(least, tonumber(parts[10]) + tonumber(ARGV[2])) end
+  if least < tonumber(kept) then call('ZADD', set, string.format('%.17g', least), id) end
+  ended[#ended + 1] = id
+end
+
+for i = 3, #ARGV do
+  if read > MUCH then
+    ended[1] = i - 3
+    break
+  end
+  costs(ARGV[i])
+  discard(ARGV[i])
+end
+return ended
+
 -- script get
 -- ARGV: "1" for those that have ended only, the most bytes of a result or "" (then records are not brief), ids.
 -- Gives how many of the ids it looked at, then the records.
