@@ -1,4 +1,4 @@
-"""Keeps the schedules, pauses and handlers of a pool's queue: looks at its beat, when a tick comes, and when it is told to."""
+"""Keeps the schedules, pauses and handlers of a pool's queue: looks at its beat, at each tick, and when it is told."""
 
 from __future__ import annotations
 
