@@ -44,7 +44,7 @@ FLOORS = (
     {"persistence", "policy"},
     {"queue", "job", "job_pickle", "plan", "method", "lookup", "run", "options", "stub"}
     | {"watcher", "waiting", "connection", "batcher", "hints", "elsewhere", "facts", "hooks"}
-    | {"schedules", "gates", "classes", "spacing"},
+    | {"schedules", "gates", "handlers", "classes", "spacing"},
     {"worker"},
     {"spool", "gearman", "cache", "metrics", "otel"},
     {"cli", "__main__"},
@@ -317,6 +317,6 @@ def test_no_imports_go_round_in_a_circle_but_for_types_between_jobs_and_queues()
         f"skunkqueue.{name}"
         for name in (
             *("batcher", "job", "job_pickle", "method", "plan", "queue", "run", "waiting"),
-            *("classes", "gates.after", "gates.values", "schedules.desk"),
+            *("classes", "gates.after", "gates.values", "schedules.desk", "schedules.declared", "handlers.declared"),
         )
     }
