@@ -548,6 +548,7 @@ def test_the_random_walk_finds_no_difference_by_small_steps(
     for where in (module, redis_pack):
         monkeypatch.setattr(where, "CHUNK", 3)
         monkeypatch.setattr(where, "BUNCH", 3)
+    monkeypatch.setattr("skunkqueue.persistence.redis.desk.CHUNK", 3)
 
     random_walk(store, seed=1000 + seed)
 
