@@ -62,7 +62,7 @@ class Link:
         self._pid = os.getpid()
         self._local = threading.local()
         self._met = (0, 0.0)  # the newest version that a commit here had, and when
-        self.known = Known()
+        self.known: Known = Known()
         self._db: Any = None
         self._space: Space | None = None
 
