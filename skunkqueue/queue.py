@@ -400,8 +400,8 @@ class SkunkQueue(_Configured):
     def run(self, id: str) -> Run[Any]:
         """A handle of the run with this id, which was fired here or anywhere else.
 
-        The whole id: whoever knows it has the run, and an ending could be guessed. Raises RunGone where the store has no
-        such run on this queue: it never was, or is no longer kept.
+        The whole id: whoever knows it has the run, and an ending could be guessed. Raises RunGone where the store has
+        no such run on this queue: it never was, or is no longer kept.
         """
         check_id(id)
         record = self.store.get_brief([id]).get(id)

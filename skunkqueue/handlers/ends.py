@@ -36,6 +36,11 @@ class Ends:
         self._own = {**self._own, **{(each.event, each.name): each for each in handlers}}
         self._sort()
 
+    def begin_anew(self, handlers: Iterable[Handler]) -> None:
+        """The workers that have told are replaced: of what code declares here, these are left."""
+        self._own = {}
+        self.hear(handlers)
+
     def know(self, handlers: Iterable[Handler]) -> None:
         """The store holds these, and no others."""
         found = {(each.event, each.name): each for each in handlers}

@@ -1,4 +1,4 @@
-"""Keeps the schedules, pauses and handlers of a pool's queue: looks at its beat, when a tick comes, and when it is told to."""
+"""Keeps the schedules, pauses and handlers of a pool's queue: looks at its beat, at each tick, and when it is told."""
 
 from __future__ import annotations
 
@@ -147,6 +147,8 @@ class Timekeeper:
         with self._lock:
             self._heard.clear()
             self._is_anew = True
+        own = announced_here(self._settings.queue, self._settings.url).handlers if registry.handlers else ()
+        self.ends.begin_anew(own)
 
     def collect(self) -> list[str]:
         """Take in the results of looks; gives sentences for the log."""
