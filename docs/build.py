@@ -19,6 +19,7 @@ GUIDE = {
         "results",
         "later",
         "spacing",
+        "limits",
         "dependencies",
         "routes",
         "failures",

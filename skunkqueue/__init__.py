@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         WrongStore,
     )
     from skunkqueue.job import Job
+    from skunkqueue.limits.limit import Limit
     from skunkqueue.persistence.sqlite import default_cfg
     from skunkqueue.policy import Backoff
     from skunkqueue.queue import SkunkQueue
@@ -54,6 +55,7 @@ __all__ = [
     "JobError",
     "JobFailed",
     "JobMixin",
+    "Limit",
     "NotAJob",
     "NotPlain",
     "PartialFire",
@@ -85,6 +87,7 @@ _HOMES = {
     "Backoff": "skunkqueue.policy",
     "Job": "skunkqueue.job",
     "JobMixin": "skunkqueue.classes",
+    "Limit": "skunkqueue.limits.limit",
     "Run": "skunkqueue.run",
     "Runs": "skunkqueue.run",
     "Schedule": "skunkqueue.schedules.desk",

@@ -280,6 +280,8 @@ class Seal(NamedTuple):
     timeout: float | None = None
     at_most_once: bool = False
     keep_failed: float = 7 * DAY
+    bound: tuple[int, float, int] | None = None
+    """The terms of its limit: how many, in how many seconds, how many of them at once; see ``limits.limit.Terms``."""
 
 
 class Head(NamedTuple):
@@ -311,7 +313,8 @@ class Body(NamedTuple):
 
 def pack_head(name: str, ref: str, seal: Seal) -> bytes:
     """Write the head of a body."""
-    return _pack((VERSION, PYTHON, name, ref, tuple(seal)))
+    fields = tuple(seal)
+    return _pack((VERSION, PYTHON, name, ref, fields[:-1] if seal.bound is None else (*fields[:-1], tuple(seal.bound))))
 
 
 def pack_body(head: bytes, code: bytes, call: bytes, signature: bytes = b"") -> bytes:
@@ -369,12 +372,16 @@ def _read_head(head: bytes) -> Head:
 
 
 def _read_seal(fields: Any) -> Seal:
-    retries, first, factor, limit, jitter, timeout, once, keep_failed = fields
+    retries, first, factor, limit, jitter, timeout, once, keep_failed, *rest = fields
+    terms = None
+    if rest and rest[0] is not None:
+        count, per, burst = rest[0]
+        terms = int(count), float(per), int(burst)
     seal = Seal(
         int(retries), float(first), float(factor), float(limit), bool(jitter),
-        None if timeout is None else float(timeout), bool(once), float(keep_failed),
+        None if timeout is None else float(timeout), bool(once), float(keep_failed), terms,
     )  # fmt: skip
-    if not all(0 <= number < inf for number in (*seal[:4], seal.timeout or 0.0, seal.keep_failed)):
+    if not all(0 <= number < inf for number in (*seal[:4], seal.timeout or 0.0, seal.keep_failed, *(terms or ()))):
         raise ValueError("a duration is not a number of seconds from 0 up")
     return seal
 
@@ -406,6 +413,41 @@ def base_route(route: str) -> str:
 def is_internal(route: str) -> bool:
     """Whether what lies on a route is no run of a job: a schedule, or a pause. People's names hold no ``~``."""
     return "~" in route
+
+
+TURNS: Final = "^~turns"
+"""What follows a route in the name of the sub-route on which the turns of its limited runs lie."""
+_KEYED: Final = "."
+"""Between the priority and the key in the name of a sub-route for the runs of one key."""
+
+
+def keyed(route: str, key: str) -> str:
+    """The sub-route of a route, with its priority, for the limited runs of one key: ``foo^.key``, ``foo^high.key``."""
+    return f"{route}{'' if '^' in route else '^'}{_KEYED}{key}"
+
+
+def key_of_route(route: str) -> str:
+    """The key of a sub-route made by ``keyed``; empty for any other route."""
+    return "" if "^" not in route else route.partition("^")[2].partition(_KEYED)[2]
+
+
+def shown_route(route: str) -> str:
+    """A route with its priority as people know it, without the key of a limit: ``foo^high`` of ``foo^high.key``."""
+    if "^" not in route:
+        return route
+    base, _, rest = route.partition("^")
+    priority = rest.partition(_KEYED)[0]
+    return f"{base}^{priority}" if priority else base
+
+
+def keyed_routes(route: str, key: str) -> tuple[str, ...]:
+    """The sub-routes of a route for the runs of one key, one for each priority, in the order they are served."""
+    return tuple(keyed(each, key) for each in with_priorities(route))
+
+
+def woken_by(route: str) -> tuple[str, ...]:
+    """The sub-routes of a route on which what is put is news for who waits for work on it."""
+    return (*with_priorities(route), route + TURNS)
 
 
 def stored_like(state: State | None) -> State | None:

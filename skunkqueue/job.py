@@ -140,7 +140,8 @@ class Firing(Generic[P, R]):
             code = plan.code() if pairs else b""
             keys = default_keys() if code else default_keys  # looked up once; without code, only if a call is pickled
             bodies = [plan.body(code, *pair, keys, self._headers) for pair in pairs]
-            runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW)))
+            limits = [plan.key(*pair) for pair in pairs] if plan.limited is not None else ()
+            runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW, limits)))
         plan.job._last = runs if len(runs) <= MOST_KEPT else ref(runs)
         return runs
 
@@ -174,7 +175,8 @@ class Firing(Generic[P, R]):
         elif plan.spaced:
             runs = self._spaced(when, [(args, kwargs)])
         else:
-            runs = self._put(self._envelopes([plan.body(plan.code(), args, kwargs, headers=self._headers)], when))
+            body = plan.body(plan.code(), args, kwargs, headers=self._headers)
+            runs = self._put(self._envelopes([body], when, (plan.key(args, kwargs),)))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
@@ -189,7 +191,8 @@ class Firing(Generic[P, R]):
 
             return await asyncio.to_thread(self._fire, when, args, kwargs)
         body = plan.body(plan.code(), args, kwargs, headers=self._headers)
-        runs = await plan.job.queue.batcher.put(lambda: self._envelopes([body], when))
+        keys = (plan.key(args, kwargs),)
+        runs = await plan.job.queue.batcher.put(lambda: self._envelopes([body], when, keys))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
@@ -207,19 +210,22 @@ class Firing(Generic[P, R]):
                 name = plan.job.name
                 raise WrongCall(f"window and debounce are for a unique key, and {name} was given none: unique=...")
             body = plan.body(plan.code(), args, kwargs, headers=self._headers)
-            spaced += [(each._replace(unique=key), body) for each in self._envelopes([body], when)]
+            envelopes = self._envelopes([body], when, (plan.key(args, kwargs),))
+            spaced += [(each._replace(unique=key), body) for each in envelopes]
         runs: list[Run[Any]] = []
         for place, (envelope, body) in enumerate(spaced):
             now = queue.now()
             envelope = adjusted(envelope, options, now)
             try:
                 id = put_spaced(queue.store, envelope, options, partial(_sealed, body, queue.name), now=now)
+                queue.put_turns([envelope])
             except StoreError as error:
                 raise self._failed(error, runs, [left for left, _ in spaced[place:]]) from error
             runs.append(Run(queue, id, envelope if id == envelope.id else None))
         return runs
 
-    def _envelopes(self, bodies: Sequence[bytes | Unsigned], when: When) -> list[Envelope]:
+    def _envelopes(self, bodies: Sequence[bytes | Unsigned], when: When, limits: Sequence[str] = ()) -> list[Envelope]:
+        """The runs of these bodies, of each on all routes; ``limits``: the digests of their keys, if they have any."""
         plan, options = self._plan, self._plan.options
         queue = plan.job.queue
         now = queue.now()
@@ -232,8 +238,8 @@ class Firing(Generic[P, R]):
                 id := new_id(now), name, route, due,
                 body if type(body) is bytes else cast(Unsigned, body).sealed(id, name), expires, unique, keep,
             )
-            for body in bodies
-            for route in routes
+            for body, key in zip(bodies, limits or [""] * len(bodies), strict=True)
+            for route in (plan.routes_of(key) if key else routes)
         ]  # fmt: skip
 
     def _put(self, envelopes: Sequence[Envelope]) -> list[Run[Any]]:

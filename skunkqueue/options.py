@@ -10,6 +10,7 @@ from skunkqueue.codec import SERIALIZERS
 from skunkqueue.durations import Duration, seconds
 from skunkqueue.envelope import DAY, PRIORITIES, Seal, check_name
 from skunkqueue.errors import WrongCall
+from skunkqueue.limits.limit import Fair, Limit
 from skunkqueue.printable import said
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class GivenRoutesApart(TypedDict, total=False):
     give_up_on: Errors
     window: Duration | None
     debounce: Duration | None
+    limit: Limit | None
+    fair_by: Callable[..., str | int] | None
 
 
 class Given(GivenRoutesApart, total=False):
@@ -87,6 +90,7 @@ class Options(NamedTuple):
     unique_of: Callable[..., Any] | None = None
     window: float | None = None
     debounce: float | None = None
+    limited: Limit | None = None
 
     def changed(self, given: Mapping[str, Any]) -> Options:
         """These options, with some of them replaced. Raises WrongCall."""
@@ -95,6 +99,10 @@ class Options(NamedTuple):
             meant = _ELSEWHERE.get(unknown[0])
             hint = did_you_mean(unknown[0], _CHECKS) if meant is None else f"; did you mean {meant!r}?"
             raise WrongCall(f"there is no option {unknown[0]!r}{hint}")
+        if given.get("limit") is not None and given.get("fair_by") is not None:
+            raise WrongCall(
+                "limit and fair_by both say whose turn it is, the keys of a limit take turns: give one of them"
+            )
         checked: dict[str, Any] = {}
         for name, value in given.items():
             checked.update(_CHECKS[name](value))
@@ -115,10 +123,11 @@ class Options(NamedTuple):
         """The options that the pool needs; it never imports a job."""
         failed = max(self.keep, FAILED_KEPT)
         backoff = (self.first, self.factor, self.limit, self.jitter)
-        return Seal(self.retries, *backoff, self.timeout, self.at_most_once, failed)
+        terms = None if self.limited is None else self.limited.terms
+        return Seal(self.retries, *backoff, self.timeout, self.at_most_once, failed, terms)
 
 
-_ELSEWHERE = {"retry": "retries", "max_retries": "retries", "time_limit": "timeout"}
+_ELSEWHERE = {"retry": "retries", "max_retries": "retries", "time_limit": "timeout", "rate_limit": "limit"}
 """What options are called elsewhere, where the closest word would be another one's."""
 
 
@@ -202,6 +211,18 @@ def _apart(name: str, value: Any) -> dict[str, Any]:
     return {name: apart}
 
 
+def _limit(value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Limit):
+        raise WrongCall(f"limit is a Limit, such as Limit(5) or Limit(100, per=60); got {said(value)}")
+    return {"limited": value}
+
+
+def _fair_by(value: Any) -> dict[str, Any]:
+    if value is not None and not callable(value):
+        raise WrongCall(f"fair_by is a function of the call's arguments that says whose run it is; got {said(value)}")
+    return {"limited": None if value is None else Fair(value)}
+
+
 def _errors(name: str) -> Callable[[Any], dict[str, Any]]:
     def check(value: Any) -> dict[str, Any]:
         types = tuple(value) if isinstance(value, tuple | list) else (value,)
@@ -227,4 +248,6 @@ _CHECKS: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
     "unique": _unique_of,
     "window": lambda value: _apart("window", value),
     "debounce": lambda value: _apart("debounce", value),
+    "limit": _limit,
+    "fair_by": _fair_by,
 }

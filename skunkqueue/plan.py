@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from skunkqueue import culprit
 from skunkqueue.codec import PICKLED, encode_call, pickle_function, pickled_size, scalar_call, with_headers
 from skunkqueue.connection import at_home
-from skunkqueue.envelope import PRIORITIES, SIGNATURE, pack_body, pack_head
-from skunkqueue.errors import TooLarge
+from skunkqueue.envelope import PRIORITIES, SIGNATURE, keyed, pack_body, pack_head
+from skunkqueue.errors import TooLarge, WrongCall
 from skunkqueue.keys import Keyring, default_keys
+from skunkqueue.limits.limit import Limit
 from skunkqueue.options import Options
 from skunkqueue.referred import Reference, keeping, refer
 from skunkqueue.signing import seal_body
@@ -74,11 +75,24 @@ class Plan:
         self.routes: list[str] = [route + PRIORITIES[options.priority] for route in options.routes]
         self.spaced: bool = options.is_spaced()
         self.several: bool = len(self.routes) > 1 or job.queue.broadcast
+        self.limited: Limit | None = options.limited
+        if options.limited is not None and job.queue.broadcast:
+            raise WrongCall(
+                f"{job.name} is of a broadcast queue, which gives each worker a run of its own: it has no limit"
+            )
         # A worker takes these options from the job it imports. If they were changed, they travel with the function.
         self._by_name = options.callables() == job.options_given.callables()
         self.head: bytes = pack_head(job.name, job.ref, options.seal())
         self._unsigned = pack_body(self.head, b"", b"")
         self._reference: Reference | None = None
+
+    def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """The digest of the key that this call has by the limit of the job; empty if that has none."""
+        return "" if self.limited is None else self.limited.digest(self.job.name, args, kwargs)
+
+    def routes_of(self, key: str) -> list[str]:
+        """Where the runs of calls with this key lie."""
+        return [keyed(route, key) for route in self.routes] if key else self.routes
 
     def code(self) -> bytes:
         """The function, pickled as it is now; empty if workers are to import it by its name.

@@ -24,6 +24,7 @@ from skunkqueue.envelope import (
     check_name,
     is_internal,
     is_shown,
+    key_of_route,
     stored_like,
 )
 from skunkqueue.errors import RunGone, StoreAway, StoreFull, StoreRefused, WrongCall
@@ -239,8 +240,9 @@ class SkunkQueue(_Configured):
         Backoff, or a function of the attempt), ``timeout``, ``expires`` (so long after it was due), ``keep`` (a day;
         failed runs at least seven), ``priority`` (``high``, ``normal``, ``low``), ``serializer`` (``auto``, or
         ``plain`` to refuse what would have to be pickled), ``at_most_once``, ``retry_on`` and ``give_up_on``
-        (exception types). Durations are seconds or timedeltas. With ``every`` (and ``zone``, ``missed``, ``overlap``,
-        see ``schedule``) it runs again and again, as soon as a worker has imported it. Raises WrongCall.
+        (exception types), ``limit`` (a Limit), ``fair_by`` (a function of the arguments: its values take turns).
+        Durations are seconds or timedeltas. With ``every`` (and ``zone``, ``missed``, ``overlap``, see ``schedule``)
+        it runs again and again, as soon as a worker has imported it. Raises WrongCall.
         """
         name = options.pop("name", None)
         scheduled: dict[str, Any] = {option: options.pop(option) for option in SCHEDULED if option in options}
@@ -323,7 +325,7 @@ class SkunkQueue(_Configured):
         the others are stored.
         """
         try:
-            ids = put(self.store, envelopes) if via is None else self._put_via(envelopes, via)
+            ids = self._put_all(envelopes) if via is None else self._put_via(envelopes, via)
         except StoreRefused as error:
             kept = [] if isinstance(error, StoreFull) or not error.refused else envelopes
             error.accepted = Runs([Run(self, e.id, e) for e in kept if e.id not in error.refused])
@@ -336,7 +338,24 @@ class SkunkQueue(_Configured):
             Run(self, id, envelope if id == envelope.id else None) for id, envelope in zip(ids, envelopes, strict=True)
         ]
 
+    def _put_all(self, envelopes: Sequence[Envelope]) -> list[str]:
+        if not any(map(_is_limited, envelopes)):
+            return put(self.store, envelopes)
+        from skunkqueue.limits.turns import put_with_turns
+
+        return put_with_turns(self.store, envelopes, self.now())
+
+    def put_turns(self, envelopes: Iterable[Envelope]) -> None:
+        """Have those of these runs started when they are due that have a limit, where they were put without that."""
+        limited = [envelope for envelope in envelopes if _is_limited(envelope)]
+        if limited:
+            from skunkqueue.limits.turns import turns_for
+
+            put(self.store, turns_for(limited, self.now()))
+
     def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
+        if any(map(_is_limited, envelopes)):
+            raise WrongCall("via= does not go with a limit or fair_by: these need to know what else is in the store")
         if not self.store.takes_via:
             self.store.refuse_via(via)
         return self.store.put(envelopes, via=via)
@@ -380,8 +399,13 @@ class SkunkQueue(_Configured):
         """Promote runs by id; gives how many that took."""
         now = self.clock.now_at_last()
         found, failed = by_halves(lambda some: self.store.promote(some, now=now), list(ids))
+        promoted = [id for some in found for id in some]
+        if promoted:
+            from skunkqueue.limits.turns import start_limited
+
+            start_limited(self.store, promoted, now)
         _refuse(failed, "promoted")
-        return sum(map(len, found))
+        return len(promoted)
 
     def kill_all_by_route(self, route: str) -> int:
         """Cancel what waits on a route, whatever its priority, and interrupt what runs there; gives how many."""
@@ -394,7 +418,7 @@ class SkunkQueue(_Configured):
     def _kill(self, which: Filter) -> int:
         killed, after = 0, None
         while page := self.store.find_brief(which, now=self.clock.now_at_last(), after=after, limit=PAGE, values=0):
-            killed += self.cancel_all([record.id for record in page])
+            killed += self.cancel_all([record.id for record in page if not is_internal(record.envelope.route)])
             after = page[-1].id
         return killed
 
@@ -483,6 +507,10 @@ if TYPE_CHECKING:
         def event(self, function: Any = None, /, **options: Any) -> Any: ...  # type: ignore[misc]
 
         job = event  # type: ignore[assignment]
+
+
+def _is_limited(envelope: Envelope) -> bool:
+    return "^" in envelope.route and key_of_route(envelope.route) != ""
 
 
 def _whole_id(id: str) -> str:

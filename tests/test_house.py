@@ -44,7 +44,7 @@ FLOORS = (
     {"persistence", "policy"},
     {"queue", "job", "job_pickle", "plan", "method", "lookup", "run", "options", "stub"}
     | {"watcher", "waiting", "connection", "batcher", "hints", "elsewhere", "facts", "hooks"}
-    | {"schedules", "gates", "handlers", "classes", "spacing"},
+    | {"schedules", "gates", "handlers", "classes", "spacing", "limits"},
     {"worker"},
     {"spool", "gearman", "cache", "metrics", "otel"},
     {"cli", "__main__"},

@@ -12,6 +12,7 @@ import click
 from skunkqueue.cli.options import RUN_ID, desk_options
 from skunkqueue.cli.which import Which, filter_options
 from skunkqueue.envelope import OPEN, Record, State
+from skunkqueue.limits.turns import start_limited
 from skunkqueue.persistence import REMEMBERED
 from skunkqueue.persistence.halves import by_halves
 from skunkqueue.printable import printable
@@ -131,7 +132,9 @@ def promote(ids: Sequence[str], url: str | None, queue: str | None, as_json: boo
     found = _taken(url, queue, ids, Which(**which), yes, "promote", {State.QUEUED})
     taken: set[str] = set()
     for page in _pages(found.known):
-        taken |= found.desk.store.promote(page, now=found.desk.now)
+        promoted = found.desk.store.promote(page, now=found.desk.now)
+        start_limited(found.desk.store, list(promoted), found.desk.now)
+        taken |= promoted
     refused = {id: _why_not_promoted(record) for id, record in found.known.items() if id not in taken}
     _report("promoted", taken, {**refused, **found.missing}, as_json, found.total)
 
@@ -197,6 +200,7 @@ def _reopen(desk: Desk, records: Iterable[Record]) -> tuple[set[str], dict[str, 
         done, failed = by_halves(lambda some: desk.store.reopen(some, now=desk.now), [record.id for record in page])
         reopened = set().union(*done)
         taken |= reopened
+        start_limited(desk.store, list(reopened), desk.now)
         refused.update({record.id: _why_not_reopened(record) for record in page if record.id not in reopened})
         refused.update({id: f"run {id} cannot be queued again: {error}" for id, error in failed})
     return taken, refused

@@ -171,6 +171,7 @@ def _facts(record: Record, desk: Desk, unpickle: bool) -> Iterator[tuple[str, st
     yield "due", f"{rows.local(envelope.due)} ({rows.age_text(envelope.due, now)})"
     yield from _ran(record, desk)
     yield from _times(record)
+    yield "limit", rows.limit_text(envelope)
     yield "unique", rows.unique_of(record) or ""
     yield "history", "\n".join(_attempts(record)) if attempts(record) > 1 else ""
     yield "traceback", rows.traceback_of(record) or ""

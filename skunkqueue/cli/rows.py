@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from skunkqueue.codec import decode_value, is_pickled
 from skunkqueue.durations import age, span
-from skunkqueue.envelope import GATED, Envelope, Record, State
+from skunkqueue.envelope import GATED, Envelope, Record, State, key_of_route, shown_route
 from skunkqueue.errors import PayloadError
 from skunkqueue.facts import Arguments, arguments_of, head_of, history, job_of, times, worker_label
+from skunkqueue.limits.turns import terms_of
 from skunkqueue.notes import decode_notes
 from skunkqueue.run import attempts
 from skunkqueue.times import as_local
@@ -35,7 +36,7 @@ def row(record: Record, now: float) -> dict[str, Any]:
 
 def _least(record: Record) -> dict[str, Any]:
     envelope = record.envelope
-    return {"id": record.id, "queue": envelope.queue, "route": envelope.route, "state": str(record.state)}
+    return {"id": record.id, "queue": envelope.queue, "route": shown_route(envelope.route), "state": str(record.state)}
 
 
 def unshown(error: Exception) -> str:
@@ -54,7 +55,7 @@ def _row(record: Record, now: float) -> dict[str, Any]:
     return {
         "id": record.id,
         "queue": envelope.queue,
-        "route": envelope.route,
+        "route": shown_route(envelope.route),
         "job": job_of(envelope),
         "state": str(record.shown(now)),
         "result": result_of(record),
@@ -79,6 +80,7 @@ def full_row(record: Record, now: float) -> dict[str, Any]:
         "ref": head.ref if head else None,
         "retries": head.seal.retries if head else None,
         "unique": unique_of(record),
+        "limit": limit_of(envelope),
         "expires": iso(envelope.expires),
         "next": iso(record.ripe) if record.state == State.QUEUED else None,
         "args": None if call is None else call.args,
@@ -94,6 +96,24 @@ def full_row(record: Record, now: float) -> dict[str, Any]:
         "deaths": deaths(record),
         "traceback": traceback_of(record),
     }
+
+
+def limit_of(envelope: Envelope) -> dict[str, Any] | None:
+    """The limit of a run; a count of 0 is for keys that only take turns. None if it has none."""
+    terms = terms_of(envelope) if key_of_route(envelope.route) else None
+    if terms is None:
+        return None
+    return {"count": terms.most, "per": terms.per or None, "burst": terms.burst if terms.is_rate else None}
+
+
+def limit_text(envelope: Envelope) -> str:
+    """The limit of a run, for people: ``5 at once``, ``100 in 1m 00s``; empty if it has none."""
+    limit = limit_of(envelope)
+    if limit is None:
+        return ""
+    if limit["per"]:
+        return f"{limit['count']:,} in {span(limit['per'])}"
+    return f"{limit['count']:,} at once" if limit["count"] else "takes turns"
 
 
 def unique_of(record: Record) -> str | None:
@@ -141,7 +161,7 @@ def call_text(envelope: Envelope, call: Arguments | None = None) -> str:
 
 def route_text(route: str) -> str:
     """A route as people know it: without the marks for a priority, or for the address of a worker."""
-    base, _, priority = route.partition("^")
+    base, _, priority = shown_route(route).partition("^")
     if base.startswith("@"):
         return f"worker {worker_label(base[1:])}"
     return f"{base} ({priority})" if priority else base

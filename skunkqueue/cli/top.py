@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from skunkqueue.cli.options import DURATION, desk_options
 from skunkqueue.durations import age
-from skunkqueue.envelope import State, Want, base_route, is_internal, new_token, with_priorities
+from skunkqueue.envelope import State, Want, base_route, is_internal, new_token
 from skunkqueue.facts import worker_label
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ FAILURES: Final = ("COUNT", "ERROR", "WHERE", "LAST", "EXAMPLE")
 MOST_FAILURES: Final = 500
 """Failed runs, the last ones, that are grouped."""
 MOST_GROUPS: Final = 5
+MOST_SUB_ROUTES: Final = 1000
 
 Lane = tuple[str, str]
 """A queue and a route, all its priorities together."""
@@ -35,16 +37,21 @@ class Look(NamedTuple):
 
     at: float
     counts: Mapping[Lane, Mapping[str, int]]
+    queued: Mapping[Lane, Sequence[str]] = MappingProxyType({})
+    """The sub-routes where runs of a lane are queued."""
 
 
 def look(desk: Desk) -> Look:
     """Count the runs of each route."""
     counts: dict[Lane, dict[str, int]] = {}
+    queued: dict[Lane, list[str]] = {}
     for (queue, route, state), number in desk.store.count().items():
         if desk.queue in (None, queue) and not is_internal(route):
+            if state == State.QUEUED:
+                queued.setdefault((queue, base_route(route)), []).append(route)
             lane = counts.setdefault((queue, base_route(route)), dict.fromkeys(State, 0))
             lane[state] = lane.get(state, 0) + number
-    return Look(desk.time(), counts)
+    return Look(desk.time(), counts, queued)
 
 
 def rates(before: Look | None, now: Look, lane: Lane) -> tuple[float, float] | None:
@@ -64,13 +71,14 @@ def rates(before: Look | None, now: Look, lane: Lane) -> tuple[float, float] | N
     return came / (now.at - before.at), ended / (now.at - before.at)
 
 
-def oldest(desk: Desk, lane: Lane, now: float) -> float | None:
+def oldest(desk: Desk, lane: Lane, now: Look) -> float | None:
     """For how many seconds the first queued run of a route could have started; None where none is waiting."""
-    queue, route = lane
-    routes = (route,) if route.startswith("@") else with_priorities(route)
-    want = Want(queue, routes, "skunq top", new_token(), 0)  # none is claimed
-    ripe = desk.store.exchange((), [want], now=now, until=now).next_ripe
-    return now - ripe if ripe is not None and ripe <= now else None
+    routes = tuple(now.queued.get(lane, ())[:MOST_SUB_ROUTES])
+    if not routes:
+        return None
+    want = Want(lane[0], routes, "skunq top", new_token(), 0)  # none is claimed
+    ripe = desk.store.exchange((), [want], now=now.at, until=now.at).next_ripe
+    return now.at - ripe if ripe is not None and ripe <= now.at else None
 
 
 def frame(desk: Desk, before: Look | None, now: Look) -> RenderableType:
@@ -105,7 +113,7 @@ def _route(desk: Desk, before: Look | None, now: Look, lane: Lane) -> list[str]:
 
     counts, rate, first = now.counts[lane], rates(before, now, lane), None
     if counts[State.QUEUED]:
-        first = oldest(desk, lane, now.at)
+        first = oldest(desk, lane, now)
     name = route_text(lane[1]) if desk.queue else f"{lane[0]} {route_text(lane[1])}"
     return [
         name, f"{counts[State.QUEUED]:,}", "" if first is None else age(first), f"{counts[State.RUNNING]:,}",
@@ -177,6 +185,6 @@ def _document(desk: Desk) -> dict[str, Any]:
 
 def _counted(desk: Desk, now: Look, lane: Lane) -> dict[str, Any]:
     counts = now.counts[lane]
-    first = oldest(desk, lane, now.at) if counts[State.QUEUED] else None
+    first = oldest(desk, lane, now) if counts[State.QUEUED] else None
     stored = {str(state): counts[state] for state in State if state != State.SCHEDULED}
     return {"queue": lane[0], "route": lane[1], **stored, "oldest": first}

@@ -53,12 +53,12 @@ class After(Firing[P, R]):
     def _ids(self) -> frozenset[str]:
         return frozenset(run.id for run in self._awaited)
 
-    def _envelopes(self, bodies: Any, when: When) -> list[Envelope]:
+    def _envelopes(self, bodies: Any, when: When, limits: Sequence[str] = ()) -> list[Envelope]:
         """Each run, due at the end of time, and behind it its gate."""
         now = self._plan.job.queue.now()
         ids = [run.id for run in self._awaited]
         found: list[Envelope] = []
-        for envelope in super()._envelopes(bodies, When(at=GATED)):
+        for envelope in super()._envelopes(bodies, When(at=GATED), limits):
             gate = Gate(envelope.id, ids, self._on, self._on_lost, when.due(now) if when != NOW else 0.0, now)
             found += envelope, gate.envelope(envelope.queue, envelope.route, envelope.keep)
         return found

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from skunkqueue.envelope import Claim, Outcome, Record, is_waiting
 from skunkqueue.errors import PayloadError
 from skunkqueue.gates.gate import LONGEST_LOOK, Gate, Look, Progress, look, next_look, progress_of, read
+from skunkqueue.limits.turns import put_turns
 from skunkqueue.persistence import Persister
 
 WINDOW: Final = 200
@@ -44,6 +45,7 @@ def step_all(store: Persister, claims: Sequence[Claim], now: float) -> Stepped:
         stepped.outcomes.append((item.claim, _judged(item, found, records[item.gate.run], now, freed, ended, stepped)))
     if freed:
         store.promote(freed, now=now)
+        put_turns(store, [records[id].envelope for id in freed], now)
     if ended:
         store.cancel(ended, now=now)
     return stepped._replace(released=len(freed))

@@ -121,7 +121,8 @@ def _look(store: Persister, route: RouteState, now: float) -> None:
         route.scheduled = None
     elif route.queued:
         which = Filter(route.queue, route.route, State.SCHEDULED)
-        route.scheduled = len(store.find(which, now=now, limit=FEW))
+        found = store.find(which, now=now, limit=FEW)
+        route.scheduled = sum(not is_internal(record.envelope.route) for record in found)
         route.queued = max(0, route.queued - route.scheduled)
 
 

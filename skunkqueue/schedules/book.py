@@ -7,6 +7,7 @@ from typing import Final
 
 from skunkqueue.envelope import OPEN, Filter, Record, State, new_id
 from skunkqueue.errors import PayloadError, WrongCall
+from skunkqueue.limits.turns import put_with_turns
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.put import put
 from skunkqueue.schedules.definition import TICKS, Definition, id_prefix, read
@@ -136,4 +137,5 @@ def the(store: Persister, queue: str, name: str, *, now: float) -> tuple[Record,
 def fire(store: Persister, queue: str, name: str, *, now: float) -> list[str]:
     """Put a run of a schedule's job now, beside its ticks; gives the ids of the runs, one for each route."""
     _, definition, _ = the(store, queue, name, now=now)
-    return put(store, [definition.run(new_id(now), route, now) for route in definition.routes])
+    runs = [definition.run(new_id(now), route, now) for route in definition.routes]
+    return put_with_turns(store, runs, now)

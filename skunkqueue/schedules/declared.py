@@ -97,8 +97,9 @@ def definition_of(firing: Any, name: str, rules: Rules, args: tuple[Any, ...], k
     if firing._via is not None or getattr(firing, "_awaited", None):
         raise WrongCall(f"what a schedule runs takes no via and waits for no other runs: {job.name} was given one")
     pace = None if rules.pace is None else Pieces(*rules.pace._plan.pieces(("",), {}))
+    routes = tuple(plan.routes_of(plan.key(args, kwargs)))
     return Definition(
-        name, job.queue.name, job.name, rules.when, rules.missed, rules.overlap, tuple(plan.routes), options.expires,
+        name, job.queue.name, job.name, rules.when, rules.missed, rules.overlap, routes, options.expires,
         options.keep, rules.origin, Pieces(*plan.pieces(args, kwargs, firing._headers)), pace,
     )  # fmt: skip
 
@@ -121,7 +122,7 @@ def announced_here(queue: str, url: str | None = None) -> Announcement:
     for job in registry.of(queue, url):
         try:
             definitions.append(definition_of(job, job.name, job.schedule, (), {}))
-        except (SkunkError, TypeError) as error:
+        except Exception as error:  # also what the key of a limit raises
             troubles.append(f"{job.name} cannot be scheduled: {error}")
     return Announcement(frozenset(registry.modules), definitions, troubles, _handlers_here(queue, url, troubles))
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from skunkqueue.codec import PICKLED, PLAIN, is_pickled
-from skunkqueue.envelope import Body, Envelope, Seal, base_route, open_body, pack_head
+from skunkqueue.envelope import Body, Envelope, Seal, base_route, open_body, pack_head, shown_route
 from skunkqueue.errors import BadSignature, Corrupt
 from skunkqueue.referred import MARK, keeping, reference
 from skunkqueue.schedules.when import When, packed, unpacked
@@ -140,7 +140,9 @@ class Definition(NamedTuple):
         assert self.pace is not None
         id = pace_id(last)
         pieces = self.pace._replace(call=PLAIN + msgpack.packb(([last], {})))
-        return Envelope(id, self.queue, self.routes[0], now, pieces.sealed(id, self.queue), None, None, KEPT)
+        return Envelope(
+            id, self.queue, shown_route(self.routes[0]), now, pieces.sealed(id, self.queue), None, None, KEPT
+        )
 
 
 def read(envelope: Envelope) -> Definition:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Record, State, check_name
+from skunkqueue.envelope import Record, State, check_name, shown_route
 from skunkqueue.errors import StoreError, WrongCall
 from skunkqueue.persistence import Persister
 from skunkqueue.printable import said
@@ -47,7 +47,7 @@ class Schedule:
         self._queue = queue
         self.name: str = definition.name
         self.job: str = definition.job
-        self.routes: tuple[str, ...] = definition.routes
+        self.routes: tuple[str, ...] = tuple(map(shown_route, definition.routes))
         self.every: str = str(when)
         self.zone: str | None = when.zone if isinstance(when, Cron) else None
         self.missed: str = definition.missed

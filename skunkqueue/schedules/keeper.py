@@ -13,8 +13,8 @@ from skunkqueue.envelope import Claim, Envelope, Outcome, Record, Want, new_toke
 from skunkqueue.errors import PayloadError, StoreFull, StoreRefused
 from skunkqueue.gates.gate import GATES
 from skunkqueue.gates.keeper import step_all as step_gates
+from skunkqueue.limits.turns import put_with_turns
 from skunkqueue.persistence import Persister
-from skunkqueue.persistence.put import put
 from skunkqueue.schedules.definition import TICKS, Definition, pace_id, read
 from skunkqueue.schedules.paused import SCHEDULE, Paused, paused, pauses
 from skunkqueue.schedules.step import Memory, Step, remembered, step
@@ -61,13 +61,14 @@ class Keeper:
         self._troubles: list[str] = []
         self._awaited: dict[str, str] = {}
         self._gates = 0
+        self._now = 0.0
 
     def keep(self, now: float, known: Sequence[Paused] | None = None) -> Kept:
         """Make all ticks up to now, and open the gates that may open. ``known``: the pauses, if they are known.
 
         Raises StoreError if the store is away; then call it again.
         """
-        self._troubles, self._awaited, self._gates = [], {}, 0
+        self._troubles, self._awaited, self._gates, self._now = [], {}, 0, now
         found = pauses(self._store, self._queue, now=now) if known is None else known
         stopped = paused(found, SCHEDULE)
         outcomes: list[tuple[Claim, Outcome]] = []
@@ -134,7 +135,7 @@ class Keeper:
     def _put(self, envelopes: list[Envelope]) -> Mapping[str, str]:
         """Put them; gives the reasons for those that the store does not take."""
         try:
-            put(self._store, envelopes) if envelopes else None
+            put_with_turns(self._store, envelopes, self._now) if envelopes else None
         except StoreFull:
             raise
         except StoreRefused as error:

@@ -4,7 +4,7 @@
 
     every frame       length u32 (of all that follows) | kind u8 | number u32 (of the run, given by the pool)
     to the worker
-      RUN             attempt u16 | id length u8 | id | body
+      RUN             attempt u16, its highest bit: guarded | id length u8 | id | body
     to the pool
       READY           nothing                                  it has imported what it was told to
       BROKEN          text                                     it could not
@@ -51,6 +51,13 @@ RUN_REST: Final = Struct("<HB")
 TICKET: Final = Struct("=I")
 LENGTH: Final = Struct("<I")
 
+MOST_ATTEMPTS: Final = 0x7FFF
+GUARDED: Final = 0x8000
+"""Set in the attempt of a run that must not go on when its lease has ended."""
+
+LEASE_ENDED: Final = 213
+"""The exit code of a worker that ended because it would have executed a guarded run beyond its lease."""
+
 PREFIX: Final = HEAD.size
 """Bytes of a frame before its payload."""
 
@@ -61,9 +68,11 @@ def plain(kind: int, number: int, rest: bytes = b"") -> bytes:
 
 
 def run(number: int, attempt: int, id: bytes, body: bytes) -> tuple[bytes, bytes, bytes]:
-    """The pieces of a RUN frame, for the hot path to join many at once."""
+    """The pieces of a RUN frame, for the hot path to join many at once. ``attempt`` is up to MOST_ATTEMPTS, or that and
+    GUARDED.
+    """
     size = len(id)
-    return RUN_HEAD.pack(8 + size + len(body), RUN, number, min(attempt, 65535), size), id, body
+    return RUN_HEAD.pack(8 + size + len(body), RUN, number, attempt, size), id, body
 
 
 def tickets(first: int, last: int) -> bytes:

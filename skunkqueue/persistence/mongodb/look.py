@@ -9,7 +9,7 @@ from typing import Any, Final
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
-from skunkqueue.envelope import Filter, Record, State, with_priorities
+from skunkqueue.envelope import Filter, Record, State
 from skunkqueue.persistence import BRIEF, expires_at
 from skunkqueue.persistence.mongodb.connect import RIPE
 from skunkqueue.persistence.mongodb.documents import (
@@ -24,8 +24,6 @@ from skunkqueue.persistence.mongodb.documents import (
     number_of,
     place_of,
     record_of,
-    shelf_of,
-    shelf_of_ended,
     state_of,
 )
 
@@ -102,20 +100,19 @@ def _where(which: Filter, now: float) -> Document:
     where: Document = {}
     if queue is not None:
         where["queue"] = queue
-    routes = () if route is None else with_priorities(route)
-    if routes:
-        where["route"] = {"$in": list(routes)}
+    if route is not None:
+        where["$or"] = [{"route": route}, {"route": beginning(f"{route}^")}]
     if state is None:
         return where
     where["state"] = str(State.QUEUED if state is State.SCHEDULED else state)
     if state is State.SCHEDULED:
         where["ripe"] = {"$gt": now}
-    if state in _ENDED and queue is not None and routes:
-        where["shelf"] = {"$in": [shelf_of_ended(state, queue, each) for each in routes]}
+    if state in _ENDED and queue is not None and route is not None:
+        where["shelf"] = beginning(f"{OF_ENDED}{state}/{queue}/{route}^")
     elif state in _ENDED:
         where["shelf"] = beginning(f"{OF_ENDED}{state}/")
-    elif queue is not None and routes:
-        where["shelf"] = {"$in": [shelf_of(queue, each) for each in routes]}
+    elif queue is not None and route is not None:
+        where["shelf"] = beginning(f"{queue}/{route}^")
     return where
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any, Final
 
-from skunkqueue.envelope import base_route, with_priorities
+from skunkqueue.envelope import base_route, woken_by
 from skunkqueue.errors import StoreAway
 from skunkqueue.persistence import Key, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.mongodb.connect import RUNS, Link
@@ -197,7 +197,7 @@ class _Wait(Wait):
         self.ids = [key.id for key in keys if isinstance(key, RunKey)]
         self.workers = [storable(key.worker) for key in keys if isinstance(key, WorkerKey)]
         work = [key for key in keys if isinstance(key, WorkKey)]
-        self.shelves = [shelf_of(key.queue, route) for key in work for route in with_priorities(key.route)]
+        self.shelves = [shelf_of(key.queue, route) for key in work for route in woken_by(key.route)]
         self.longest = LONGEST_OF_WORK if self.shelves else LONGEST_OF_RUNS if self.ids else LONGEST_OF_ORDERS
 
     def may_concern(self, news: News) -> bool:

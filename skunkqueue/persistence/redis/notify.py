@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from skunkqueue.envelope import with_priorities
+from skunkqueue.envelope import woken_by
 from skunkqueue.errors import StoreAway, StoreError
 from skunkqueue.persistence import Key, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.redis.connect import Link
@@ -156,7 +156,7 @@ class RedisNotifier:
         if runs is None:
             return None
         for queue, route, _ in routes:
-            marks = [f"{base_key(queue)}:mark:{each}" for each in with_priorities(route)]
+            marks = [f"{base_key(queue)}:mark:{each}" for each in woken_by(route)]
             self._watch(watches, queue).keys.extend(marks)
         for worker in [key.worker for key in keys if isinstance(key, WorkerKey)]:
             home = routes[0].queue if routes else self.home(worker)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want, base_route, with_priorities
+from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want, base_route, woken_by
 from skunkqueue.errors import StoreAway, WrongCall
 from skunkqueue.keys import user_folder
 from skunkqueue.persistence import Key, Limits, Persister, RunKey, WorkerKey, WorkKey
@@ -391,7 +391,7 @@ class _Waiter:
 
 def _sign(db: sqlite3.Connection, key: Key) -> Sign:
     if isinstance(key, WorkKey):
-        return tuple(db.execute(sql.QUEUED_ON, (key.queue, *with_priorities(key.route))).fetchone())
+        return tuple(db.execute(sql.QUEUED_ON, (key.queue, *woken_by(key.route))).fetchone())
     return tuple(db.execute(sql.LAST_TOLD, (key.worker,)).fetchone()) if isinstance(key, WorkerKey) else ()
 
 

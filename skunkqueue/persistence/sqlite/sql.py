@@ -86,7 +86,7 @@ HELD = f"SELECT id FROM run WHERE token = ? AND state = {RUNNING} ORDER BY id LI
 
 QUEUED_ON = """
     SELECT sum(queued), sum(queued + running + succeeded + failed + cancelled) FROM lane
-    WHERE queue = ? AND route IN (?, ?, ?)"""
+    WHERE queue = ? AND route IN (?, ?, ?, ?)"""
 LAST_TOLD = "SELECT max(n) FROM told WHERE worker = ?"
 EXPIRES = f"SELECT expires, ripe, state = {RUNNING} FROM run WHERE id = ? AND state <= {RUNNING}"
 IS_OPEN = f"SELECT 1 FROM run WHERE id = ? AND state <= {RUNNING}"

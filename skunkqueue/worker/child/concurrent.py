@@ -84,6 +84,10 @@ class Concurrent:
         finally:
             self._listen(False)
 
+    def executing(self) -> list[int]:
+        """The numbers of the runs whose functions are executed, from another thread."""
+        return self._places.numbers()
+
     def on_signal(self, *_: object) -> None:
         """Handle the pool's signal to interrupt runs."""
         for number in self._link.interrupts():

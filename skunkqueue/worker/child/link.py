@@ -17,6 +17,7 @@ from typing import NamedTuple
 from skunkqueue.clock import ticks
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.execute import Task
+from skunkqueue.worker.child.guard import Guard
 
 CHUNK = 1 << 16  # the memory of a read of 128 KiB and more is mapped and unmapped each time
 PAUSE = 0.02
@@ -44,8 +45,9 @@ class Ends(NamedTuple):
 class RunReader:
     """Reads runs, and finds the one of a ticket by its number; runs whose ticket was taken back are dropped."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, guarded: Callable[[int], None] = lambda number: None) -> None:
         self._fd = fd
+        self._guarded = guarded
         self._splitter = frames.Splitter()
         self._come: list[tuple[int, bytes]] = []
         self._next = 0
@@ -57,7 +59,11 @@ class RunReader:
                 found, rest = self._come[self._next]
                 self._next += 1
                 if found == number:
-                    return _task(number, rest)
+                    task = _task(number, rest)
+                    if task.attempt > frames.MOST_ATTEMPTS:
+                        task = task._replace(attempt=task.attempt & frames.MOST_ATTEMPTS)
+                        self._guarded(number)
+                    return task
             self._come = [(found, rest) for _, found, rest in self._splitter.feed(self._read())]
             self._next = 0
 
@@ -88,14 +94,18 @@ class Horizon:
         """Whether leases may have ended."""
         return bool(unpack_from("<d", self._map)[0] < ticks())
 
+    def until(self) -> float:
+        return float(unpack_from("<d", self._map)[0])
+
 
 class Link:
     """A worker's connections to its pool."""
 
     def __init__(self, ends: Ends) -> None:
-        self.inbox: RunReader = RunReader(ends.inbox)
         self.tickets: socket.socket = socket.socket(fileno=ends.tickets)
         self.horizon: Horizon = Horizon(ends.horizon)
+        self.guard: Guard = Guard(self.horizon.until)
+        self.inbox: RunReader = RunReader(ends.inbox, self.guard.over)
         self._outbox = ends.outbox
         self._control = ends.control
         self._lock = threading.Lock()

@@ -88,6 +88,7 @@ def main() -> None:
         return
     announcer = Announcer(link.write, setup["queue"])
     worker = make(link, setup, jobs=jobs, imported=announcer.tell)
+    link.guard.executing = worker.executing
     signal.signal(signal.SIGURG, worker.on_signal)
     serve(link, worker, setup, announcer.tell)
 

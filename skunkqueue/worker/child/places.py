@@ -125,6 +125,11 @@ class Places:
         with self._lock:
             return self.over and not self.running
 
+    def numbers(self) -> list[int]:
+        """The runs that have begun and not ended."""
+        with self._lock:
+            return list(self._at)
+
     # interrupts
 
     def enter(self, number: int, place: Place) -> None:

@@ -191,6 +191,10 @@ class Serial:
     def _leave(self, number: int) -> None:
         self._number = 0
 
+    def executing(self) -> tuple[int, ...]:
+        """The number of the run whose function is executed, from another thread."""
+        return (self._number,)
+
     def on_signal(self, signal_number: int, frame: FrameType | None) -> None:
         """Handle the pool's signal to interrupt runs; called on the main thread, between two steps of the job."""
         for number in self._link.interrupts():

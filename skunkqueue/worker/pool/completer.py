@@ -43,6 +43,8 @@ class Completer:
         self._unknown: set[tuple[str, str]] = set()  # jobs and why a worker cannot have them, as logged
         self.outcomes: list[tuple[Claim, Outcome]] = []
         self.reports: list[LogEntry | None] = []
+        self.gone: Callable[[Claim], None] = lambda claim: None
+        """Is told of runs that end without an outcome, as their lease was taken away."""
         self._progress: dict[tuple[str, str], int] = {}  # index of a claim's progress among the outcomes
 
     def take(self) -> tuple[list[tuple[Claim, Outcome]], list[LogEntry | None]]:
@@ -112,6 +114,7 @@ class Completer:
         if held.cause in ("cancel", "lost"):
             text = f" {spent}: its lease was taken away"
             self._log.say_all([told(slot, "stopped", held.claim, held.name, text, took=took)])
+            self.gone(held.claim)
             return False
         if isinstance(what, Unknown):
             self._tell_unknown(slot, held, what)

@@ -17,6 +17,7 @@ from skunkqueue.draining import draining
 from skunkqueue.envelope import Claim, Exchange, Outcome, Want, new_token, with_priorities
 from skunkqueue.errors import Interrupted, SkunkError
 from skunkqueue.handlers.ends import Ends
+from skunkqueue.limits.serial import taking
 from skunkqueue.persistence import Persister, Source
 from skunkqueue.persistence.put import put
 from skunkqueue.schedules.registry import registry
@@ -83,6 +84,7 @@ class Drain:
         self._splitter = frames.Splitter()
         self._lock = threading.RLock()  # threads of a job report progress too
         self._number = 0
+        self._permit: Claim | None = None  # under which the current run is executed
         self._due: list[int] = []  # runs to be interrupted
         self._ends = Ends(settings.queue)
         executor = Executor(self.write, Resolver(settings.jobs, settings.queue), max_result=settings.max_payload)
@@ -99,11 +101,12 @@ class Drain:
     def run_one(self) -> bool:
         """Execute one run, if one is ripe; returns whether there was one."""
         with self._working():
-            claim = self._claim(self._routes())
+            routes = self._routes()
+            claim = self._claim(routes)
             if claim is not None:
                 self._execute(claim)
                 self._exchange()
-            return claim is not None or self._settle()
+            return claim is not None or self._take_turn(routes) or self._settle()
 
     def _run_all(self) -> bool:
         """Execute the ripe runs of the current routes; returns whether there were any."""
@@ -111,7 +114,22 @@ class Drain:
         while (claim := self._claim(routes)) is not None:
             found = True
             self._execute(claim)
+        while self._take_turn(routes):
+            found = True
         return found
+
+    def _take_turn(self, routes: Sequence[str]) -> bool:
+        """Take one turn of limited runs, which is one run or none; returns whether there was one to take."""
+        if not isinstance(self._source, Persister):
+            return False
+        self._exchange()
+        with taking(self._source, self._settings, self._slot.name, routes, self._clock) as turn:
+            self._permit = turn.permit
+            if turn.run is not None:
+                self._execute(turn.run)
+                self._exchange()
+            self._permit = None
+        return turn.is_there
 
     def _settle(self) -> bool:
         """Let go what waits for runs that have ended, and make the ticks that have come; returns whether any did."""
@@ -228,8 +246,9 @@ class Drain:
 
     def _extend(self, held: Held) -> None:
         until = self._clock.now() + self._settings.lease
+        claims = [held.claim] if self._permit is None else [held.claim, self._permit]
         with contextlib.suppress(SkunkError):  # the source is away: it may be back in time
-            if held.claim.id not in self._source.extend([held.claim], until=until):
+            if not {claim.id for claim in claims} <= self._source.extend(claims, until=until):
                 self._interrupt(held, "lost")
 
     @contextlib.contextmanager

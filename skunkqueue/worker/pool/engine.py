@@ -17,13 +17,14 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import sleep
 from typing import Final
 
 from skunkqueue.clock import Clock, ticks
-from skunkqueue.envelope import Claim
+from skunkqueue.envelope import Claim, Exchange, Outcome
 from skunkqueue.errors import StoreError, StoreVersion, WrongStore
+from skunkqueue.limits.turns import is_turn
 from skunkqueue.persistence import Channel, Persister, Source, WorkerKey
 from skunkqueue.worker.pool.completer import Completer, not_kept, refused, taken
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
@@ -33,6 +34,7 @@ from skunkqueue.worker.pool.leases import Leases
 from skunkqueue.worker.pool.listener import Listener
 from skunkqueue.worker.pool.log import Log
 from skunkqueue.worker.pool.log_entry import ERROR, WARNING
+from skunkqueue.worker.pool.permits import Permits
 from skunkqueue.worker.pool.settings import Settings, describe, make_slots
 from skunkqueue.worker.pool.slot import Held, Slot
 from skunkqueue.worker.pool.supervisor import GENTLE, KILL, ROUGH, Supervisor, named
@@ -149,7 +151,9 @@ class Engine:
         is_store = isinstance(source, Persister)
         self._completer = Completer(self._clock, self._log, settings.patience, settings.in_process, is_timed=is_store)
         look = self._fetcher.call
-        self._leases = Leases(slots, settings, self._heartbeat, self._log, self._exchanger.run, look)
+        hand_back = self._completer.hand_back
+        self._leases = Leases(slots, settings, self._heartbeat, self._log, self._exchanger.run, look, hand_back)
+        self._open_permits(look)
         self._timekeeper = Timekeeper(source, self._clock, settings, self._exchanger.run, look)
         self._supervisor = Supervisor(
             slots, settings, self._selector, self._completer, self._leases, self._log, look, self._timekeeper
@@ -159,12 +163,27 @@ class Engine:
         self._is_open = True
         self._log.flush()
 
+    def _open_permits(self, look: Callable[[], None]) -> None:
+        """What has to do with limited runs, which only a store has."""
+        most, run = self._fetcher.most, self._exchanger.run
+        self._permits = permits = Permits(
+            self._source, self._clock, self.settings, self._slots, self._completer, run, look, most
+        )
+        self._fetcher.further = permits.wants
+        self._leases.others, self._leases.others_lost, self._leases.gone = permits.claims, permits.lost, permits.gone
+        self._completer.gone = permits.gone
+        if isinstance(self._source, Persister):
+            for slot in self._slots:
+                slot.take_turns()
+
     def _turn(self) -> None:
         self._attend()
         self._listen()
         self._obey()
         self._leases.keep()
         self._timekeeper.keep()
+        for warning in self._permits.tend(stops=self._claims_nothing()):
+            self._warn(warning)
         self._await_more_orders()
         self._leases.check()
         self._supervisor.enforce()
@@ -215,6 +234,7 @@ class Engine:
             return 0.0
         until = min(self._rough_at, self._give_up_at, self._rouse_at, self._exchanger.late_at)
         until = min(until, self._supervisor.until(), self._leases.until(), self._unreached_at, self._timekeeper.until())
+        until = min(until, self._permits.until())
         if not self._claims_nothing():
             until = min(until, self._fetcher.until())
         return min(until, self._write_at) if self._log.waits else until
@@ -334,6 +354,7 @@ class Engine:
         """Handle a delivery: report outcomes, start runs that were marked, hand out claims."""
         if delivery.outcomes:
             self._report(delivery)
+            self._permits.ended(delivery)
             if self._timekeeper.minds_ends:
                 self._timekeeper.ended(delivery.outcomes)
             if self._timekeeper.ends:
@@ -341,8 +362,9 @@ class Engine:
             self._start_marked(delivery)
         if delivery.result.claims:
             self._leases.claimed(ticks() + delivery.now + self.settings.lease - self._clock.now())
-            self._hand_out(delivery.result.claims)
+            self._hand_out(delivery.result)
         if delivery.wants:
+            self._permits.answered(delivery)
             self._fetcher.learn(delivery, self.burst)
 
     def _call_handlers(self, delivery: Delivery) -> None:
@@ -384,16 +406,24 @@ class Engine:
         else:
             self._hand(slot, [held])
 
-    def _hand_out(self, claims: Sequence[Claim]) -> None:
+    def _hand_out(self, result: Exchange) -> None:
         """Admit each new claim, and hand them out by slot, in order."""
         batches: dict[str, list[Held]] = {}
-        for claim in claims:
+        for claim in result.claims:
             slot = self._fetcher.slot_of(claim.token)
+            if is_turn(claim[0][2]):
+                self._permits.took(slot, claim, stops=bool(self._level))
+                continue
+            permit = self._permits.of(claim.token)
+            if permit is not None and not self._permits.may_start(permit, claim, result.taken):
+                self._completer.note(claim, Outcome.untouched())
+                continue
             if claim.lapses:
                 self._leases.claimed_anew(claim)
             held = self._completer.admit(slot, claim)
             if held is None:
                 continue
+            held.guarded = permit is not None and self._permits.is_guarded((claim.id, claim.token))
             # Another may be quicker than it is replaced, or than its route goes on.
             if slot.leaving or slot.paused or not slot.ready or slot.gave_back:
                 self._completer.hand_back(slot, [held])
@@ -433,14 +463,22 @@ class Engine:
         return self.burst and not self._level and has_looked and self._is_at_rest()
 
     def _is_at_rest(self) -> bool:
-        return not self._completer.outcomes and all(slot.ready and not slot.busy for slot in self._slots)
+        return (
+            not self._completer.outcomes
+            and self._permits.is_at_rest
+            and all(slot.ready and not slot.busy for slot in self._slots)
+        )
 
     def _is_over(self) -> bool:
         if self._is_idle_burst() or (not self._level and self._supervisor.all_done):
             self.stop(GENTLE)
         if not self._level or not self._supervisor.all_done:
             return False
-        if not self._completer.outcomes and (self._exchanger.idle or (self._was_away and not self._exchanger.owes)):
+        if (
+            not self._completer.outcomes
+            and self._permits.is_at_rest
+            and (self._exchanger.idle or (self._was_away and not self._exchanger.owes))
+        ):
             return True
         if self._give_up_at == FOREVER:
             self._give_up_at = ticks() + (QUICK if self._level >= KILL else self.settings.lease)

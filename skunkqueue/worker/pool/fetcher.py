@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -45,6 +45,9 @@ class Fetcher:
         poke: Callable[[], None],
     ) -> None:
         self.looked: bool = False
+        self.further: Callable[[], Mapping[Want, Slot]] = dict
+        """Gives what else to claim with an exchange, beside the work for all slots that have room."""
+        self._further: Collection[str] = ()  # the tokens of that
         self._source = source
         self._clock = clock
         self._max_runs = settings.max_runs
@@ -132,9 +135,12 @@ class Fetcher:
         self._called = not self._exchanger.free
         if self._called:
             return []
+        further = self.further()
         idle_first = sorted(self._asking(), key=lambda slot: len(slot.held))
-        found = {want: slot for slot in idle_first if (want := slot.want(self._most(slot))) is not None}
+        found = {want: slot for slot in idle_first if (want := slot.want(self.most(slot))) is not None}
         self.looked = self.looked or all(slot.paused for slot in self._slots)
+        self._further = {want.token for want in further}
+        found.update(further)
         self._wanted = {want.token: slot for want, slot in found.items()}
         return list(found)
 
@@ -145,7 +151,9 @@ class Fetcher:
     def learn(self, delivery: Delivery, burst: bool) -> None:
         """Decide when to look again: at once if a want was filled and more is left, else when the next run ripens."""
         now = ticks()  # before the source's clock is read: the process may be stopped between the two
-        wants, result = delivery.wants, delivery.result
+        wants, result = [want for want in delivery.wants if want.token not in self._further], delivery.result
+        if not wants:
+            return
         got: dict[str, int] = {}
         for claim in result.claims:
             got[claim.token] = got.get(claim.token, 0) + 1
@@ -156,6 +164,7 @@ class Fetcher:
         left = self._longest if ripe is None else min(max(ripe - self._clock.now(), SOONEST), self._longest)
         for want in wants:
             slot = self.slot_of(want.token)
+            slot.is_filled = got.get(want.token, 0) >= want.limit
             slot.look_at = 0.0 if more else now + left + slot.yields
         by_watch = wants[0].token in self._watched_for
         # Before a burst may end, one look must ask for all slots. And a wake-up on a route that the watch did not serve
@@ -167,7 +176,7 @@ class Fetcher:
         self.looked = whole and not more and (ripe is None or ripe > delivery.now)
 
     def _look_at(self) -> float:
-        return min((slot.look_at for slot in self._asking() if slot.room(self._most(slot)) > 0), default=FOREVER)
+        return min((slot.look_at for slot in self._asking() if slot.room(self.most(slot)) > 0), default=FOREVER)
 
     def _asking(self) -> Sequence[Slot]:
         """All slots, except those that a watch is claiming for."""
@@ -176,7 +185,8 @@ class Fetcher:
         by_watch = self._watched_for.values()
         return [slot for slot in self._slots if slot not in by_watch]
 
-    def _most(self, slot: Slot) -> int | None:
+    def most(self, slot: Slot) -> int | None:
+        """How many more runs its worker may start before it is replaced; None if it is not."""
         return None if self._max_runs is None else max(0, self._max_runs - slot.runs)
 
     # the watch
@@ -192,7 +202,7 @@ class Fetcher:
             return
         if not self._exchanger.free:
             return
-        found = {want: slot for slot in self._slots if (want := slot.want(self._most(slot), slot.free)) is not None}
+        found = {want: slot for slot in self._slots if (want := slot.want(self.most(slot), slot.free)) is not None}
         now = ticks()
         until = min([self._announced_at(), now + self._longest, *(slot.look_at for slot in found.values())])
         if found and until > now:
@@ -219,7 +229,7 @@ class Fetcher:
         if not self._source.wakes_one:
             return False
         idle = (slot for slot in self._slots if slot.route not in self._served and slot.look_at > ticks())
-        return any(min(slot.room(self._most(slot)), slot.free) > 0 for slot in idle)
+        return any(min(slot.room(self.most(slot)), slot.free) > 0 for slot in idle)
 
     def _is_served(self, route: str, wants: Sequence[Want]) -> bool:
         return any(route in want.routes for want in wants)

@@ -36,7 +36,9 @@ class Leases:
         log: Log,
         run: Callable[[Callable[[], None]], None],
         look: Callable[[], None],
+        hand_back: Callable[[Slot, Sequence[Held]], None] = lambda slot, many: None,
     ) -> None:
+        self._hand_back = hand_back
         self.horizon: float = ticks() + settings.lease
         """Ticks until which all runs handed out are known to be leased."""
         self.are_sure: bool = True
@@ -49,6 +51,12 @@ class Leases:
         self._look = look
         self._beat_at = 0.0
         self._failures = 0  # of beats, since the last one that succeeded
+        self.others: Callable[[], Sequence[Claim]] = list
+        """Gives claims that no slot executes, whose leases are extended all the same."""
+        self.others_lost: Callable[[set[Key]], set[Key]] = lambda lost: set()
+        """Is told of leases that are lost; gives the claims of runs that must not go on without them."""
+        self.gone: Callable[[Claim], None] = lambda claim: None
+        """Is told of runs that are dropped without an outcome."""
         self._unasked = FOREVER  # ticks until which claims are leased that are newer than the last beat
 
     def until(self) -> float:
@@ -69,12 +77,16 @@ class Leases:
             self._heartbeat.under_way = True
             self._unasked = FOREVER
             claims = [held.claim for slot in self._slots for held in slot.in_hand()]
+            claims += self.others()
             self._run(lambda: self._heartbeat.beat(claims))
 
     def beaten(self, beaten: Beaten) -> None:
         """Handle the result of a beat: which leases hold, and until when."""
         if beaten.until is not None:
-            self.lose({_key(claim) for claim in beaten.asked if claim.id not in beaten.held})
+            lost = {_key(claim) for claim in beaten.asked if claim.id not in beaten.held}
+            self.lose(lost)
+            if lost:
+                self._end(self.others_lost(lost) - lost)
             self._set_horizon(min(beaten.until, self._unasked))
             self.are_sure = self.horizon > ticks()
         self._failures = 0 if beaten.is_whole else self._failures + 1
@@ -132,10 +144,24 @@ class Leases:
             for held in slot.drop(lost):
                 text = ": its lease was taken away"
                 self._log.say_all([told(slot, "dropped", held.claim, held.name, text, level=WARNING)])
+                self.gone(held.claim)
                 self._look()
             for held in list(slot.held.values()):
                 if _key(held.claim) in lost:
                     slot.interrupt(held, "lost", self._settings.kill_after)
+            if self.are_sure:
+                slot.again()
+
+    def _end(self, marks: set[Key]) -> None:
+        """Interrupt what runs of these, hand back what does not run yet: the permits that they go under are lost."""
+        for slot in self._slots:
+            if not any(_key(held.claim) in marks for held in slot.in_hand()):
+                continue
+            slot.recalled.extend(slot.recall())
+            self._hand_back(slot, slot.drop(marks))
+            for held in list(slot.held.values()):
+                if _key(held.claim) in marks:
+                    slot.interrupt(held, "stop", self._settings.kill_after)
             if self.are_sure:
                 slot.again()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 from collections import deque
@@ -11,7 +12,7 @@ from copy import copy
 from typing import Final
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Claim, Seal, Want, address, new_token, with_priorities
+from skunkqueue.envelope import TURNS, Claim, Seal, Want, address, new_token, with_priorities
 from skunkqueue.notes import Notes
 from skunkqueue.policy import Unknown
 from skunkqueue.worker import frames
@@ -20,6 +21,10 @@ from skunkqueue.worker.pool.process import Process, Thread
 
 MOST_AHEAD: Final = 512
 """Most runs that the worker of a slot has at a time, executed and handed ahead."""
+OVERLADEN: Final = 4
+"""With so many times as many runs as are handed ahead, a worker of limited runs gives back what it has not started."""
+FEW: Final = 4
+"""Up to so many runs, turns are claimed with them: each may be one run."""
 SOON: Final = 0.05
 """Seconds of work that are handed ahead to a worker."""
 MOST_BYTES: Final = 8 << 20
@@ -46,8 +51,8 @@ class Held:
     """A claim that this pool holds."""
 
     __slots__ = (
-        "alone", "attempt", "careful", "cause", "claim", "importing", "kill_at", "name", "notes", "number", "seal",
-        "since",
+        "alone", "attempt", "careful", "cause", "claim", "guarded", "importing", "kill_at", "name", "notes", "number",
+        "seal", "since",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, seal: Seal, notes: Notes, name: str, careful: bool, alone: bool = False) -> None:
@@ -59,6 +64,7 @@ class Held:
         self.alone: bool = alone
         self.attempt: int = notes.starts + 1
         self.number: int = 0
+        self.guarded: bool = False  # the worker ends rather than execute it beyond its lease
         self.since: float = 0.0  # ticks when it started, as far as known
         self.importing: bool = False  # the worker is importing its job
         self.cause: str = ""  # why it is being interrupted: timeout, cancel, lost, stop
@@ -91,6 +97,11 @@ class Slot:
         self.route = route
         self.concurrency = concurrency
         self.routes: tuple[str, ...] = (address(name), *with_priorities(route))
+        self._orders = (self.routes, self.routes)  # of the routes in its wants, in turn
+        self.reserved: int = 0  # runs that permits of this slot have asked for, or will
+        self.turns_until: float = 0.0  # ticks until which turns are likely to come, and are asked for apart
+        self.turn_yield: float = 8.0  # runs that a turn gives, about
+        self.is_filled: bool = False  # its last want got all that it asked for
         self.body: Process | Thread | None = None
         self.ready: bool = False
         self.leaving: bool = False  # the worker gets no more tickets, and ends after its current runs
@@ -135,12 +146,46 @@ class Slot:
         return self.concurrency - len(self.held)
 
     def want(self, most: int | None, limit: int = MOST_AHEAD) -> Want | None:
-        """What to claim for this slot now. ``most``: how many more runs its worker may start before it is replaced."""
-        limit = min(self.room(most), limit)
+        """What to claim for this slot now. ``most``: how many more runs its worker may start before it is replaced.
+
+        Turns of limited runs are among it, unless these are asked for apart, in the same exchange.
+        """
+        room = self.room(most)
+        if limit == MOST_AHEAD and self.wants_turns_apart(room):
+            limit = room // 2 if self.is_filled else limit
+            self.gave_back = False
+            return Want(self.queue, self.routes, self.name, new_token(), min(room, limit))
+        limit = min(room, limit)
         if limit <= 0:
             return None
         self.gave_back = False
-        return Want(self.queue, self.routes, self.name, new_token(), limit)
+        self._orders = self._orders[::-1]
+        return Want(self.queue, self._orders[0], self.name, new_token(), limit)
+
+    def wants_turns_apart(self, room: int) -> bool:
+        """Whether turns are asked for by ``turn_want``: each gives several runs, so that fewer are wanted than runs."""
+        return room > FEW and ticks() < self.turns_until
+
+    def turn_want(self, most: int | None) -> Want | None:
+        """The turns to claim for this slot now, where these are asked for apart."""
+        room = self.room(most)
+        if not self.wants_turns_apart(room):
+            return None
+        number = math.ceil((room // 2 if self.is_filled else room) / self.turn_yield)
+        return Want(self.queue, (self.route + TURNS,), self.name, new_token(), number)
+
+    def learn_turn(self, asked: int, got: int) -> None:
+        """Learn how many runs a turn gives: it was asked for so many, and gave so many."""
+        if got < asked:
+            self.turn_yield = max(1.0, 0.7 * self.turn_yield + 0.3 * got)
+        elif asked > self.turn_yield / 2:
+            self.turn_yield = min(1.5 * self.turn_yield, float(MOST_AHEAD))
+
+    def take_turns(self) -> None:
+        """Claim the turns of limited runs as well: every other time before other runs, so that neither waits long."""
+        address, high, normal, low = self.routes
+        turns = self.route + TURNS
+        self._orders = (address, high, turns, normal, low), (address, high, normal, turns, low)
 
     def room(self, most: int | None) -> int:
         """How many runs can be handed to the worker now; 0 or less for none."""
@@ -153,7 +198,12 @@ class Slot:
             limit = max(limit, min(2 * self.put_back, MOST_STRANGE))
         if most is not None:
             limit = min(limit, most - len(self.held))
-        return 0 if self._runs_alone else limit
+        return 0 if self._runs_alone else limit - self.reserved
+
+    @property
+    def is_overladen(self) -> bool:
+        """Whether it has many times what its worker will finish soon: runs have begun to take longer."""
+        return len(self.held) > OVERLADEN * self._ahead and not self.leaving
 
     @property
     def yields(self) -> float:
@@ -237,7 +287,8 @@ class Slot:
         for number, held in enumerate(many, first):
             held.number = number
             self.held[number] = held
-            written += frames.run(number, held.attempt, held.claim[0][0].encode(), held.claim[0][4])
+            attempt = min(held.attempt, frames.MOST_ATTEMPTS) | (frames.GUARDED if held.guarded else 0)
+            written += frames.run(number, attempt, held.claim[0][0].encode(), held.claim[0][4])
         self._number = number
         if not busy:
             self.since = ticks()

@@ -9,6 +9,7 @@ from typing import Final
 
 from skunkqueue.clock import ticks
 from skunkqueue.connection import POOL_URL
+from skunkqueue.worker.frames import LEASE_ENDED
 from skunkqueue.worker.pool.completer import Completer, Reader, told
 from skunkqueue.worker.pool.leases import Leases
 from skunkqueue.worker.pool.log import Log
@@ -24,6 +25,9 @@ GENTLE: Final = 1
 ROUGH: Final = 2
 KILL: Final = 3
 """How a pool stops: its runs may finish, are interrupted, or are killed."""
+
+_LEASE_ENDED: Final = f"exit code {LEASE_ENDED}"
+"""How a worker dies that ends itself since the leases of what it executes have ended: nothing of it is to blame."""
 
 ASK: Final = 0.05
 """Seconds between checks for dead workers, where the kernel has no process descriptors."""
@@ -268,6 +272,7 @@ class Supervisor:
             self._say(slot, "unread", f"left what cannot be read ({named(error)})", ERROR)
         came_up, leaving, killed = slot.ready, slot.leaving, slot.killed
         how, running, back = slot.clear()
+        killed = killed or (how == _LEASE_ENDED and any(held.guarded for held in running))
         self._completer.hand_back(slot, back)
         for held in running:
             if not self._completer.judge_death(slot, held, how, len(running) == 1, killed):
