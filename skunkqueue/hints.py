@@ -45,21 +45,22 @@ class Waited(Protocol):
 
 
 def unserved(run: Waited) -> str:
-    """In one sentence, that no worker alive serves the route of a queued run; empty if one does, or it is not queued.
+    """In one sentence, that no worker alive serves the route of a queued run, or that the route is paused; empty if
+    neither is so, or it is not queued. Of one that waits for others too: who lets it go serves its route.
 
     Raises what the store raises.
     """
-    is_queued = run.state == State.QUEUED  # asks the store, which may tell the envelope too
+    state = run.state  # asks the store, which may tell the envelope too
     envelope = envelope_of(run)
-    if envelope is None or not is_queued:
+    if envelope is None or state not in (State.QUEUED, State.WAITING):
         return ""
     queue, route = run._queue, base_route(envelope.route)
     workers = queue.store.workers(now=queue.clock.now_at_last())
     if route.startswith("@"):
         return "" if route[1:] in workers else f"the worker {route[1:]}, to which it was sent, is gone"
     if any(_may_serve(about, queue.name, route) for about in workers.values()):
-        return _paused(queue, route)
-    where = f"route {route} of queue {queue.name} on {queue.url}"
+        return _paused(queue, route) if state == State.QUEUED else ""
+    where = f"route {route} of queue {queue.name} on {queue.store.url}"
     if queue.one_process:
         return f"no worker serves {where}; that store needs one in this process: WorkerPool(queue, in_process=True)"
     return f"no worker serves {where}; to start one: {how_to_serve(queue.name, route)}"

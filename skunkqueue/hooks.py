@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from skunkqueue.errors import WrongCall
 from skunkqueue.printable import said
+from skunkqueue.schedules.registry import registry
 
 Around = Callable[[Any], Iterator[None]] | Callable[[Any], AsyncIterator[None]]
 """A generator function that yields once: what comes before is done before a run, what comes after, after it."""
@@ -29,9 +30,18 @@ class Hooks:
         self.arounds: list[Around] = []
         self.lifespans: list[Lifespan] = []
         self.stamps: list[Stamp] = []
+        self.handlers: list[tuple[Any, Any]] = []
+        """Jobs that are called for runs that end, each with how they are declared; see ``queue.on``."""
 
     def __bool__(self) -> bool:
-        return bool(self.arounds or self.lifespans)
+        return bool(self.arounds or self.lifespans or self.handlers)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """They came with a job by value: the worker that has them now declares the handlers."""
+        self.__dict__.update(state)
+        for job, handles in state.get("handlers", ()):
+            job.handles = handles
+            registry.add_handler(job)
 
     def add_around(self, function: Any) -> None:
         """Raises WrongCall for what is no generator function."""

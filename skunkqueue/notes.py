@@ -73,7 +73,10 @@ def _history(field: Sequence[Any]) -> tuple[Attempted, ...]:
 
 
 def _begun(field: Sequence[Any]) -> tuple[float, str] | None:
-    return next(((float(began), str(worker)) for began, worker in field), None)
+    try:
+        return next(((float(began), str(worker)) for began, worker in field), None)
+    except (TypeError, ValueError):  # of a newer version
+        return None
 
 
 def encode_notes(notes: Notes) -> bytes:

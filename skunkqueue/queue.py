@@ -299,7 +299,8 @@ class SkunkQueue(_Configured):
         def decorate(function: Any) -> Any:
             if not callable(function):
                 raise WrongCall(f"on(...) is for a function of the run that has ended; got {said(function)}")
-            job: Job[Any, Any] = self._job(handling(function, self, lambda: job), None, checked, {})
+            handle = handling(function, self, lambda: job, lambda run, record: Run(self, run, None, record))
+            job: Job[Any, Any] = self._job(handle, None, checked, {})
             give_handler(job, ends, "routes" in options)
             return job
 
@@ -424,8 +425,8 @@ class SkunkQueue(_Configured):
     def run(self, id: str) -> Run[Any]:
         """A handle of the run with this id, which was fired here or anywhere else.
 
-        The whole id: whoever knows it has the run, and an ending could be guessed. Raises RunGone where the store has no
-        such run on this queue: it never was, or is no longer kept.
+        The whole id: whoever knows it has the run, while an ending could be guessed. Raises RunGone where the store has
+        no such run on this queue: it never was, or is no longer kept.
         """
         check_id(id)
         record = self.store.get_brief([id]).get(id)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
@@ -12,27 +11,20 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
 
 from skunkqueue import facts
-from skunkqueue.clock import ticks
 from skunkqueue.codec import decode_value
 from skunkqueue.connection import at_home
-from skunkqueue.draining import draining
-from skunkqueue.durations import Duration, seconds_left
+from skunkqueue.durations import Duration
 from skunkqueue.envelope import GATED, Envelope, Record, State
-from skunkqueue.errors import JobCancelled, JobFailed, RunGone, SkunkError, StoreAway, WaitTimeout, WrongCall
-from skunkqueue.hints import Hint, hinting
-from skunkqueue.pauses import pause_after
+from skunkqueue.errors import JobCancelled, JobFailed, RunGone, SkunkError, WaitTimeout, WrongCall
 from skunkqueue.persistence import BRIEF
 from skunkqueue.printable import said
 from skunkqueue.times import as_datetime, as_local
-from skunkqueue.watcher import Expiry, fetch, open_of
+from skunkqueue.waiting import all_ended, by_store, glance, wait_for
 
 if TYPE_CHECKING:
     from skunkqueue.queue import SkunkQueue
 
 R = TypeVar("R")
-
-GLANCE: Final = 1.0
-"""Seconds after which a waiter looks again, woken or not: a wake-up is a hint and may be missed."""
 
 
 class Run(Generic[R]):
@@ -87,45 +79,45 @@ class Run(Generic[R]):
     @property
     def state(self) -> State:
         """``waiting``, ``scheduled``, ``queued``, ``running``, ``succeeded``, ``failed`` or ``cancelled``."""
-        _glance([self])
+        glance([self])
         return self._shown()
 
     @property
     def result(self) -> R | None:
         """The value, once the run succeeded and as far as it can be read here; else None."""
-        _glance([self])
+        glance([self])
         return self._result()
 
     @property
     def error(self) -> str | None:
         """In one line, why it failed or was cancelled, or why it is tried again."""
-        _glance([self])
+        glance([self])
         return self._error()
 
     @property
     def attempts(self) -> int:
         """How often it was started, this time included."""
-        _glance([self])
+        glance([self])
         return 0 if self._record is None else attempts(self._record)
 
     @property
     def due(self) -> datetime | None:
         """When it was asked to run, in local time; None for a run that waits, or waited, for others."""
         if self._envelope is None and self._record is None:
-            _glance([self])
+            glance([self])
         envelope = self._envelope or (None if self._record is None else self._record.envelope)
         return None if envelope is None or envelope.due == GATED else as_local(as_datetime(envelope.due))
 
     @property
     def progress(self) -> float | None:
         """The progress that the job last reported, from 0 to 1; None before that."""
-        _glance([self])
+        glance([self])
         return None if self._record is None else self._record.progress
 
     @property
     def note(self) -> str | None:
         """The note that the job reported with its progress."""
-        _glance([self])
+        glance([self])
         return None if self._record is None else self._record.note
 
     # the call, and how it went
@@ -165,7 +157,7 @@ class Run(Generic[R]):
     @property
     def started(self) -> datetime | None:
         """When its last attempt started, in local time; None before that, or where nobody has told."""
-        _glance([self])
+        glance([self])
         if self._record is None:
             return None
         found = facts.times(self._record)
@@ -175,7 +167,7 @@ class Run(Generic[R]):
     @property
     def took(self) -> float | None:
         """Seconds that its last attempt took, once that has ended."""
-        _glance([self])
+        glance([self])
         if self._record is None or self._record.state == State.RUNNING:
             return None
         found = facts.times(self._record)
@@ -184,20 +176,20 @@ class Run(Generic[R]):
     @property
     def worker(self) -> str | None:
         """The worker that has it or had it last, as its log calls it (``foo.1``); None before the first."""
-        _glance([self])
+        glance([self])
         return None if self._record is None or not self._record.worker else facts.worker_label(self._record.worker)
 
     @property
     def history(self) -> list[facts.Attempt]:
         """The attempts that have ended, oldest first, each with its error; of very many, the last ones."""
-        _glance([self])
+        glance([self])
         return [] if self._record is None else facts.history(self._record)
 
     def _sealed(self) -> Envelope | None:
         if self._envelope is not None:
             return self._envelope
         if self._record is None:
-            _glance([self])
+            glance([self])
         if self._record is None or len(self._record.envelope.body) < BRIEF:
             return None if self._record is None else self._record.envelope
         with suppress(SkunkError):  # long bodies are read only when they are asked for
@@ -235,7 +227,7 @@ class Run(Generic[R]):
         Raises JobFailed, JobCancelled, RunGone, WaitTimeout (a TimeoutError), or a PayloadError where the value cannot
         be read here. While the store is away it goes on trying.
         """
-        _wait([self], timeout)
+        wait_for([self], timeout)
         return self._outcome()
 
     def cancel(self) -> bool:
@@ -254,7 +246,7 @@ class Run(Generic[R]):
         return self._awaited().__await__()
 
     async def _awaited(self) -> R:
-        await _all_ended([self])
+        await all_ended([self])
         return self._outcome()
 
     # from the record
@@ -337,7 +329,7 @@ def inert(queue: SkunkQueue, envelope: Envelope, reason: str) -> Run[Any]:
 
 def _fire_again(runs: Sequence[Run[R]]) -> list[Run[R]]:
     again: dict[int, Run[R]] = {}
-    stores = _by_store(runs)
+    stores = by_store(runs)
     envelopes = [[_envelope_of(run) for run in some] for some in stores]
     for some, envelopes_there in zip(stores, envelopes, strict=True):
         fired = some[0]._queue.put(envelopes_there)
@@ -368,120 +360,6 @@ def _failure(record: Record) -> JobFailed:
         told = ["", "", ""]
     kind, message, trace = told
     return JobFailed(message or ("" if kind else line), kind, trace)
-
-
-# -- looking and waiting ---------------------------------------------------------------------------------------------
-
-
-def look(runs: Sequence[Run[Any]]) -> None:
-    """Ask the store, once, about all of them that may have changed. Raises what the store raises."""
-    for changing in _by_store(run for run in runs if not run._settled):
-        records = fetch(changing[0]._queue.store, [run.id for run in changing])
-        for run in changing:
-            run._saw(records.get(run.id))
-
-
-def _by_store(runs: Iterable[Run[R]]) -> list[list[Run[R]]]:
-    """The runs of each store, in the order given."""
-    found: dict[int, list[Run[R]]] = {}
-    for run in runs:
-        found.setdefault(id(run._queue.connection), []).append(run)
-    return list(found.values())
-
-
-def _glance(runs: Sequence[Run[Any]]) -> None:
-    with suppress(SkunkError):
-        for some in _by_store(run for run in runs if not run._settled):
-            with suppress(SkunkError):  # then what was known last has to do; another store may be there
-                look(some)
-
-
-def _wait(runs: Sequence[Run[Any]], timeout: Duration | None) -> None:
-    """Return when all have ended or are gone. Raises WaitTimeout."""
-    limit = math.inf if timeout is None else ticks() + seconds_left(timeout, "timeout")
-    left = list(runs)
-    expires = {run.id: run._envelope.expires for run in runs if run._envelope and run._envelope.expires is not None}
-    expiries: dict[int, Expiry] = {}
-    hint = Hint()
-    failures = 0
-    while left:
-        away: StoreAway | None = None
-        try:
-            _drain_for(left)
-            left = _unended(left, min(limit - ticks(), GLANCE, _until_expiry(left, expires, expiries)), expires)
-            if left:
-                hint.look(left)
-                _rest(left, limit, hint)
-            failures = 0
-        except StoreAway as error:
-            away = error
-        if away is not None:
-            failures += 1
-            time.sleep(min(pause_after(failures), _rest(left, limit, hint, away)))
-
-
-def _until_expiry(runs: Sequence[Run[Any]], expires: Mapping[str, float], expiries: dict[int, Expiry]) -> float:
-    """End what has expired; gives the seconds until the next of these does.
-
-    ``expires``: by run, when it can only end as expired; ``expiries``: by store. Both are kept for a wait.
-    """
-    until = math.inf
-    for some in _by_store(run for run in runs if expires.get(run.id, math.inf) < math.inf):
-        queue, first = some[0]._queue, min(expires[run.id] for run in some)
-        expiry = expiries.setdefault(id(queue.connection), Expiry(queue.store, queue.clock))
-        expiry.end(first)
-        until = min(until, expiry.left(first))
-    return until
-
-
-def _unended(runs: list[Run[Any]], patience: float, expires: dict[str, float]) -> list[Run[Any]]:
-    """Those that have not ended, when the last of them has, or after so many seconds; and when they expire."""
-    last = runs[-1]
-    if not last._settled and (record := last._queue.store.await_end(last.id, patience)) is not None:
-        last._saw(record)
-        runs = runs[:-1]
-    left: list[Run[Any]] = []
-    for some in _by_store(run for run in runs if not run._settled):
-        found = open_of(some[0]._queue.store, [run.id for run in some])
-        expires.update(found)
-        look([run for run in some if run.id not in found])
-        left += [run for run in some if run.id in found or run._is_open()]
-    return left
-
-
-def _rest(left: list[Run[Any]], limit: float, hint: Hint, away: StoreAway | None = None) -> float:
-    """Seconds until the limit. Raises WaitTimeout when there are none."""
-    rest = limit - ticks()
-    if rest > 0:
-        return rest
-    raise _timed_out(left, "the store is away" if away is not None else hint.why(left[0]), away) from away
-
-
-def _timed_out(left: Sequence[Run[Any]], why: str, away: StoreAway | None) -> WaitTimeout:
-    """The error about runs that have not ended; says of the first what is known of it."""
-    first = left[0]
-    if away is None:
-        _glance([first])
-    state, error = first._shown(), None if first._record is None else first._record.error
-    others = f" ({len(left) - 1} others neither)" if len(left) > 1 else ""
-    known = [] if away is not None else [f"it is {state}" + (f" ({error})" if error else "")]
-    reasons = "; ".join([*known, *([why] if why else [])])
-    return WaitTimeout(f"run {first.id} has not ended within the time given{others}: {reasons}", str(state), error)
-
-
-def _drain_for(runs: Sequence[Run[Any]]) -> None:
-    """Where this thread executes runs itself, execute what is ripe until these have ended: nobody else may do it."""
-    while draining.step is not None and any(run._is_open() for run in runs) and draining.step():
-        look(runs)
-
-
-async def _all_ended(runs: Sequence[Run[Any]]) -> None:
-    """Await the end of all, on the store's watcher thread."""
-    _drain_for(runs)
-    for waiting in _by_store(run for run in runs if not run._settled):
-        records = await hinting(waiting, waiting[0]._queue.watcher.ended([run.id for run in waiting]))
-        for run in waiting:
-            run._saw(records.get(run.id))
 
 
 # -- several -------------------------------------------------------------------------------------------------------
@@ -532,13 +410,13 @@ class Runs(Sequence[Run[R]], Generic[R]):
     @property
     def state(self) -> State:
         """The state of the least advanced, then of the worst. Of no runs at all: ``succeeded``."""
-        _glance(self.runs)
+        glance(self.runs)
         return min((run._shown() for run in self.runs), key=_RANK.__getitem__, default=State.SUCCEEDED)
 
     @property
     def results(self) -> list[R | None]:
         """The values in order, None for those that have none (yet)."""
-        _glance(self.runs)
+        glance(self.runs)
         return [run._result() for run in self.runs]
 
     @property
@@ -549,22 +427,22 @@ class Runs(Sequence[Run[R]], Generic[R]):
     @property
     def error(self) -> str | None:
         """The first error there is."""
-        _glance(self.runs)
+        glance(self.runs)
         return next((error for run in self.runs if (error := run._error())), None)
 
     def wait(self, timeout: Duration | None = None) -> list[R]:
         """The values in order, when all have ended. Raises the first failure, as ``Run.wait`` does."""
-        _wait(self.runs, timeout)
+        wait_for(self.runs, timeout)
         return [run._outcome() for run in self.runs]
 
     def cancel(self) -> bool:
         """Cancel all; returns whether any was cancelled."""
-        stores = _by_store(run for run in self.runs if not run._settled)
+        stores = by_store(run for run in self.runs if not run._settled)
         return sum([some[0]._queue.cancel_all([run.id for run in some]) for some in stores]) > 0
 
     def promote(self) -> bool:
         """Have those start now that are scheduled or wait for their retry; returns whether there were any."""
-        stores = _by_store(run for run in self.runs if not run._settled)
+        stores = by_store(run for run in self.runs if not run._settled)
         return sum([some[0]._queue.promote_all([run.id for run in some]) for some in stores]) > 0
 
     def fire(self) -> Runs[R]:
@@ -575,7 +453,7 @@ class Runs(Sequence[Run[R]], Generic[R]):
         return self._awaited().__await__()
 
     async def _awaited(self) -> list[R]:
-        await _all_ended(self.runs)
+        await all_ended(self.runs)
         return [run._outcome() for run in self.runs]
 
 

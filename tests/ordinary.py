@@ -40,7 +40,7 @@ NETS = {
     "skunkqueue.persistence.sqlite": ("LOOK", "LOOK_ALONE"),
     "skunkqueue.persistence.redis.channel": ("LATE",),
     "skunkqueue.persistence.fdb.notify": ("LOOK",),
-    "skunkqueue.run": ("GLANCE",),
+    "skunkqueue.waiting": ("GLANCE",),
     "skunkqueue.watcher": ("LONGEST",),
 }
 """What looks by itself, by module. The beat is a third of the lease, and so are looks for ended leases."""

@@ -145,7 +145,8 @@ class CuttingProxy:
         self.cuts = 0
         self.answered = 0
         """Bytes that the server has answered."""
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     @property
     def url(self) -> str:
@@ -190,6 +191,9 @@ class CuttingProxy:
             return True
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # or the thread would take one more, from whoever comes again
+        self._accepting.join(10)
         self._listener.close()
         for each in self._sockets:
             each.close()

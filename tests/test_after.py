@@ -255,6 +255,20 @@ def test_the_graph_is_drawn_on_the_command_line(tmp_path):
         assert "in 2" not in listed
 
 
+def test_a_graph_whose_ways_meet_is_drawn_once(tmp_path):
+    with SkunkQueue("demo", f"sqlite:///{tmp_path}/runs.db") as queue:
+        job = queue.event(lambda number: number, name="job")
+        layer = job.fire_many([(n,) for n in range(4)])
+        for _ in range(6):
+            layer = job.after(layer).fire_many([(n,) for n in range(4)])
+        last = job.after(layer).fire(0)
+
+        said = CliRunner().invoke(skunq, ["show", last.id, "--url", queue.url]).output
+
+    assert len(said.splitlines()) < 150  # not 4 ** 7
+    assert said.count("(above)") == 6 * 12
+
+
 def test_pools_of_another_process_read_the_values(tmp_path):
     url = f"sqlite:///{tmp_path}/runs.db"
     with SkunkQueue("demo", url) as queue, PoolProcess(tmp_path, url, "default"):

@@ -462,7 +462,7 @@ def test_purge_clears_away_what_nobody_needs(skunq: Skunq, queue: SkunkQueue) ->
     said = skunq("purge")
     counts = skunq.json("purge", "-q", "demo")
 
-    assert said == f"1 cleared away; {skunq.url}: 1 queued, 1 cancelled\n"
+    assert said == f"1 run, order or worker cleared away; {skunq.url}: 1 queued or scheduled, 1 cancelled\n"
     assert counts == {"purged": 0, "left": {"queued": 1, "cancelled": 1}}
 
 
@@ -746,3 +746,11 @@ def test_an_int_too_long_for_python_to_write_is_still_shown() -> None:
 
 def test_what_a_terminal_would_obey_is_written_out() -> None:
     assert printable("a\x1b[31m\udc80é") == "a\\x1b[31m\\udc80é"
+
+
+@pytest.mark.parametrize("module", ["skunkqueue", "skunkqueue.cli"])
+def test_the_program_is_run_as_a_module_too(module: str) -> None:
+    said = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, timeout=LIMIT)
+
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.startswith("skunkqueue ")

@@ -193,3 +193,27 @@ def test_threads_that_fire_at_once_all_put_each_run_once(store: FDBPersister) ->
     assert len(set(ids)) == 100
     assert count_states(store) == {"queued": 101}
     assert store._link.conflicts == 0
+
+
+def test_one_new_id_put_by_two_at_once_is_one_run_with_one_body(store: FDBPersister, url: str) -> None:
+    """Whoever commits last meets the other, though neither has read anything."""
+    with closing(open_url(url)) as other:
+        other.put([sealed(1001)])
+        envelopes = [made() for _ in range(30)]
+
+        def put_all(handle: FDBPersister, body: bytes) -> None:
+            for envelope in envelopes:
+                assert handle.put([envelope._replace(body=body)]) == [envelope.id]
+
+        threads = [Thread(target=put_all, args=(handle, body)) for handle, body in ((store, b"a"), (other, b"b" * 700))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        records = store.get(ids_of(envelopes))
+        bodies = {claim.id: claim.envelope.body for claim in take(store, limit=40)}
+    assert len(bodies) == 32
+    assert {id: record.envelope.body for id, record in records.items()}.items() <= bodies.items()
+    assert set(bodies.values()) <= {b"a", b"b" * 700, b"body"}
+    assert len(records) == 30

@@ -183,6 +183,22 @@ def test_a_run_that_is_cancelled_while_it_waits_stays_so(world, job):
     assert world.record(gate_id(run)).state == State.SUCCEEDED
 
 
+def test_a_run_that_was_promoted_by_hand_goes_on_though_what_it_waited_for_is_lost(world, job):
+    ids = world.put(job)
+    run = world.after(job, ids)
+    world.keep()
+    assert world.store.promote([run], now=world.now) == {run}
+
+    world.end(ids[0], failed=True)
+    world.keep()
+    world.keep()
+
+    assert world.shown(run) == State.QUEUED
+    world.end(run)
+    world.keep()
+    assert not world.record(gate_id(run)).open
+
+
 def test_what_was_never_there_is_lost_after_a_while(world, job):
     run = world.after(job, ["0196f3a2b8c15f0e6d1b2c3d4e5f"])
 

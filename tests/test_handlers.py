@@ -18,7 +18,7 @@ from skunkqueue.handlers import declared
 from skunkqueue.handlers.book import declare, readable
 from skunkqueue.handlers.declared import handlers_of
 from skunkqueue.handlers.ends import Ends
-from skunkqueue.handlers.handler import Handler
+from skunkqueue.handlers.handler import EndHandler
 from skunkqueue.persistence import Limits
 from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.schedules.definition import Pieces
@@ -262,7 +262,7 @@ def test_a_queue_without_handlers_puts_nothing_more(queue, divide, monkeypatch):
 
 
 def handler(name="shop:alert", module="shop", event="failed", head=b"head"):
-    return Handler(event, name, ("",), 60.0, module, Pieces(head, b"", b"m\x92\x91\xa0\x80"))
+    return EndHandler(event, name, ("",), 60.0, module, Pieces(head, b"", b"m\x92\x91\xa0\x80"))
 
 
 def held(store):
@@ -451,6 +451,31 @@ def test_a_deployment_forgets_the_handler_that_the_code_no_longer_declares(shop,
     (tmp_path / "shop.py").write_text(SHOP.replace('@queue.on("failed")\n', ""))
     with pool_on(tmp_path, url, imports=["shop"]):
         until(lambda: not held(shop.queue.store))
+
+
+def test_the_handlers_of_a_script_come_along_to_pools_elsewhere_and_do_not_outlive_them(tmp_path):
+    url = f"sqlite:///{tmp_path}/script.db"
+    (tmp_path / "script.py").write_text(
+        "from skunkqueue import SkunkQueue\n"
+        f"queue = SkunkQueue('demo', {url!r})\n"
+        "for text in ('old', 'new'):\n"
+        "    @queue.on('failed')\n"
+        "    def told(run, text=text):\n"
+        f"        open('{tmp_path}/told', 'a').write(f'{{text}} {{run.id}} {{run.error}}\\n')\n"
+        "@queue.job\n"
+        "def divide(one, other):\n"
+        "    return one / other\n"
+        "print(divide.fire(1, 0).id)\n"
+    )
+
+    with PoolProcess(tmp_path, url, "default"):
+        done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        until(lambda: marks(tmp_path, "told"))
+
+    error = "ZeroDivisionError: division by zero"
+    assert (tmp_path / "told").read_text() == f"new {done.stdout.strip()} {error}\n", done.stderr
+    with SkunkQueue("demo", url) as queue:
+        assert held(queue.store) == []
 
 
 def test_the_handler_of_a_script_travels_by_value(tmp_path):

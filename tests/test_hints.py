@@ -68,6 +68,21 @@ def test_waiting_on_a_route_that_is_paused_says_so_and_how_it_goes_on(queue, cap
     assert re.search(wanted, capsys.readouterr().err)
 
 
+def test_waiting_for_a_run_that_nobody_could_let_go_says_so_too(queue, capsys):
+    add = job(queue, routes=["foo"])
+    run = add.then(queue.event(len, routes=["bar"])).fire(1, 2)
+    Hands(queue, "foo").beat()
+
+    with pytest.raises(WaitTimeout, match="no worker serves route bar of queue demo") as raised:
+        run.wait(1.2)
+
+    assert raised.value.state == "waiting"
+    assert "to start one: skunq work -q demo -r bar" in capsys.readouterr().err
+    Hands(queue, "bar").beat()
+    with pytest.raises(WaitTimeout, match=r"it is waiting$"):
+        run.wait(1.2)
+
+
 def test_awaiting_says_so_too(queue, capsys):
     run = job(queue).fire(1, 2)
 

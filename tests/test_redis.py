@@ -543,11 +543,12 @@ def test_the_random_walk_finds_no_difference_by_small_steps(
     from skunkqueue.persistence.redis import wire as redis_pack
 
     small_pages(monkeypatch)
-    monkeypatch.setattr(module, "_FEW", -1)
+    monkeypatch.setattr("skunkqueue.persistence.redis.desk._FEW", -1)
     monkeypatch.setattr(redis_pack, "ALIKE", 2)
     for where in (module, redis_pack):
         monkeypatch.setattr(where, "CHUNK", 3)
         monkeypatch.setattr(where, "BUNCH", 3)
+    monkeypatch.setattr("skunkqueue.persistence.redis.desk.CHUNK", 3)
 
     random_walk(store, seed=1000 + seed)
 
@@ -858,7 +859,7 @@ def test_the_store_is_found_by_its_url() -> None:
 def test_a_process_that_only_looks_remembers_a_bounded_number_of_ids(
     store: RedisPersister, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_REMEMBERED_IDS", 100)
+    monkeypatch.setattr("skunkqueue.persistence.redis.calls._REMEMBERED_IDS", 100)
     looker = open_url(store.target.url)
     for start in range(0, 600, 60):
         ids = store.put([sealed(number) for number in range(start, start + 60)])

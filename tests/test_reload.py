@@ -247,6 +247,24 @@ def test_schedules_are_those_of_the_new_code(shop: Shop) -> None:
     until(lambda: queue.schedules() == [])
 
 
+def test_a_handler_that_the_new_code_does_not_declare_is_called_no_more(shop: Shop) -> None:
+    shop.write(1, "@queue.on('succeeded')\ndef told(run):\n    mark('told')\n")
+    shop.work("--reload", "--import", "shop")
+    shop.jobs.version.fire().wait(LIMIT)
+    until(lambda: shop.marks("told"))
+
+    shop.write(2)
+    until(lambda: shop.jobs.version.fire().wait(LIMIT) == 2)
+    until(lambda: [run for run in shop.jobs.queue.runs() if run.state in ("queued", "running")] == [])
+    time.sleep(0.5)  # until the new code has told
+    called = len(shop.marks("told"))
+    for _ in range(3):
+        shop.jobs.version.fire().wait(LIMIT)
+    until(lambda: [run for run in shop.jobs.queue.runs() if run.state in ("queued", "running")] == [])
+
+    assert len(shop.marks("told")) == called
+
+
 def test_an_error_within_a_reload_is_not_hidden(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     with WorkerPool(shop.jobs.queue) as pool:
         assert shop.jobs.version.fire().wait(LIMIT) == 1

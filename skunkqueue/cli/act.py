@@ -322,4 +322,5 @@ def purge(url: str | None, queue: str | None, as_json: bool) -> None:
         if as_json:
             output.print_json({"purged": cleared, "left": desk.counts()})
         else:
-            output.say(f"{cleared:,} cleared away; {desk.summary()}")
+            what = "run, order or worker" if cleared == 1 else "runs, orders and workers"
+            output.say(f"{cleared:,} {what} cleared away; {desk.summary()}")

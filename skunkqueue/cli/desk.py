@@ -139,7 +139,8 @@ class Desk:
     def summary(self) -> str:
         """The counts, for people."""
         counts = self.counts()
-        told = ", ".join(f"{counts[state]:,} {state}" for state in State if counts.get(state))
+        names = {State.QUEUED: "queued or scheduled"}
+        told = ", ".join(f"{counts[state]:,} {names.get(state, state)}" for state in State if counts.get(state))
         return f"{self.where}: {told or 'no runs'}"
 
     def _is_ours(self, queue: str) -> bool:

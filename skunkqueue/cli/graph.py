@@ -35,8 +35,9 @@ def rows(desk: Desk, id: str) -> list[dict[str, Any]]:
     return [{"id": one, **_told(records.get(one), desk.now)} for one in ids[:1000]]
 
 
-def lines(desk: Desk, id: str, deep: int = 0) -> Iterator[str]:
-    """What a run waits for, and what that waits for, as an indented list."""
+def lines(desk: Desk, id: str, deep: int = 0, seen: set[str] | None = None) -> Iterator[str]:
+    """What a run waits for, and what that waits for, as an indented list; each only once, where several lead to it."""
+    seen = set() if seen is None else seen
     found = gate_of(desk, id)
     if found is None or deep > DEEP:
         return
@@ -45,8 +46,11 @@ def lines(desk: Desk, id: str, deep: int = 0) -> Iterator[str]:
     records = desk.store.get(some)
     for one in some:
         told = _told(records.get(one), desk.now)
-        yield f"{'  ' * deep}{one}  {told['state'] or 'no longer kept'}  {told['job'] or ''}".rstrip()
-        yield from lines(desk, one, deep + 1)
+        above = "  (above)" if one in seen else ""
+        yield f"{'  ' * deep}{one}  {told['state'] or 'no longer kept'}  {told['job'] or ''}".rstrip() + above
+        if not above:
+            seen.add(one)
+            yield from lines(desk, one, deep + 1, seen)
     if len(gate.ids) > MOST:
         yield f"{'  ' * deep}and {len(gate.ids) - MOST:,} more"
 

@@ -82,7 +82,7 @@ def _place(ctx: click.Context) -> None:
 @click.option(
     "--lease",
     type=LEASE,
-    default=15.0,
+    default="15s",
     show_default=True,
     metavar="TIME",
     help="How long its runs stay with it when it vanishes.",
@@ -90,7 +90,7 @@ def _place(ctx: click.Context) -> None:
 @click.option(
     "--patience",
     type=DURATION,
-    default=600.0,
+    default="10m",
     show_default=True,
     metavar="TIME",
     help="How long a run of a job that is not known here waits for a worker that knows it.",
@@ -98,7 +98,7 @@ def _place(ctx: click.Context) -> None:
 @click.option(
     "--kill-after",
     type=DURATION,
-    default=5.0,
+    default="5s",
     show_default=True,
     metavar="TIME",
     help="How long an interrupted job may take to come back, before its worker is killed.",

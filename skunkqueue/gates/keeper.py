@@ -96,7 +96,7 @@ def _judged(
     item: _Item, found: Look, run: Record, now: float, freed: list[str], ended: list[str], stepped: Stepped
 ) -> Outcome:
     gate, progress = item.gate, found.progress
-    if found.lost and gate.on_lost == "cancel":
+    if found.lost and gate.on_lost == "cancel" and is_waiting(run):  # else somebody has promoted it: it goes on
         if not progress.lost:  # first the reason: who waits for the run reads it as soon as that is cancelled
             return Outcome.again(due=now, error=found.lost, notes=progress._replace(lost=found.lost).packed())
         ended.append(gate.run)

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 
 from skunkqueue.envelope import Record
 from skunkqueue.errors import PayloadError
-from skunkqueue.handlers.handler import Handler, read
+from skunkqueue.handlers.handler import EndHandler, read
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.put import put
 from skunkqueue.schedules.paused import standing
 
 
-def readable(records: Iterable[Record]) -> list[tuple[str, Handler]]:
+def readable(records: Iterable[Record]) -> list[tuple[str, EndHandler]]:
     """Those of the runs on the route of pauses that hold a handler that can be read, with their ids."""
     found = []
     for record in records:
@@ -24,7 +24,7 @@ def readable(records: Iterable[Record]) -> list[tuple[str, Handler]]:
 
 
 def declare(
-    store: Persister, queue: str, handlers: Sequence[Handler], *, now: float, undeclared: Iterable[str] = ()
+    store: Persister, queue: str, handlers: Sequence[EndHandler], *, now: float, undeclared: Iterable[str] = ()
 ) -> None:
     """See that the store holds these handlers, and no others of their names.
 

@@ -8,10 +8,9 @@ from typing import Any, Final
 
 from skunkqueue.envelope import PRIORITIES, State
 from skunkqueue.errors import WrongCall
-from skunkqueue.handlers.handler import EVENTS, Handler, said
+from skunkqueue.handlers.handler import EVENTS, EndHandler, said
 from skunkqueue.options import did_you_mean
 from skunkqueue.printable import said as quoted
-from skunkqueue.run import Run
 from skunkqueue.schedules.definition import Pieces
 from skunkqueue.schedules.registry import origin_of, registry
 
@@ -34,8 +33,13 @@ def check_events(events: Sequence[object]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, events)))
 
 
-def handling(function: Callable[[Any], Any], queue: Any, job_of: Callable[[], Any]) -> Callable[[Any], Any]:
-    """What a worker calls: the author's function, once the run has ended as it is to be handled."""
+def handling(
+    function: Callable[[Any], Any], queue: Any, job_of: Callable[[], Any], run_of: Callable[[str, Any], Any]
+) -> Callable[[Any], Any]:
+    """What a worker calls: the author's function, once the run has ended as it is to be handled.
+
+    ``job_of`` gives the job that is made of this, ``run_of`` the handle of a run by its id and its record.
+    """
 
     @wraps(function)
     def handle(run: Any) -> Any:
@@ -45,11 +49,11 @@ def handling(function: Callable[[Any], Any], queue: Any, job_of: Callable[[], An
         record = queue.store.await_end(id, SOON)
         if record is None and id in queue.store.open_of([id]):
             # The pool that was to commit the end died before, or somebody has the run run again: it ends later.
-            job_of().after(Run(queue, id), on="ended", on_lost="run").fire(run)
+            job_of().after(run_of(id, None), on="ended", on_lost="run").fire(run)
             return None
         if record is not None and record.state != State(event):
             return None
-        return function(Run(queue, id, None, record))
+        return function(run_of(id, record))
 
     return handle
 
@@ -67,13 +71,16 @@ def give_handler(job: Any, events: Sequence[str], has_routes: bool) -> None:
         raise WrongCall(f"{job.name} is called for every run: on(...) takes no limit and no fair_by")
     job.handles = tuple(events), has_routes, registry.draw()
     registry.add_handler(job)
+    hooks = job.queue.hooks
+    hooks.handlers = [pair for pair in hooks.handlers if pair[0].name != job.name]  # a cell of a notebook comes again
+    hooks.handlers.append((job, job.handles))
 
 
-def handlers_of(job: Any) -> list[Handler]:
+def handlers_of(job: Any) -> list[EndHandler]:
     """The handlers that such a job is, one for each event. Raises what a fire would raise for it."""
     events, has_routes, _ = job.handles
     pieces = Pieces(*job._plan.pieces((said(events[0], ""),), {}))
     origin = origin_of(job._module, job._by_value)
     options = job._plan.options
     placed = tuple(job._plan.routes) if has_routes else (PRIORITIES[options.priority],)
-    return [Handler(event, job.name, placed, options.keep, origin, pieces) for event in events]
+    return [EndHandler(event, job.name, placed, options.keep, origin, pieces) for event in events]

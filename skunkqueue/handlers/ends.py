@@ -7,7 +7,7 @@ from typing import Final
 
 from skunkqueue.envelope import Claim, Envelope, Outcome, peek_head
 from skunkqueue.errors import PayloadError
-from skunkqueue.handlers.handler import Handler
+from skunkqueue.handlers.handler import EndHandler
 
 EVENT_OF: Final = {"complete": "succeeded", "failed": "failed"}
 """How a run ends with an outcome of a kind; all other kinds end none."""
@@ -23,20 +23,25 @@ class Ends:
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
-        self._own: dict[tuple[str, str], Handler] = {}
-        self._stored: dict[tuple[str, str], Handler] = {}
-        self._by_event: dict[str, list[Handler]] = {}
+        self._own: dict[tuple[str, str], EndHandler] = {}
+        self._stored: dict[tuple[str, str], EndHandler] = {}
+        self._by_event: dict[str, list[EndHandler]] = {}
         self._names: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self._by_event)
 
-    def hear(self, handlers: Iterable[Handler]) -> None:
+    def hear(self, handlers: Iterable[EndHandler]) -> None:
         """Code that was imported here declares these."""
         self._own = {**self._own, **{(each.event, each.name): each for each in handlers}}
         self._sort()
 
-    def know(self, handlers: Iterable[Handler]) -> None:
+    def begin_anew(self, handlers: Iterable[EndHandler]) -> None:
+        """The workers that have told are replaced: of what code declares here, these are left."""
+        self._own = {}
+        self.hear(handlers)
+
+    def know(self, handlers: Iterable[EndHandler]) -> None:
         """The store holds these, and no others."""
         found = {(each.event, each.name): each for each in handlers}
         if found != self._stored:
@@ -44,7 +49,7 @@ class Ends:
             self._sort()
 
     def _sort(self) -> None:
-        by_event: dict[str, list[Handler]] = {}
+        by_event: dict[str, list[EndHandler]] = {}
         for handler in {**self._stored, **self._own}.values():
             by_event.setdefault(handler.event, []).append(handler)
         self._names = frozenset(each.name for some in by_event.values() for each in some)
@@ -65,7 +70,7 @@ class Ends:
         failed = [claim for claim, outcome in outcomes if claim.id in refused and outcome.kind == "complete"]
         return [run for claim in failed for run in self._runs(claim, handlers, now)]
 
-    def _runs(self, claim: Claim, handlers: Sequence[Handler], now: float) -> list[Envelope]:
+    def _runs(self, claim: Claim, handlers: Sequence[EndHandler], now: float) -> list[Envelope]:
         envelope = claim.envelope
         if self._is_handler(envelope):
             return []

@@ -21,7 +21,7 @@ KIND: Final = "on"
 VERSION: Final = 1
 
 
-class Handler(NamedTuple):
+class EndHandler(NamedTuple):
     """A job that is called for each run that has ended so.
 
     ``event`` is one of EVENTS, ``name`` the job's. ``routes`` are where its runs are put, priorities included; one that
@@ -51,7 +51,7 @@ class Handler(NamedTuple):
         return VERSION, KIND, *self._replace(pieces=tuple(self.pieces))  # type: ignore[arg-type]
 
     @classmethod
-    def unpack(cls, fields: Any) -> Handler:
+    def unpack(cls, fields: Any) -> EndHandler:
         """What ``packed`` gave. Raises ValueError or the like for anything else."""
         version, kind, event, name, routes, keep, module, pieces = fields[:8]
         if version > VERSION or kind != KIND or event not in EVENTS:
@@ -71,12 +71,12 @@ class Handler(NamedTuple):
         return Envelope(id, queue, PAUSES, LATEST, keeping(body, code), None, None, 0.0)
 
 
-def read(envelope: Envelope) -> Handler:
+def read(envelope: Envelope) -> EndHandler:
     """The handler that such a run holds. Raises a PayloadError: Corrupt, or BadSignature."""
     body = open_body(envelope.body)
     verify_body(body, id=envelope.id, queue=envelope.queue)
     try:
-        plain = Handler.unpack(msgpack.unpackb(body.call[1:], use_list=False))
+        plain = EndHandler.unpack(msgpack.unpackb(body.call[1:], use_list=False))
     except Exception as error:
         raise Corrupt(f"the handler cannot be read ({type(error).__name__}: {error})"[:300]) from error
     if plain.pieces.has_pickle and not (body.code or body.call[:1] == PICKLED):

@@ -10,7 +10,7 @@ import msgpack
 
 from skunkqueue.durations import seconds
 from skunkqueue.errors import SkunkError, WrongCall
-from skunkqueue.handlers.handler import Handler
+from skunkqueue.handlers.handler import EndHandler
 from skunkqueue.options import choice
 from skunkqueue.schedules.definition import Definition, Pieces
 from skunkqueue.schedules.registry import origin_of, registry
@@ -113,7 +113,7 @@ class Announcement(NamedTuple):
     modules: frozenset[str]
     definitions: list[Definition]
     troubles: list[str]
-    handlers: list[Handler]
+    handlers: list[EndHandler]
 
 
 def announced_here(queue: str, url: str | None = None) -> Announcement:
@@ -127,8 +127,8 @@ def announced_here(queue: str, url: str | None = None) -> Announcement:
     return Announcement(frozenset(registry.modules), definitions, troubles, _handlers_here(queue, url, troubles))
 
 
-def _handlers_here(queue: str, url: str | None, troubles: list[str]) -> list[Handler]:
-    found: list[Handler] = []
+def _handlers_here(queue: str, url: str | None, troubles: list[str]) -> list[EndHandler]:
+    found: list[EndHandler] = []
     for job in registry.handlers_of(queue, url):
         from skunkqueue.handlers.declared import handlers_of  # late: few programs have handlers
 
@@ -150,4 +150,4 @@ def packed(told: Announcement) -> bytes:
 def unpacked(data: bytes, queue: str) -> Announcement:
     modules, definitions, troubles, handlers = msgpack.unpackb(data, use_list=False)
     found = [Definition.unpack(one, queue) for one in definitions]
-    return Announcement(frozenset(modules), found, list(troubles), [Handler.unpack(one) for one in handlers])
+    return Announcement(frozenset(modules), found, list(troubles), [EndHandler.unpack(one) for one in handlers])

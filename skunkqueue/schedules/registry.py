@@ -8,8 +8,9 @@ from weakref import WeakSet
 
 
 class Registry:
-    """``jobs`` have a schedule, ``handlers`` are called for runs that end; ``modules`` make jobs of any kind; ``version``
-    goes up with each.
+    """``jobs`` have a schedule, ``handlers`` are called for runs that end; ``modules`` make jobs of any kind.
+
+    ``version`` goes up with each.
     """
 
     def __init__(self) -> None:

@@ -40,11 +40,12 @@ from skunkqueue.testing.brief import BriefPromises
 from skunkqueue.testing.claims import ClaimPromises, ExtendPromises
 from skunkqueue.testing.desk import CancelPromises, CountPromises, GetPromises, PromotePromises, ReopenPromises
 from skunkqueue.testing.discard import DiscardPromises
-from skunkqueue.testing.housekeeping import HandlePromises, PurgePromises, WaitPromises, WorkerPromises
+from skunkqueue.testing.housekeeping import HandlePromises, PurgePromises, WorkerPromises
 from skunkqueue.testing.outcomes import CommitPromises, ExchangePromises
 from skunkqueue.testing.pools import drain, reset
 from skunkqueue.testing.puts import PutPromises
 from skunkqueue.testing.via import ViaPromises
+from skunkqueue.testing.waits import WaitPromises
 from skunkqueue.testing.walk import random_walk
 
 __all__ = ["StoreContract", "check_store", "drain", "promises", "random_walk", "reset"]

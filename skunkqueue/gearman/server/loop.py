@@ -30,7 +30,7 @@ MOST_PEERS: Final = 100_000
 KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
-class Handler(Protocol):
+class PeerEvents(Protocol):
     """What the loop tells of. ``after_turn`` gives in how many seconds it is to be called again, or None."""
 
     def opened(self, peer: Peer) -> None: ...
@@ -44,7 +44,7 @@ class Handler(Protocol):
 class PeerLoop:
     """Sockets of peers, all on one thread. ``budget`` are the bytes that all peers together may take up here."""
 
-    def __init__(self, handler: Handler, *, max_packet: int, budget: int) -> None:
+    def __init__(self, handler: PeerEvents, *, max_packet: int, budget: int) -> None:
         self.peers: dict[int, Peer] = {}
         self.addresses: list[tuple[str, int]] = []
         self._handler = handler

@@ -71,6 +71,8 @@ class FDBPersister(Persister):
         """
         if via is not None:
             return put_via(via, envelopes, self._link, client(self.url))
+        if len(envelopes) == 1:
+            return self._put(envelopes)
         return _joined(in_parts(self._put, envelopes, _size_of_body))
 
     def _put(self, envelopes: Sequence[Envelope]) -> list[str]:

@@ -62,7 +62,7 @@ class Link:
         self._pid = os.getpid()
         self._local = threading.local()
         self._met = (0, 0.0)  # the newest version that a commit here had, and when
-        self.known = Known()
+        self.known: Known = Known()
         self._db: Any = None
         self._space: Space | None = None
 
@@ -110,6 +110,7 @@ class Link:
         if self.target.tenant is not None:
             db = tenant_of(fdb, db, self.target.tenant)
         self._db = db
+        self.known = Known()  # the file may name another cluster than before
         self._space = self._attempts(self.begin(db, seconds), lambda tr: self._find(fdb, tr))[0]
 
     def _find(self, fdb: Any, tr: Any) -> Space:

@@ -21,9 +21,11 @@ from skunkqueue.envelope import Claim, Envelope, Outcome, Record, Want
 from skunkqueue.errors import StoreRefused
 from skunkqueue.persistence import REMEMBERED, kept_at_least
 from skunkqueue.persistence.mongodb.documents import (
+    OF_ENDED,
     PLACES,
     UNSHOWN,
     Document,
+    beginning,
     date_of,
     envelope_of,
     field_of,
@@ -260,7 +262,7 @@ def promote(runs: Collection[Document], ids: Sequence[str], now: float) -> set[s
 
 def discard(runs: Collection[Document], ids: Sequence[str], now: float) -> set[str]:
     """Have ended runs kept no longer; returns those that have ended."""
-    where = {"_id": {"$in": ids}, "shelf": {"$in": ["succeeded", "failed", "cancelled"]}}
+    where = {"_id": {"$in": ids}, "shelf": beginning(OF_ENDED)}
     found = list(runs.find(where, {"shelf": 1, "ripe": 1, "ended": 1}, batch_size=in_one(len(ids))))
     write(runs, [_discarding(each, now) for each in found])
     return {each["_id"] for each in found}

@@ -7,48 +7,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-import redis
-from redis.exceptions import NoScriptError
-
-from skunkqueue.envelope import (
-    Claim,
-    Envelope,
-    Exchange,
-    Filter,
-    Order,
-    Outcome,
-    Record,
-    State,
-    Want,
-    new_id,
-)
-from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
+from skunkqueue.envelope import Claim, Envelope, Exchange, Order, Outcome, Want, new_id
+from skunkqueue.errors import StoreAway, StoreError, WrongCall
 from skunkqueue.pauses import pause_after
-from skunkqueue.persistence import REMEMBERED, WORKER_GONE, Key, Limits, Persister, RunKey, WorkKey
+from skunkqueue.persistence import WORKER_GONE, Key, Limits, Persister, WorkKey
+from skunkqueue.persistence.redis.calls import was_cut
 from skunkqueue.persistence.redis.channel import RedisChannel, open_channel
-from skunkqueue.persistence.redis.connect import Link, connect
-from skunkqueue.persistence.redis.mend import is_of_a_wrong_type, mend, mend_lost
-from skunkqueue.persistence.redis.node import Replicas
-from skunkqueue.persistence.redis.notify import RedisNotifier
-from skunkqueue.persistence.redis.scripts import SCRIPTS, call, in_full
+from skunkqueue.persistence.redis.desk import Desk
+from skunkqueue.persistence.redis.mend import is_of_a_wrong_type, mend_lost
+from skunkqueue.persistence.redis.scripts import in_full
 from skunkqueue.persistence.redis.url import Target, parse_url
 from skunkqueue.persistence.redis.via import check_pipeline
 from skunkqueue.persistence.redis.wire import (
-    ALL_VALUES,
     BUNCH,
     CHUNK,
-    LETTERS,
     SOON,
     STORE_KEY,
     Damaged,
     OutcomeBatch,
-    as_bytes,
     base_key,
-    base_of,
     chunks,
     held,
     id_of,
@@ -57,36 +38,15 @@ from skunkqueue.persistence.redis.wire import (
     pairs,
     put_arguments,
     raw,
-    raws,
     read_exchange,
-    read_records,
-    versions,
     want_arguments,
 )
 from skunkqueue.persistence.url import StoreConfig
 
 default_cfg: StoreConfig = {"backend": "redis", "conn_url": "localhost:6379", "dbname": 0}
 
-SCHEMA = 1
-"""The major version of the layout; stored with each queue's name."""
-
 PUT_RETRY = 2.5
 """Seconds for which ``put`` is retried while the server is away. A repeated put has no further effect."""
-
-EXCHANGE: Final = SCRIPTS["exchange"].digest
-
-_HARMLESS = frozenset(
-    {"get", "open", "sources", "page", "among", "extend", "discard", "workers", "beat", "listen", "wake"}
-)
-"""Scripts that are repeated once after a connection was cut: a second execution changes nothing."""
-
-_FEW = 200_000
-"""Up to so many ids are fetched and sorted here. If there are more, all ids are read page by page and filtered."""
-
-_SLICE = 5000
-_REMEMBERED_IDS = 50_000
-_LETTER_OF = {**{state: letter for letter, state in LETTERS.items()}, State.SCHEDULED: "l"}
-
 
 STAY: Final = 3600
 """Seconds after the last heartbeat of all from which nothing is left of it on the server, if nobody purges."""
@@ -95,7 +55,7 @@ QUICK: Final = 0.05
 """An answer to the question for the server's time that took longer than so many seconds is not used."""
 
 
-class RedisPersister(Persister):
+class RedisPersister(Desk, Persister):
     """Runs on a Redis, a Valkey, behind sentinels or on a cluster. Thread-safe; survives fork.
 
     Raises StoreAway, StoreRefused, StoreVersion or StoreError; no message contains a user's name or password.
@@ -109,15 +69,8 @@ class RedisPersister(Persister):
     ids_per_queue = True  # each queue is in a hash slot of its own, which may be on another server
 
     def __init__(self, target: Target) -> None:
-        self.url: str = target.url
-        self.target = target
-        self._link: Link = connect(target)
-        self._replicas = Replicas(target.replicas, target.replicas_timeout) if target.replicas else None
-        self._known: set[str] = set()
+        super().__init__(target)
         self._used: set[str] = set()
-        self._queue_of: dict[str, str] = {}
-        self._notifier = RedisNotifier(self._link, self._places)
-        self._checked = False
         self._measured = False
         self._ahead = 0.0  # what the server's clock was ahead of ours when last measured
 
@@ -235,176 +188,10 @@ class RedisPersister(Persister):
         except Damaged:
             pass
         except StoreAway as error:
-            if not _was_cut(error):
+            if not was_cut(error):
                 raise
         again = [want._replace(repeated=True) for want in wants]
         return read_exchange(again, self._run("exchange", key, [*args, *want_arguments(again)]), until)
-
-    # the desk
-
-    def cancel(self, ids: Iterable[str], *, now: float) -> list[Record]:
-        found = self._by_queue("cancel", sorted(set(ids)), [repr(now), "", ""])
-        return sorted((record for queue, reply in found for record in read_records(queue, reply)), key=lambda r: r.id)
-
-    def reopen(self, ids: Iterable[str], *, now: float) -> set[str]:
-        found = self._by_queue("reopen", sorted(set(ids)), [repr(now)])
-        return {id_of(id) for _, reply in found for id in reply}
-
-    def promote(self, ids: Iterable[str], *, now: float) -> set[str]:
-        found = self._by_queue("promote", sorted(set(ids)), [repr(now)])
-        return {id_of(id) for _, reply in found for id in reply}
-
-    def discard(self, ids: Iterable[str], *, now: float) -> set[str]:
-        found = self._by_queue("discard", sorted(set(ids)), [repr(now), repr(REMEMBERED)])
-        return {id_of(id) for _, reply in found for id in reply}
-
-    def get(self, ids: Iterable[str]) -> dict[str, Record]:
-        return self._get(ids, "")
-
-    def get_brief(self, ids: Iterable[str]) -> dict[str, Record]:
-        return self._get(ids, ALL_VALUES)
-
-    def _get(self, ids: Iterable[str], values: str) -> dict[str, Record]:
-        wanted = list(dict.fromkeys(ids))
-        found = {
-            record.id: record
-            for queue, reply in self._by_queue("get", wanted, ["", values])
-            for record in read_records(queue, reply)
-        }
-        self._bound_memory()
-        self._queue_of.update((record.id, record.envelope.queue) for record in found.values() if record.open)
-        return {id: found[id] for id in wanted if id in found}
-
-    def open_of(self, ids: Iterable[str]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        self._bound_memory()
-        for queue, some in self._places_of(list(dict.fromkeys(ids))).items():
-            for at in range(0, len(some), CHUNK):
-                open_ids = pairs(self._run("open", base_key(queue), raws(some[at : at + CHUNK])))
-                found.update((id, float(expires or "inf")) for id, expires in open_ids)
-                self._queue_of.update((id, queue) for id, _ in open_ids)
-        return found
-
-    def _places(self, ids: Sequence[str]) -> dict[str, list[str]] | None:
-        """The open runs by queue; None if one does not exist, or has ended."""
-        if any(id not in self._queue_of for id in ids):
-            self.open_of(ids)
-        places: dict[str, list[str]] = {}
-        for id in ids:
-            queue = self._queue_of.get(id)
-            if queue is None:
-                return None
-            places.setdefault(queue, []).append(id)
-        return places
-
-    def await_end(self, id: str, timeout: float) -> Record | None:
-        """The query is sent right behind the block, so that the server answers as soon as the block ends."""
-
-        queue = ""
-
-        def command() -> tuple[Any, ...]:
-            nonlocal queue
-            queue = self._queue_of.get(id, "")
-            return () if not queue else call("get", base_key(queue), "1", ALL_VALUES, raw(id))
-
-        reply = self._notifier.wait([RunKey(id)], timeout, command) if timeout > 0 else None
-        if not reply:  # it waited for nothing: the run is unknown, or has ended
-            found = [(queue, reply) for queue, reply in self._by_queue("get", [id], ["1", ALL_VALUES]) if reply]
-            return read_records(*found[0])[0] if found else None
-        return read_records(queue, reply[1:])[0] if len(reply) > 1 else None
-
-    def _by_queue(self, name: str, ids: Sequence[str], args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        """Run a script on the queues that the ids are in; for ids of unknown queues, on all queues.
-
-        The script reads no more than so much at a time, and tells how many ids it looked at.
-        """
-        for queue, some in self._places_of(ids).items():
-            for reply in self._in_parts(name, queue, args, some):
-                yield queue, reply
-
-    def _in_parts(self, name: str, queue: str, args: Sequence[Any], ids: Sequence[str]) -> Iterator[list[Any]]:
-        at = 0
-        while at < len(ids):
-            looked, *reply = self._run(name, base_key(queue), [*args, *raws(ids[at : at + CHUNK])])
-            yield reply
-            at += looked
-
-    def _places_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
-        """The ids by queue; those of which it is not known are on each."""
-        by_queue: dict[str, list[str]] = {}
-        unknown: list[str] = []
-        for id in ids:
-            queue = self._queue_of.get(id)
-            (unknown if queue is None else by_queue.setdefault(queue, [])).append(id)
-        if unknown:
-            for queue in self._queues():
-                by_queue.setdefault(queue, []).extend(unknown)
-        return by_queue
-
-    def find(self, which: Filter, *, now: float, after: str | None = None, limit: int = 100) -> list[Record]:
-        return self._find(which, now, after, limit, "")
-
-    def find_brief(
-        self, which: Filter, *, now: float, after: str | None = None, limit: int = 100, values: int | None = None
-    ) -> list[Record]:
-        return self._find(which, now, after, limit, ALL_VALUES if values is None else str(values))
-
-    def _find(self, which: Filter, now: float, after: str | None, limit: int, values: str) -> list[Record]:
-        queues = self._queues() if which.queue is None else [which.queue]
-        filters = [repr(now), which.route or "", _LETTER_OF[which.state] if which.state else "", values]
-        found = [record for queue in queues for record in self._find_on(queue, filters, after, limit)]
-        return sorted(found, key=lambda record: record.id, reverse=True)[:limit]
-
-    def _find_on(self, queue: str, filters: Sequence[str], after: str | None, limit: int) -> list[Record]:
-        found: list[Record] = []
-        for page in self._candidates(queue, filters[1], filters[2], after):
-            ids = sorted((id for id in set(page) if after is None or id < as_bytes(after)), reverse=True)
-            at = 0
-            while at < len(ids):
-                args = [limit - len(found), *filters, *ids[at : at + CHUNK]]
-                looked, *reply = self._run("among", base_key(queue), args)
-                found += read_records(queue, reply)
-                if len(found) >= limit:
-                    return found
-                at += looked
-        return found
-
-    def _candidates(self, queue: str, route: str, letter: str, after: str | None) -> Iterator[list[bytes]]:
-        """Pages of ids that may match: of all runs, newest first, or only of those in that state, if they are few."""
-        if not route and not letter:
-            return self._pages(queue, after)
-        reply = self._run("sources", base_key(queue), [route, letter.replace("l", "q")])
-        sources = [(key.decode(), size) for key, size in zip(reply[::2], reply[1::2], strict=True)]
-        if sum(size for _, size in sources) > _FEW:
-            return self._pages(queue, after)
-        return iter([[id for key, size in sources for id in self._members(key, size)]])
-
-    def _members(self, key: str, size: int) -> Iterator[bytes]:
-        """The ids in a key, in slices so small that other clients do not wait for them."""
-        if key.endswith(":claims"):
-            yield from self._ask(base_of(key), ("HKEYS", key))
-            return
-        for at in range(0, size, _SLICE):
-            yield from self._ask(base_of(key), ("ZRANGE", key, at, at + _SLICE - 1))
-
-    def _pages(self, queue: str, after: str | None) -> Iterator[list[bytes]]:
-        """All ids of a queue before one, newest first by pages; a page's ids are in no order."""
-        at = as_bytes(after or "")
-        while (page := self._run("page", base_key(queue), [at])) is not None:
-            at, ids = page
-            yield [id for id in ids.split(b"\n") if id]
-            if not at:  # no page has this name, unless the list of pages is damaged
-                return
-
-    def count(self) -> dict[tuple[str, str, str], int]:
-        counts: dict[tuple[str, str, str], int] = {}
-        for queue in self._queues():
-            reply = self._ask(base_key(queue), ("HGETALL", base_key(queue) + ":count"))
-            for name, number in zip(reply[::2], reply[1::2], strict=True):
-                text = name.decode(errors="replace")
-                if text[:1] in LETTERS and number.isdigit():  # else it is damaged
-                    counts[queue, text[1:], str(LETTERS[text[0]])] = int(number)
-        return counts
 
     # the workers
 
@@ -530,91 +317,6 @@ class RedisPersister(Persister):
         self._link.close()
         self._checked = False
 
-    # speaking
-
-    def _run(self, name: str, key: str, args: Sequence[Any], replicas: Replicas | None = None) -> Any:
-        try:
-            return self._evaluate(name, key, args, replicas)
-        except StoreAway as error:
-            if name not in _HARMLESS or not _was_cut(error):
-                raise
-        return self._evaluate(name, key, args, replicas)
-
-    def _evaluate(self, name: str, key: str, args: Sequence[Any], replicas: Replicas | None = None) -> Any:
-        try:
-            return self._ask(key, call(name, key, *args), replicas)
-        except StoreError as error:
-            if not isinstance(error.__cause__, NoScriptError):
-                raise
-        return self._ask(key, in_full(name, key, *args), replicas)
-
-    def _ask(self, key: str, command: tuple[Any, ...], replicas: Replicas | None = None) -> Any:
-        """The reply to a command. With ``replicas``, raises StoreAway if too few have what it wrote."""
-        if not self._checked:
-            self._check()
-        try:
-            return self._say(key, command, replicas)
-        except StoreError as error:
-            if not is_of_a_wrong_type(error) or not self._mend(key):
-                raise
-            if command[1] == EXCHANGE:
-                raise Damaged(str(error)) from error
-        return self._say(key, command, replicas)
-
-    def _mend(self, key: str) -> bool:
-        """After a key held another kind of value; returns whether there was one. See ``mend``."""
-        return mend(key, self._link.ask, partial(self._run, "restore", key))
-
-    def _say(self, key: str, command: tuple[Any, ...], replicas: Replicas | None) -> Any:
-        if replicas is None:
-            return self._link.ask(key, command)
-        reply, reached = self._link.ask(key, command, None, replicas)
-        replicas.check(self.url, reached)
-        return reply
-
-    def _check(self) -> None:
-        """Check the version before the first command. Raises StoreVersion."""
-        self._checked = True
-        try:
-            self._queues()
-        except BaseException:
-            self._checked = False
-            raise
-
-    def _queues(self) -> list[str]:
-        """The names of all queues. Raises StoreVersion if a newer major version has written one."""
-        reply = self._ask(STORE_KEY, ("HGETALL", STORE_KEY + ":queues"))
-        queues = versions(reply)
-        for queue, version in queues.items():
-            if version > SCHEMA:
-                raise StoreVersion(
-                    f"queue {queue!r} in Redis at {self.url} was written by version {version} of the layout; this is "
-                    f"version {SCHEMA}: install a newer SkunkQueue here"
-                )
-        return list(queues)
-
-    def _know(self, queue: str, *, anew: bool = False) -> None:
-        """Store the queue's name, so that look-ups by id, and purges, find the queue."""
-        if anew or queue not in self._known:
-            # A replica that has the run has the name as well, unless they are on different servers.
-            replicas = self._replicas if self.target.kind == "cluster" else None
-            self._ask(STORE_KEY, ("HSETNX", STORE_KEY + ":queues", queue, SCHEMA), replicas)
-            self._known.add(queue)
-
-    def _forget(self, queue: str) -> None:
-        """Delete the name of an empty queue; store it again if a run came meanwhile."""
-        self._ask(STORE_KEY, ("HDEL", STORE_KEY + ":queues", queue))
-        if self._ask(base_key(queue), ("EXISTS", base_key(queue) + ":run")):
-            self._know(queue, anew=True)
-
-    def _remember(self, queue: str, ids: Iterable[str]) -> None:
-        self._bound_memory()
-        self._queue_of.update(dict.fromkeys(ids, queue))
-
-    def _bound_memory(self) -> None:
-        if len(self._queue_of) > _REMEMBERED_IDS:
-            self._queue_of.clear()
-
 
 def _patiently(put: Callable[[], None]) -> None:
     """Put; retry for up to ``PUT_RETRY`` seconds while the server is away."""
@@ -629,11 +331,6 @@ def _patiently(put: Callable[[], None]) -> None:
             if time.monotonic() + delay >= end:
                 raise
             time.sleep(delay)
-
-
-def _was_cut(error: StoreAway) -> bool:
-    """Whether the connection broke. A timeout does not count: a server that hangs is not asked twice."""
-    return isinstance(error.__cause__, redis.ConnectionError) and not isinstance(error.__cause__, redis.TimeoutError)
 
 
 def _by_queue(envelopes: Sequence[Envelope]) -> dict[str, Sequence[int]]:

@@ -74,6 +74,7 @@ class Engine:
         self._log = log
         self._slots = make_slots(settings)
         self._level = 0  # how it is to stop
+        self._further = ""
         self._obeyed = 0
         self._rough_at = FOREVER
         self._give_up_at = FOREVER
@@ -99,8 +100,9 @@ class Engine:
             self._supervisor.reload(why)
         self.poke()
 
-    def stop(self, level: int) -> None:
-        """Stop: GENTLE, ROUGH or KILL. The level never goes down."""
+    def stop(self, level: int, further: str = "") -> None:
+        """Stop: GENTLE, ROUGH or KILL. The level never goes down. ``further``: what the log says of the next signal."""
+        self._further = self._further or further
         self._level = max(self._level, level)
         self.poke()
 
@@ -261,7 +263,7 @@ class Engine:
             return
         if not self._obeyed:
             how = {GENTLE: "what runs may finish", ROUGH: "at once", KILL: "at once"}[level]
-            self._log.say(f"pool stops: {how}", what="stops")
+            self._log.say(f"pool stops: {how}{self._further}", what="stops")
             if self.settings.grace is not None:
                 self._rough_at = ticks() + self.settings.grace
             self._supervisor.leave()

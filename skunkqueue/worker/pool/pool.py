@@ -25,6 +25,8 @@ from skunkqueue.worker.pool.log import Log
 from skunkqueue.worker.pool.log_entry import LogEntry
 from skunkqueue.worker.pool.settings import Settings
 
+FURTHER: Final = {GENTLE: "; a second signal interrupts it", ROUGH: "; a third signal kills"}
+"""What further signals do, by what the first has done."""
 ABANDON: Final = 3.0
 """Seconds after a third signal, from which the pool ends without its engine, whatever that hangs in."""
 
@@ -118,7 +120,7 @@ class Pool:
         if self._signals == KILL:
             self._abandon_at = ticks() + ABANDON
         first = ROUGH if signal.Signals(number).name in ROUGH_SIGNALS else GENTLE
-        self._stop(max(first, min(self._signals, KILL)))
+        self._stop(max(first, min(self._signals, KILL)), FURTHER[first])
 
     def observe(self, see: Callable[[LogEntry], None]) -> None:
         """Show each entry of the log to ``see`` too, on the pool's thread, to count them for instance. It must be quick
@@ -231,12 +233,12 @@ class Pool:
         finally:
             self._log.close()
 
-    def _stop(self, level: int) -> None:
+    def _stop(self, level: int, further: str = "") -> None:
         with self._lock:
             self._forget_ended()
             self._wished = max(self._wished, level)
             if self._engine is not None:
-                self._engine.stop(level)
+                self._engine.stop(level, further)
 
     def _catch_signals(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Keeps the schedules, pauses and handlers of a pool's queue: looks at its beat, when a tick comes, and when it is told to."""
+"""Keeps the schedules, pauses and handlers of a pool's queue: looks at its beat, at each tick, and when told to."""
 
 from __future__ import annotations
 
@@ -147,6 +147,8 @@ class Timekeeper:
         with self._lock:
             self._heard.clear()
             self._is_anew = True
+        own = announced_here(self._settings.queue, self._settings.url).handlers if registry.handlers else ()
+        self.ends.begin_anew(own)
 
     def collect(self) -> list[str]:
         """Take in the results of looks; gives sentences for the log."""
@@ -239,7 +241,8 @@ class Timekeeper:
         new = told.modules - self._modules
         if told.handlers or new:
             self.ends.hear(told.handlers)
-            declare_handlers(store, self._settings.queue, told.handlers, now=now, undeclared=new)
+            lasting = [handler for handler in told.handlers if not handler.pieces.code]  # a script's end with the pools
+            declare_handlers(store, self._settings.queue, lasting, now=now, undeclared=new)
         if new:
             self._forget(store, new, (definition.name for definition in told.definitions), now)
         self._modules |= new

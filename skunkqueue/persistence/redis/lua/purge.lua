@@ -192,8 +192,12 @@ local function add(worker, route)
   end
 end
 
+local seen = {} -- a route has a count of what is queued, and one of what runs
 for _, name in ipairs(call('HKEYS', base .. ':count')) do
-  local worker = string.match(name, '^[qr]@([^^]*)')
-  if worker and gone[worker] then add(worker, string.sub(name, 2)) end
+  local worker, route = string.match(name, '^[qr]@([^^]*)'), string.sub(name, 2)
+  if worker and gone[worker] and not seen[route] then
+    seen[route] = true
+    add(worker, route)
+  end
 end
 return list

@@ -1,0 +1,5 @@
+"""``python -m skunkqueue``: the program ``skunq``."""
+
+from skunkqueue.cli import main
+
+main()
