@@ -230,3 +230,23 @@ def test_never_more_than_the_limit_and_nothing_stuck_whatever_is_killed_and_stop
 def _turns(queue):
     counts = queue.store.count()
     return {key: n for key, n in counts.items() if "~turns" in key[1] and key[2] in ("queued", "running")}
+
+
+def test_the_worker_of_a_suspended_pool_ends_before_another_may_execute_its_run(jobs, store_url, tmp_path):  # noqa: F811
+    watch = Watch(tmp_path)
+    watch.start()
+    with PoolProcess(tmp_path, store_url, "foo", lease=LEASE) as first:
+        run = jobs.one.fire(1, 4.0)
+        until(lambda: list(tmp_path.glob("marks-*")), message="it did not start")
+        first.send(signal.SIGSTOP)
+        with PoolProcess(tmp_path, store_url, "foo", lease=LEASE):
+            assert run.wait(60) == 1
+            first.send(signal.SIGCONT)
+            until(lambda: "died (exit code 213)" in first.log())
+            assert jobs.one.fire(1, 0.0).wait(30) == 1
+        watch.over.set()
+
+    marks = read_marks(tmp_path, watch.seen, jobs.MARK)
+    assert len(marks.starts[1]) == 3
+    assert most_at_once(marks.intervals[1]) == 1
+    assert run.attempts == 1
