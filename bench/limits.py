@@ -3,7 +3,8 @@
 ``python -m bench.limits [URL] [RUNS] [WORKERS]``: on a SQLite file of its own unless given, 20,000 runs, one worker
 process. Each case fires its runs first; then a pool executes them all and ends. Prints the runs a second and the
 processor seconds for 10,000 runs, of pool and workers together, both without what a pool costs that has nothing to do;
-and the shares of the unlimited ones. Give a store that is used for nothing else.
+and the shares of the unlimited ones. At the end, how much of a limit is used where enough waits. Give a store that is
+used for nothing else.
 """
 
 from __future__ import annotations
@@ -48,6 +49,19 @@ def rate(key: int) -> int:
     return key
 
 
+@queue.event(limit=Limit(5))
+def slow(key: int) -> int:
+    time.sleep(PAUSE)
+    return key
+
+
+@queue.event(limit=Limit(100, per=1))
+def paced(key: int) -> int:
+    return key
+
+
+PAUSE = 0.05
+
 CASES: list[tuple[str, str, int]] = [
     ("without a limit", "plain", 1),
     ("one at once, one key", "one", 1),
@@ -84,8 +98,18 @@ def measured(job: str, runs: int, keys: int, workers: int) -> tuple[float, float
     return runs / (took - idle), (used - idle_used) / runs * 10_000
 
 
+def used_of_the_limit() -> tuple[float, float]:
+    """How much of five at once is used by eight workers, of a hundred a second by two; 1 is all."""
+    found = []
+    for job, runs, workers, ideal in ((slow, 600, 8, 600 * PAUSE / 5), (paced, 1000, 2, 10.0)):
+        idle, _ = min(burst(workers) for _ in range(2))
+        job.fire_many([(n,) for n in range(runs)])
+        found.append(ideal / (burst(workers)[0] - idle))
+    return found[0], found[1]
+
+
 def main() -> None:
-    url = sys.argv[1] if len(sys.argv) > 1 else f"sqlite:///{tempfile.mkdtemp()}/runs.db"
+    url = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] else f"sqlite:///{tempfile.mkdtemp()}/runs.db"
     runs, workers = (int(word) for word in (*sys.argv[2:], *("20000", "1")[len(sys.argv[2:]) :]))
     if os.environ.get("BENCH_LIMITS_URL") != url:
         os.environ["BENCH_LIMITS_URL"] = url  # the workers import this module
@@ -99,6 +123,8 @@ def main() -> None:
         best = best or (speed, used)
         shares = f"{speed / best[0]:5.2f}   {used:6.2f} s of processor {best[1] / used:5.2f}"
         print(f"{name:40} {speed:10,.0f} /s {shares}", flush=True)
+    at_once, rate = module.used_of_the_limit()
+    print(f"of five at once, jobs of {PAUSE * 1000:.0f} ms use {at_once:.2f}; of a hundred a second, {rate:.2f} start")
 
 
 if __name__ == "__main__":

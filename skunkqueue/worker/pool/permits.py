@@ -390,7 +390,7 @@ class Permits:
     def tend(self, *, stops: bool) -> list[str]:
         """What time brings. ``stops``: the pool asks for nothing more. Gives sentences for the log."""
         for slot in self._slots:
-            if slot.turns_until and slot.is_overladen:
+            if slot.turns_until and slot.is_overladen():
                 self._completer.hand_back(slot, slot.take_back())
         if self._fresh or self._slow or self._resting:
             now = ticks()

@@ -23,6 +23,7 @@ MOST_AHEAD: Final = 512
 """Most runs that the worker of a slot has at a time, executed and handed ahead."""
 OVERLADEN: Final = 4
 """With so many times as many runs as are handed ahead, a worker of limited runs gives back what it has not started."""
+UNLADE_EVERY: Final = 1.0
 FEW: Final = 4
 """Up to so many runs, turns are claimed with them: each may be one run."""
 SOON: Final = 0.05
@@ -101,6 +102,7 @@ class Slot:
         self.reserved: int = 0  # runs that permits of this slot have asked for, or will
         self.turns_until: float = 0.0  # ticks until which turns are likely to come, and are asked for apart
         self.turn_yield: float = 8.0  # runs that a turn gives, about
+        self._unladen_at: float = 0.0
         self.is_filled: bool = False  # its last want got all that it asked for
         self.body: Process | Thread | None = None
         self.ready: bool = False
@@ -190,20 +192,25 @@ class Slot:
     def room(self, most: int | None) -> int:
         """How many runs can be handed to the worker now; 0 or less for none."""
         if not self.ready or self.leaving or self.marking or self.recalled or self.rest_until:
-            return 0
+            return -self.reserved
         if self.paused or (self.waiting and not self._goes_on()):
-            return 0
+            return -self.reserved
         limit = (self.concurrency if self._is_slow() or self.strange else self._ahead) - len(self.held)
         if self.put_back and not self.held:
             limit = max(limit, min(2 * self.put_back, MOST_STRANGE))
         if most is not None:
             limit = min(limit, most - len(self.held))
-        return 0 if self._runs_alone else limit - self.reserved
+        return (0 if self._runs_alone else limit) - self.reserved
 
-    @property
     def is_overladen(self) -> bool:
-        """Whether it has many times what its worker will finish soon: runs have begun to take longer."""
-        return len(self.held) > OVERLADEN * self._ahead and not self.leaving
+        """Whether it has many times what its worker will finish soon, as runs take longer now; not twice a second."""
+        if len(self.held) <= OVERLADEN * self._ahead or self.leaving or ticks() < self._unladen_at + UNLADE_EVERY:
+            return False
+        executing = self.executing()
+        if not executing or ticks() < executing[0].since + SOON:
+            return False
+        self._unladen_at = ticks()
+        return True
 
     @property
     def yields(self) -> float:
