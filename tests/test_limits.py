@@ -26,8 +26,8 @@ from skunkqueue.envelope import (
 )
 from skunkqueue.limits.credit import Credit, credit_of
 from skunkqueue.limits.limit import FAIR, Terms
-from skunkqueue.limits.looking import Held, Wanted, let_go, look_at, put_permits, ripe_of, sweep
-from skunkqueue.limits.turns import Key, is_turn, look, put_with_turns, read
+from skunkqueue.limits.looking import HeldTurn, Wanted, let_go, look_at, put_permits, ripe_of, sweep
+from skunkqueue.limits.turns import LimitKey, is_turn, look, put_with_turns, read
 from skunkqueue.options import Options
 
 START = datetime(2027, 3, 1, 12, tzinfo=UTC).timestamp()
@@ -54,7 +54,7 @@ class World:
         return self.store.claim([want], now=self.now, until=self.now + lease)
 
     def turns(self, **how):
-        return [Held(claim, read(claim.envelope)) for claim in self.claim("mail" + TURNS, **how)]
+        return [HeldTurn(claim, read(claim.envelope)) for claim in self.claim("mail" + TURNS, **how)]
 
     def places(self):
         """The permits and looks that are open, by key: the places of permits."""
@@ -74,7 +74,7 @@ def world(store):
     return World(store)
 
 
-KEY = Key("demo", "mail", "a")
+KEY = LimitKey("demo", "mail", "a")
 ROUTES = keyed_routes("mail", "a")
 
 

@@ -67,6 +67,8 @@ def give_handler(job: Any, events: Sequence[str], has_routes: bool) -> None:
         )
     if options.expires is not None or options.is_spaced():
         raise WrongCall(f"{job.name} is called for every run: on(...) takes no expires, unique, window or debounce")
+    if options.limited is not None:
+        raise WrongCall(f"{job.name} is called for every run: on(...) takes no limit and no fair_by")
     job.handles = tuple(events), has_routes, registry.draw()
     registry.add_handler(job)
     hooks = job.queue.hooks

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from skunkqueue.envelope import Claim, Envelope, Outcome, Want, base_route, key_of_route, keyed_routes, new_token
 from skunkqueue.limits.limit import Terms
-from skunkqueue.limits.turns import NOW, Key, Turn, look, permit, read, rounded, terms_of
+from skunkqueue.limits.turns import NOW, LimitKey, Turn, look, permit, read, rounded, terms_of
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.put import put
 
@@ -25,7 +25,7 @@ SWEPT: Final = 100
 """Keys for which one sweep puts permits."""
 
 
-class Held(NamedTuple):
+class HeldTurn(NamedTuple):
     """A turn that was claimed."""
 
     claim: Claim
@@ -42,10 +42,10 @@ class Wanted(NamedTuple):
         return self._replace(runs=self.runs + runs)
 
 
-def put_permits(store: Persister, wanted: Mapping[Key, Wanted], now: float) -> set[Key]:
+def put_permits(store: Persister, wanted: Mapping[LimitKey, Wanted], now: float) -> set[LimitKey]:
     """Put permits for each of these keys, at least one that was not there; gives those that have all they may have."""
     places = {key: range(min(each.runs, each.terms.permits)) for key, each in wanted.items()}
-    full: set[Key] = set()
+    full: set[LimitKey] = set()
     while places:
         permits = [permit(key, place, wanted[key].terms, now) for key, some in places.items() for place in some]
         new = {read(envelope).key for envelope in _put(store, permits)}
@@ -68,7 +68,7 @@ def _put(store: Persister, permits: Sequence[Envelope]) -> list[Envelope]:
     return new
 
 
-def ripe_of(store: Persister, keys: Sequence[Key], now: float, until: float = inf) -> dict[Key, float]:
+def ripe_of(store: Persister, keys: Sequence[LimitKey], now: float, until: float = inf) -> dict[LimitKey, float]:
     """When the first open run of each key is ripe, for those that have one: of a running one, when its lease ends.
 
     Keys of which nothing ripens up to ``until`` are left out.
@@ -82,22 +82,22 @@ def ripe_of(store: Persister, keys: Sequence[Key], now: float, until: float = in
     return {**ripe_of(store, keys[:middle], now, until), **ripe_of(store, keys[middle:], now, until)}
 
 
-def put_more(store: Persister, held: Mapping[Key, Terms], now: float) -> set[Key]:
+def put_more(store: Persister, held: Mapping[LimitKey, Terms], now: float) -> set[LimitKey]:
     """Put a permit more for those of these keys that have further runs to be started; gives those that have all."""
     ripe = ripe_of(store, list(held), now, now)
     return put_permits(store, {key: Wanted(held[key]) for key in ripe}, now) if ripe else set()
 
 
-def asking(keys: Sequence[Key]) -> Want:
+def asking(keys: Sequence[LimitKey]) -> Want:
     """Asks when something of these keys ripens, and for nothing more."""
     routes = dict.fromkeys(route for key in keys for route in keyed_routes(key.route, key.digest))
     return Want(keys[0].queue, tuple(routes), WORKER, new_token(), 0)
 
 
-def look_at(store: Persister, looks: Sequence[Held], now: float) -> int:
+def look_at(store: Persister, looks: Sequence[HeldTurn], now: float) -> int:
     """Do these looks; gives for how many keys there may be runs to start."""
-    all_of: dict[Key, Wanted] = {}
-    at_once: set[Key] = set()
+    all_of: dict[LimitKey, Wanted] = {}
+    at_once: set[LimitKey] = set()
     for claim, (key, place, terms) in looks:
         all_of[key] = all_of.get(key, Wanted(terms, 0)).more(-place)
         if (claim.envelope.unique or "").endswith(NOW):
@@ -114,7 +114,7 @@ def look_at(store: Persister, looks: Sequence[Held], now: float) -> int:
     return len(wanted)
 
 
-def let_go(store: Persister, permits: Sequence[Held], now: float) -> int:
+def let_go(store: Persister, permits: Sequence[HeldTurn], now: float) -> int:
     """End these permits, and look once more at their keys; gives for how many there are runs to start."""
     terms = {held.turn.key: held.turn.terms for held in permits}
     keys = list(terms)
@@ -153,14 +153,14 @@ def sweep(store: Persister, queue: str, routes: Iterable[str], before: Mapping[s
     """
     found = waiting(store, queue, routes)
     still = [route for route, number in found.items() if before.get(route) == number][:SWEPT]
-    wanted: dict[Key, Wanted] = {}
+    wanted: dict[LimitKey, Wanted] = {}
     wants = [Want(queue, (route,), WORKER, new_token(), 1) for route in still]
     claims = store.claim(wants, now=now, until=now + 15.0) if wants else []
     for claim in claims:
         terms = terms_of(claim.envelope)
         if terms is not None:
             route = claim.envelope.route
-            wanted[Key(queue, base_route(route), key_of_route(route))] = Wanted(terms, found[route])
+            wanted[LimitKey(queue, base_route(route), key_of_route(route))] = Wanted(terms, found[route])
     if claims:
         store.commit([(claim, Outcome.untouched()) for claim in claims], now=now)
     put_permits(store, wanted, now)

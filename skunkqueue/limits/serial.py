@@ -10,7 +10,7 @@ from skunkqueue.clock import Clock
 from skunkqueue.envelope import TURNS, Claim, Outcome, Want, keyed_routes, new_token
 from skunkqueue.errors import PayloadError
 from skunkqueue.limits.credit import Credit, credit_of
-from skunkqueue.limits.looking import Held, let_go, look_at
+from skunkqueue.limits.looking import HeldTurn, let_go, look_at
 from skunkqueue.limits.turns import read
 from skunkqueue.persistence import Persister
 
@@ -24,7 +24,7 @@ class Setting(Protocol):
     def lease(self) -> float: ...
 
 
-class Taken(NamedTuple):
+class TakenTurn(NamedTuple):
     """A turn that was taken, if there was one: the run that it gives, and the permit to execute that under."""
 
     is_there: bool
@@ -33,32 +33,36 @@ class Taken(NamedTuple):
 
 
 @contextmanager
-def taking(store: Persister, settings: Setting, worker: str, routes: Sequence[str], clock: Clock) -> Iterator[Taken]:
+def taking(
+    store: Persister, settings: Setting, worker: str, routes: Sequence[str], clock: Clock
+) -> Iterator[TakenTurn]:
     """Take a turn of these routes; at the end it goes to the next."""
     now = clock.now()
     want = Want(settings.queue, tuple(route + TURNS for route in routes), worker, new_token(), 1)
     claim = next(iter(store.claim([want], now=now, until=now + settings.lease)), None)
     if claim is None:
-        yield Taken(False)
+        yield TakenTurn(False)
         return
     try:
-        held = Held(claim, read(claim.envelope))
+        held = HeldTurn(claim, read(claim.envelope))
     except PayloadError as error:
         store.commit([(claim, Outcome.failed(str(error)))], now=now)
-        yield Taken(True)
+        yield TakenTurn(True)
         return
     if held.turn.is_look:
         look_at(store, [held], now)
-        yield Taken(True)
+        yield TakenTurn(True)
         return
     terms = held.turn.terms
     credit = credit_of(terms, claim.notes, now) if terms.is_rate else None
     run = _run_of(store, held, credit, worker, now, settings.lease)
-    yield Taken(True, run, claim)
+    yield TakenTurn(True, run, claim)
     _pass_on(store, held, credit if credit is None or run is None else credit.less(1), run is not None, clock.now())
 
 
-def _run_of(store: Persister, held: Held, credit: Credit | None, worker: str, now: float, lease: float) -> Claim | None:
+def _run_of(
+    store: Persister, held: HeldTurn, credit: Credit | None, worker: str, now: float, lease: float
+) -> Claim | None:
     """The first run of the key, if it may start."""
     noted: list[tuple[Claim, Outcome]] = []
     if credit is not None:
@@ -71,7 +75,7 @@ def _run_of(store: Persister, held: Held, credit: Credit | None, worker: str, no
     return next(iter(result.claims), None)
 
 
-def _pass_on(store: Persister, held: Held, credit: Credit | None, has_run: bool, now: float) -> None:
+def _pass_on(store: Persister, held: HeldTurn, credit: Credit | None, has_run: bool, now: float) -> None:
     """Give the permit back, or let it go where its key has nothing more."""
     credit = None if credit is None else credit.then(now)
     if not has_run and (credit is None or credit.is_full):

@@ -46,7 +46,7 @@ FAR: Final = 60.0
 """Seconds. Up to that far ahead, the times of looks are rounded up by a part in GRID."""
 
 
-class Key(NamedTuple):
+class LimitKey(NamedTuple):
     """A key: its runs lie on ``keyed_routes(route, digest)`` of the queue."""
 
     queue: str
@@ -57,7 +57,7 @@ class Key(NamedTuple):
 class Turn(NamedTuple):
     """What a turn says. ``place`` is the number of the permit; of a look, it is minus the number of its runs."""
 
-    key: Key
+    key: LimitKey
     place: int
     terms: Terms
 
@@ -69,12 +69,12 @@ class Turn(NamedTuple):
 _HEAD: Final = pack_head("turn", "", Seal())
 
 
-def permit(key: Key, index: int, terms: Terms, now: float) -> Envelope:
+def permit(key: LimitKey, index: int, terms: Terms, now: float) -> Envelope:
     """A permit of a key, to be put."""
     return _envelope(Turn(key, index, terms), f"{key.digest}/{index}", now, now)
 
 
-def look(key: Key, terms: Terms, now: float, due: float = 0.0, runs: int = 1) -> Envelope:
+def look(key: LimitKey, terms: Terms, now: float, due: float = 0.0, runs: int = 1) -> Envelope:
     """A look at a key, to be put, now or at a time, for so many runs."""
     turn = Turn(key, -runs, terms)
     return (
@@ -111,7 +111,7 @@ def read(envelope: Envelope) -> Turn:
         if version > VERSION:
             raise ValueError(f"version {version}, this reads {VERSION}")
         count, per, burst = terms
-        key = Key(envelope.queue, base_route(envelope.route), str(digest))
+        key = LimitKey(envelope.queue, base_route(envelope.route), str(digest))
         return Turn(key, int(place), Terms(int(count), float(per), int(burst)))
     except Exception as error:
         raise Corrupt(f"the turn cannot be read ({type(error).__name__}: {error})"[:300]) from error
@@ -120,10 +120,10 @@ def read(envelope: Envelope) -> Turn:
 # -- of runs ---------------------------------------------------------------------------------------------------------
 
 
-def key_of(envelope: Envelope) -> Key | None:
+def key_of(envelope: Envelope) -> LimitKey | None:
     """The key of a limited run; None for any other."""
     digest = key_of_route(envelope.route)
-    return Key(envelope.queue, base_route(envelope.route), digest) if digest else None
+    return LimitKey(envelope.queue, base_route(envelope.route), digest) if digest else None
 
 
 def terms_of(envelope: Envelope) -> Terms | None:
@@ -137,7 +137,7 @@ def terms_of(envelope: Envelope) -> Terms | None:
 
 def turns_for(envelopes: Iterable[Envelope], now: float) -> list[Envelope]:
     """What is to be put together with these runs, behind them, so that those with a limit are started."""
-    found: dict[tuple[Key, float], tuple[Terms, int]] = {}
+    found: dict[tuple[LimitKey, float], tuple[Terms, int]] = {}
     for envelope in envelopes:
         if "^" not in envelope.route or envelope.due == GATED:
             continue

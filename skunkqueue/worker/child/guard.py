@@ -23,7 +23,7 @@ IDLE: Final = 5.0
 """Seconds without a guarded run after which it does not look any more until there is one."""
 
 
-class Guard:
+class LeaseGuard:
     """``horizon`` gives the ticks until which leases are known to hold, ``executing`` the numbers of current runs."""
 
     def __init__(self, horizon: Callable[[], float]) -> None:

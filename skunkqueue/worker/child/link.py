@@ -17,7 +17,7 @@ from typing import NamedTuple
 from skunkqueue.clock import ticks
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.execute import Task
-from skunkqueue.worker.child.guard import Guard
+from skunkqueue.worker.child.guard import LeaseGuard
 
 CHUNK = 1 << 16  # the memory of a read of 128 KiB and more is mapped and unmapped each time
 PAUSE = 0.02
@@ -104,7 +104,7 @@ class Link:
     def __init__(self, ends: Ends) -> None:
         self.tickets: socket.socket = socket.socket(fileno=ends.tickets)
         self.horizon: Horizon = Horizon(ends.horizon)
-        self.guard: Guard = Guard(self.horizon.until)
+        self.guard: LeaseGuard = LeaseGuard(self.horizon.until)
         self.inbox: RunReader = RunReader(ends.inbox, self.guard.over)
         self._outbox = ends.outbox
         self._control = ends.control

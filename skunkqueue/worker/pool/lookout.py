@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
 from skunkqueue.limits.limit import Terms
-from skunkqueue.limits.looking import Held, let_go, look_at, put_more, sweep
-from skunkqueue.limits.turns import Key
+from skunkqueue.limits.looking import HeldTurn, let_go, look_at, put_more, sweep
+from skunkqueue.limits.turns import LimitKey
 from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import Persister, Source
 from skunkqueue.persistence.halves import WHOLE
@@ -26,9 +26,9 @@ class Todo:
     """What is to be done with the next errand."""
 
     def __init__(self) -> None:
-        self.looks: list[Held] = []
-        self.permits: list[Held] = []
-        self.more: dict[Key, Terms] = {}
+        self.looks: list[HeldTurn] = []
+        self.permits: list[HeldTurn] = []
+        self.more: dict[LimitKey, Terms] = {}
         self.sweeps = False
 
     def __bool__(self) -> bool:
@@ -42,7 +42,7 @@ class Done(NamedTuple):
     """
 
     gone: list[Claim]
-    full: Mapping[Key, Terms]
+    full: Mapping[LimitKey, Terms]
     troubles: list[str]
     is_whole: bool = True
 
@@ -76,13 +76,13 @@ class Lookout:
             return 0.0 if self._results else inf
         return self._again_at if self._todo else self._sweep_at
 
-    def look_at(self, look: Held) -> None:
+    def look_at(self, look: HeldTurn) -> None:
         self._todo.looks.append(look)
 
-    def let_go(self, permit: Held) -> None:
+    def let_go(self, permit: HeldTurn) -> None:
         self._todo.permits.append(permit)
 
-    def have_more(self, key: Key, terms: Terms) -> None:
+    def have_more(self, key: LimitKey, terms: Terms) -> None:
         """A permit of this key got all that it asked for: others may be able to have some more."""
         self._todo.more[key] = terms
 
@@ -116,7 +116,7 @@ class Lookout:
         assert todo is not None
         assert isinstance(store, Persister)
         troubles: list[str] = []
-        full: dict[Key, Terms] = {}
+        full: dict[LimitKey, Terms] = {}
         is_whole = True
         gone = [held.claim for held in todo.permits]
         try:

@@ -24,8 +24,8 @@ from skunkqueue.envelope import Claim, Outcome, Want, keyed_routes, new_token
 from skunkqueue.errors import PayloadError
 from skunkqueue.limits.credit import Credit, credit_of
 from skunkqueue.limits.limit import Terms
-from skunkqueue.limits.looking import Held as Turned
-from skunkqueue.limits.turns import Key, Turn, read, terms_of
+from skunkqueue.limits.looking import HeldTurn
+from skunkqueue.limits.turns import LimitKey, Turn, read, terms_of
 from skunkqueue.persistence import Source
 from skunkqueue.worker.pool.completer import Completer
 from skunkqueue.worker.pool.exchanger import Delivery
@@ -107,7 +107,7 @@ class Permits:
         self._most = most
         self._lookout = Lookout(source, clock, settings, run)
         self._held: dict[Mark, Permit] = {}
-        self._with_key: dict[tuple[str, Key], Permit] = {}  # by the name of the slot
+        self._with_key: dict[tuple[str, LimitKey], Permit] = {}  # by the name of the slot
         self._fresh: dict[Permit, None] = {}  # those that are to ask
         self._asking: dict[str, Permit] = {}  # by the token of what they have asked for
         self._going: set[Permit] = set()  # those that may ask for more while they have runs
@@ -115,7 +115,7 @@ class Permits:
         self._resting: dict[Permit, float] = {}  # those of a rate, with the ticks at which their next run may start
         self._letting_go: set[Permit] = set()
         self._runs: dict[Mark, Permit] = {}
-        self._more_at: dict[tuple[Key, Terms], float] = {}  # ticks until which keys are known to have all their permits
+        self._more_at: dict[tuple[LimitKey, Terms], float] = {}  # ticks until which they need no more permits
 
     @property
     def is_at_rest(self) -> bool:
@@ -141,7 +141,7 @@ class Permits:
             self._completer.note(claim, Outcome.failed(str(error)))
             return
         if turn.is_look:
-            self._lookout.look_at(Turned(claim, turn))
+            self._lookout.look_at(HeldTurn(claim, turn))
             return
         slot.turns_until = ticks() + APART
         permit = Permit(slot, claim, turn)
@@ -383,7 +383,7 @@ class Permits:
         self._drop(permit)
         self._held[permit.mark] = permit  # its lease is extended until the store has been told
         self._letting_go.add(permit)
-        self._lookout.let_go(Turned(permit.claim, permit.turn))
+        self._lookout.let_go(HeldTurn(permit.claim, permit.turn))
 
     # the engine's turn
 
