@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import random
@@ -117,6 +118,19 @@ def test_a_chain_hands_on_what_each_returns(queue, double, told):
     assert run.after[0].result == 12
     assert len(run.after[0].after) == 1
     assert later.state == State.WAITING
+
+
+def test_a_chain_is_fired_from_an_event_loop_too(queue, double, told):
+    chain = double.then(double).then(told)
+
+    async def fire():
+        return await chain.afire(3), await chain.afire_at(3600, 4)
+
+    soon, later = asyncio.run(fire())
+    drain(queue)
+
+    assert soon.result == "((12,), {})"
+    assert later.after[0].after[0].state == State.SCHEDULED
 
 
 def test_cancelling_the_first_cancels_what_waits_for_it(queue, double, told):

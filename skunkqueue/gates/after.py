@@ -125,6 +125,19 @@ class Chain(Generic[P, R]):
         """The same for later."""
         return self._fire(when_of(when), args, kwargs)
 
+    async def afire(self, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        """``fire`` without blocking the event loop."""
+        return await self._afire(NOW, args, kwargs)
+
+    async def afire_at(self, when: float | timedelta | datetime, /, *args: P.args, **kwargs: P.kwargs) -> Run[R]:
+        """``fire_at`` without blocking the event loop."""
+        return await self._afire(when_of(when), args, kwargs)
+
+    async def _afire(self, when: When, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run[R]:
+        import asyncio
+
+        return await asyncio.to_thread(self._fire, when, args, kwargs)
+
     def _fire(self, when: When, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run[R]:
         first, *others = self.jobs
         run: Run[R] = first._fire(when, args, kwargs)
