@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from bench.trial import Trial
-from skunkqueue.envelope import Envelope, Outcome, Want, new_id
+from skunkqueue.envelope import Envelope, Outcome, Want
+from skunkqueue.ids import new_id
 from skunkqueue.persistence.url import get_backend
 
 CHUNK = 500

@@ -14,7 +14,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from skunkqueue.envelope import Claim, Envelope, Outcome, Want, new_id
+from skunkqueue.envelope import Claim, Envelope, Outcome, Want
+from skunkqueue.ids import new_id
 from skunkqueue.persistence.url import get_backend
 
 BATCH = 16

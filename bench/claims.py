@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from bench.table import Figure, median
-from skunkqueue.envelope import Envelope, Outcome, Want, new_id
+from skunkqueue.envelope import Envelope, Outcome, Want
+from skunkqueue.ids import new_id
 
 FEW = 1_000
 BATCH = 64

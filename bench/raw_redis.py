@@ -20,9 +20,11 @@ from contextlib import contextmanager
 
 import redis
 
-from skunkqueue.envelope import Claim, Envelope, Outcome, Want, new_id, with_priorities
+from skunkqueue.envelope import Claim, Envelope, Outcome, Want
+from skunkqueue.ids import new_id
 from skunkqueue.persistence import WorkKey
 from skunkqueue.persistence.redis import RedisPersister, open_url
+from skunkqueue.routes import with_priorities
 
 BODY = b"x" * 120
 BATCH = 64

@@ -126,7 +126,8 @@ def fill(clock: Clock) -> None:
 
 def hold(queue: Any) -> None:
     """A worker that is at its work, and one that has nothing to do."""
-    from skunkqueue.envelope import Want, new_token
+    from skunkqueue.envelope import Want
+    from skunkqueue.ids import new_token
 
     store, now = queue.store, queue.clock.now()
     store.claim([Want("shop", ("pictures",), f"{POOL}.pictures.1", new_token(), 1)], now=now, until=now + 60)

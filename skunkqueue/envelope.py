@@ -5,10 +5,7 @@ They are named tuples, not dataclasses: a pool makes four of them for each run, 
 
 from __future__ import annotations
 
-import os
-import re
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf
@@ -18,9 +15,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgpack
 
-from skunkqueue.clock import ticks
-from skunkqueue.errors import Corrupt, WrongCall
-from skunkqueue.printable import said
+from skunkqueue.errors import Corrupt
+from skunkqueue.routes import base_route, is_internal
 
 _pack: Callable[[object], bytes] = msgpack.packb
 _unpack: Callable[..., Any] = msgpack.unpackb
@@ -30,16 +26,6 @@ DAY: Final = 86400.0
 SIGNATURE: Final = 36
 """The size of a signature in bytes, including the fingerprint of its key."""
 PYTHON: Final = f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-HIGH: Final = "^high"
-LOW: Final = "^low"
-PRIORITIES: Final = {"high": HIGH, "normal": "", "low": LOW}
-
-MOST_ID: Final = 200
-"""Characters of an id; ours have 28."""
-
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
-
 
 GATED: Final = 253_402_218_000.0
 """When a run is due that waits for others: later than all that people can ask for."""
@@ -391,65 +377,6 @@ _PREFIX: Final = _SIZES.size + 1
 _SIGNED: Final = {0: b"\x00", SIGNATURE: bytes([SIGNATURE])}
 
 
-def check_name(name: object, what: str) -> str:
-    """Check the name of a queue or route, as people give it. Raises WrongCall."""
-    if isinstance(name, str) and _NAME.fullmatch(name):
-        return name
-    raise WrongCall(f"a {what} is 1 to 100 letters, digits or any of _ . : - ; got {said(name)}")
-
-
-def check_id(id: object) -> str:
-    """Check the id of a run, as people give it. Raises WrongCall for what cannot be the id of a run."""
-    if isinstance(id, str) and 0 < len(id) <= MOST_ID and id.isprintable():  # this also excludes lone surrogates
-        return id
-    raise WrongCall(f"the id of a run is a line of text, like 0196f3a2b8c15f0e6d1b2c3d4e5f; got {said(id)}")
-
-
-def base_route(route: str) -> str:
-    """``foo`` of ``foo^high``."""
-    return route.partition("^")[0]
-
-
-def is_internal(route: str) -> bool:
-    """Whether what lies on a route is no run of a job: a schedule, or a pause. People's names hold no ``~``."""
-    return "~" in route
-
-
-TURNS: Final = "^~turns"
-"""What follows a route in the name of the sub-route on which the turns of its limited runs lie."""
-_KEYED: Final = "."
-"""Between the priority and the key in the name of a sub-route for the runs of one key."""
-
-
-def keyed(route: str, key: str) -> str:
-    """The sub-route of a route, with its priority, for the limited runs of one key: ``foo^.key``, ``foo^high.key``."""
-    return f"{route}{'' if '^' in route else '^'}{_KEYED}{key}"
-
-
-def key_of_route(route: str) -> str:
-    """The key of a sub-route made by ``keyed``; empty for any other route."""
-    return "" if "^" not in route else route.partition("^")[2].partition(_KEYED)[2]
-
-
-def shown_route(route: str) -> str:
-    """A route with its priority as people know it, without the key of a limit: ``foo^high`` of ``foo^high.key``."""
-    if "^" not in route:
-        return route
-    base, _, rest = route.partition("^")
-    priority = rest.partition(_KEYED)[0]
-    return f"{base}^{priority}" if priority else base
-
-
-def keyed_routes(route: str, key: str) -> tuple[str, ...]:
-    """The sub-routes of a route for the runs of one key, one for each priority, in the order they are served."""
-    return tuple(keyed(each, key) for each in with_priorities(route))
-
-
-def woken_by(route: str) -> tuple[str, ...]:
-    """The sub-routes of a route on which what is put is news for who waits for work on it."""
-    return (*with_priorities(route), route + TURNS)
-
-
 def stored_like(state: State | None) -> State | None:
     """The state to ask a store for, to find runs in this one: a store knows ``scheduled``, but not ``waiting``."""
     return State.SCHEDULED if state is State.WAITING else state
@@ -462,77 +389,9 @@ def is_shown(record: Record, state: State | None) -> bool:
     return state not in (State.WAITING, State.SCHEDULED) or is_waiting(record) == (state is State.WAITING)
 
 
-def with_priorities(route: str) -> tuple[str, ...]:
-    """The sub-routes of a route, one for each priority, in the order they are served."""
-    return (route + HIGH, route, route + LOW)
-
-
-def address(worker: str) -> str:
-    """The route that only this worker serves."""
-    return "@" + worker
-
-
-class _Ids:
-    """Ids of 28 hexadecimal digits: 12 for the milliseconds, 16 that start at random and count up."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.last = 0
-        self.random = b""
-        self.made: dict[str, float] = {}
-
-    def draw(self, now: float) -> str:
-        with self.lock:
-            first = int(now * 1000) << 64
-            if first > self.last:
-                self.random = self.random[8:] or os.urandom(512)  # a call for each id would cost more than the rest
-                self.last = first | (int.from_bytes(self.random[:8], "big") >> 1)
-            else:
-                self.last += 1
-            id = f"{self.last:028x}"
-            if len(self.made) >= MOST_MADE:
-                self.made.clear()
-            self.made[id] = ticks()
-            return id
-
-
-_ids = _Ids()
-
-
-def new_id(now: float) -> str:
-    """A run's id. Ids sort by time, ascend within a process, and never collide."""
-    return _ids.draw(now)
-
-
-MOST_MADE: Final = 1000
-"""Ids of which it is known when they were made."""
-
-
-def when_made(id: str) -> float | None:
-    """By ``ticks``, when ``new_id`` made this id in this process; None unless it is one of the last ones.
-
-    Nobody can have used the id before that moment.
-    """
-    return _ids.made.get(id)
-
-
 def is_for_later(envelope: Envelope) -> bool:
     """Whether a run was due later than its id was made. True if the id holds no time."""
     try:
         return envelope.due > int(envelope.id[:12], 16) / 1000 + 0.002  # the id holds whole milliseconds
     except ValueError:
         return True
-
-
-def _forget_ids() -> None:
-    global _ids
-    _ids = _Ids()
-
-
-# A forked process would otherwise count on from the same number as its parent.
-os.register_at_fork(after_in_child=_forget_ids)
-
-
-def new_token() -> str:
-    """A secret that proves a claim."""
-    return os.urandom(12).hex()

@@ -9,9 +9,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 from skunkqueue.clock import ticks
 from skunkqueue.draining import draining
-from skunkqueue.envelope import Envelope, Record, State, base_route
+from skunkqueue.envelope import Envelope, Record, State
 from skunkqueue.errors import SkunkError
 from skunkqueue.printable import printable
+from skunkqueue.routes import base_route
 
 T = TypeVar("T")
 

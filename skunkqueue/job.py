@@ -23,8 +23,9 @@ from typing import (
 from weakref import ref
 
 from skunkqueue.durations import Duration
-from skunkqueue.envelope import Envelope, State, address, new_id
+from skunkqueue.envelope import Envelope, State
 from skunkqueue.errors import PartialFire, StoreAway, StoreError, StoreRefused, WrongCall
+from skunkqueue.ids import new_id
 from skunkqueue.importing import is_importing, travels_by_value
 from skunkqueue.importing import while_importing as while_importing
 from skunkqueue.keys import default_keys
@@ -34,6 +35,7 @@ from skunkqueue.options import Given, GivenRoutesApart, Options, Several
 from skunkqueue.plan import Carried as Carried
 from skunkqueue.plan import Plan, Unsigned
 from skunkqueue.printable import said
+from skunkqueue.routes import address
 from skunkqueue.run import Run, Runs, inert
 from skunkqueue.stub import arguments_of, is_generator
 from skunkqueue.times import NOW, When, when_of

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, Un
 
 from skunkqueue.codec import SERIALIZERS
 from skunkqueue.durations import Duration, seconds
-from skunkqueue.envelope import DAY, PRIORITIES, Seal, check_name
+from skunkqueue.envelope import DAY, Seal
 from skunkqueue.errors import WrongCall
 from skunkqueue.limits.limit import Fair, Limit
 from skunkqueue.printable import said
+from skunkqueue.routes import PRIORITIES, check_name
 
 if TYPE_CHECKING:
     from skunkqueue.policy import Backoff

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from skunkqueue import culprit
 from skunkqueue.codec import PICKLED, encode_call, pickle_function, pickled_size, scalar_call, with_headers
 from skunkqueue.connection import at_home
-from skunkqueue.envelope import PRIORITIES, SIGNATURE, keyed, pack_body, pack_head
+from skunkqueue.envelope import SIGNATURE, pack_body, pack_head
 from skunkqueue.errors import TooLarge, WrongCall
 from skunkqueue.keys import Keyring, default_keys
 from skunkqueue.limits.limit import Limit
 from skunkqueue.options import Options
 from skunkqueue.referred import Reference, keeping, refer
+from skunkqueue.routes import PRIORITIES, keyed
 from skunkqueue.signing import seal_body
 
 if TYPE_CHECKING:

@@ -11,24 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Protocol, Self
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.connection import Connection, connect, full_url, home, let_go, remember_url
-from skunkqueue.envelope import (
-    OPEN,
-    Envelope,
-    Filter,
-    Record,
-    State,
-    StateName,
-    address,
-    base_route,
-    check_id,
-    check_name,
-    is_internal,
-    is_shown,
-    key_of_route,
-    stored_like,
-)
+from skunkqueue.envelope import OPEN, Envelope, Filter, Record, State, StateName, is_shown, stored_like
 from skunkqueue.errors import RunGone, StoreAway, StoreFull, StoreRefused, WrongCall
 from skunkqueue.hooks import Hooks
+from skunkqueue.ids import check_id
 from skunkqueue.job import Job
 from skunkqueue.options import Given, GivenRoutesApart, GivenToEvent, Options, QueueType, Several, choice, did_you_mean
 from skunkqueue.persistence import Persister
@@ -36,6 +22,7 @@ from skunkqueue.persistence.halves import by_halves
 from skunkqueue.persistence.put import put
 from skunkqueue.persistence.url import Address, find_backend, locate, without_secrets
 from skunkqueue.printable import printable, said
+from skunkqueue.routes import address, base_route, check_name, is_internal, key_of_route
 from skunkqueue.run import Run, Runs
 from skunkqueue.schedules.desk import Schedules
 from skunkqueue.schedules.registry import registry

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from skunkqueue.envelope import Envelope, Record, Seal, State, base_route, pack_body, pack_head
+from skunkqueue.envelope import Envelope, Record, Seal, State, pack_body, pack_head
 from skunkqueue.errors import StoreRefused, WrongCall
 from skunkqueue.printable import said
+from skunkqueue.routes import base_route
 from skunkqueue.times import LATEST
 
 if TYPE_CHECKING:

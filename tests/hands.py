@@ -6,8 +6,10 @@ import itertools
 import json
 
 from skunkqueue import codec
-from skunkqueue.envelope import HIGH, LOW, Outcome, Want, address, new_token, open_body, peek_head
+from skunkqueue.envelope import Outcome, Want, open_body, peek_head
 from skunkqueue.errors import StoreAway
+from skunkqueue.ids import new_token
+from skunkqueue.routes import HIGH, LOW, address
 
 _numbers = itertools.count()
 

@@ -24,8 +24,9 @@ from skunkqueue.cli.commands import COMMANDS
 from skunkqueue.cli.jsonable import jsonable
 from skunkqueue.cli.plain import read, spread
 from skunkqueue.cli.work import work
-from skunkqueue.envelope import Envelope, Outcome, Want, new_id, new_token
+from skunkqueue.envelope import Envelope, Outcome, Want
 from skunkqueue.errors import WrongCall
+from skunkqueue.ids import new_id, new_token
 from skunkqueue.printable import printable
 
 SKUNQ = [sys.executable, "-m", "skunkqueue.cli"]

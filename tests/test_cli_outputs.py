@@ -21,8 +21,9 @@ from skunkqueue import SkunkQueue, cli
 from skunkqueue.cli import desk, rows
 from skunkqueue.cli.jsonable import jsonable
 from skunkqueue.codec import encode_value
-from skunkqueue.envelope import Envelope, Outcome, Want, new_id, new_token
+from skunkqueue.envelope import Envelope, Outcome, Want
 from skunkqueue.errors import StoreAway
+from skunkqueue.ids import new_id, new_token
 from skunkqueue.persistence.sqlite import SQLitePersister
 
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e"

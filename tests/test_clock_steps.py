@@ -18,8 +18,9 @@ from pools import LIMIT, PoolProcess, until
 
 from skunkqueue import SkunkQueue, envelope
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import Envelope, Outcome, Want, new_id
+from skunkqueue.envelope import Envelope, Outcome, Want
 from skunkqueue.errors import StoreAway
+from skunkqueue.ids import new_id
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.persistence.sqlite import SQLitePersister

@@ -17,7 +17,8 @@ from skunkqueue.cli.failures import cause_of
 from skunkqueue.cli.which import Which
 from skunkqueue.clock import Clock
 from skunkqueue.codec import decode_value, encode_value, is_pickled, timed, times_of
-from skunkqueue.envelope import Envelope, Outcome, Want, new_id, new_token
+from skunkqueue.envelope import Envelope, Outcome, Want
+from skunkqueue.ids import new_id, new_token
 from skunkqueue.notes import MOST_NOTES, Attempted, Notes, decode_notes, encode_notes
 from skunkqueue.testing import drain
 

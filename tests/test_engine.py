@@ -13,7 +13,8 @@ from troubled import Troubled, make_pool
 
 from skunkqueue import SkunkQueue, codec, current_run
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import Envelope, Seal, Want, new_id, new_token, pack_body, pack_head
+from skunkqueue.envelope import Envelope, Seal, Want, pack_body, pack_head
+from skunkqueue.ids import new_id, new_token
 from skunkqueue.worker.pool.exchanger import Exchanger
 
 queue = SkunkQueue("demo", "memory://engine")

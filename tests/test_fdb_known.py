@@ -14,7 +14,8 @@ fdb = binding()
 
 from skunkqueue import SkunkQueue, StoreError  # noqa: E402
 from skunkqueue.clock import ticks  # noqa: E402
-from skunkqueue.envelope import MOST_MADE, Envelope, new_id, when_made  # noqa: E402
+from skunkqueue.envelope import Envelope  # noqa: E402
+from skunkqueue.ids import MOST_MADE, new_id, when_made  # noqa: E402
 from skunkqueue.persistence.fdb import FDBPersister, known, open_url  # noqa: E402
 from skunkqueue.persistence.fdb.layout import lane_of, spread, written  # noqa: E402
 from skunkqueue.persistence.fdb.rows import read_row  # noqa: E402

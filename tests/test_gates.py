@@ -8,9 +8,11 @@ import pytest
 
 from skunkqueue import SkunkQueue
 from skunkqueue.codec import encode_value
-from skunkqueue.envelope import GATED, HIGH, LOW, Filter, Outcome, State, Want, is_internal, new_token
+from skunkqueue.envelope import GATED, Filter, Outcome, State, Want
 from skunkqueue.errors import StoreAway
 from skunkqueue.gates.gate import Gate, gate_id, packed_ids, unpacked_ids
+from skunkqueue.ids import new_token
+from skunkqueue.routes import HIGH, LOW, is_internal
 from skunkqueue.schedules.keeper import Keeper
 from skunkqueue.times import NOW
 

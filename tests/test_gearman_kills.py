@@ -13,10 +13,11 @@ from pools import until
 
 from skunkqueue.clock import ticks
 from skunkqueue.codec import decode_call, encode_value
-from skunkqueue.envelope import Claim, Exchange, Outcome, Seal, Want, new_token, open_body
+from skunkqueue.envelope import Claim, Exchange, Outcome, Seal, Want, open_body
 from skunkqueue.gearman.protocol import PacketType
 from skunkqueue.gearman.runner import ROUTE, packer, value_of
 from skunkqueue.gearman.source import GearmanSource
+from skunkqueue.ids import new_token
 
 NAMES = ["job"]
 

@@ -17,10 +17,11 @@ from pools import LIMIT, until
 from test_gearman_server import Served, grab_job, sync
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Seal, Want, new_token
+from skunkqueue.envelope import Seal, Want
 from skunkqueue.gearman.protocol import Packet, PacketType
 from skunkqueue.gearman.server.jobs import ServerJob
 from skunkqueue.gearman.server.upkeep import Beat
+from skunkqueue.ids import new_token
 from skunkqueue.policy import NONE
 
 KIND = PacketType

@@ -21,13 +21,14 @@ from test_gearman_server import SOON, Served, ask, grab, grab_job, nothing_comes
 
 from skunkqueue import SkunkQueue, StoreAway, WrongCall
 from skunkqueue.codec import encode_call
-from skunkqueue.envelope import Envelope, Seal, Want, new_id, new_token, pack_body, pack_head
+from skunkqueue.envelope import Envelope, Seal, Want, pack_body, pack_head
 from skunkqueue.errors import PayloadError
 from skunkqueue.gearman import GearmanServer
 from skunkqueue.gearman.protocol import Packet, PacketType
 from skunkqueue.gearman.server.bodies import answer_of, body_of, head, payload_of
 from skunkqueue.gearman.server.cron import NoSuchTime, next_time
 from skunkqueue.gearman.server.names import function_of, handle_of, id_of, key_of, route_of, unique_of
+from skunkqueue.ids import new_id, new_token
 from skunkqueue.persistence import Persister
 
 KIND = PacketType

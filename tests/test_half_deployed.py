@@ -12,7 +12,8 @@ from pools import LIMIT, PoolProcess, until
 from skunkqueue import JobFailed, SkunkQueue
 from skunkqueue.clock import Clock
 from skunkqueue.codec import encode_call
-from skunkqueue.envelope import Claim, Envelope, Seal, new_id, pack_body, pack_head
+from skunkqueue.envelope import Claim, Envelope, Seal, pack_body, pack_head
+from skunkqueue.ids import new_id
 from skunkqueue.policy import Unknown, decode_notes, judge
 from skunkqueue.worker.pool.completer import Completer
 from skunkqueue.worker.pool.log import Log

@@ -13,14 +13,16 @@ import pytest
 from pools import LIMIT, PoolProcess, marks, until
 
 from skunkqueue import Run, SkunkQueue, WorkerPool, WrongCall
-from skunkqueue.envelope import HIGH, Claim, Envelope, Outcome, is_internal, new_id
+from skunkqueue.envelope import Claim, Envelope, Outcome
 from skunkqueue.handlers import declared
 from skunkqueue.handlers.book import declare, readable
 from skunkqueue.handlers.declared import handlers_of
 from skunkqueue.handlers.ends import Ends
 from skunkqueue.handlers.handler import EndHandler
+from skunkqueue.ids import new_id
 from skunkqueue.persistence import Limits
 from skunkqueue.persistence.memory import MemoryPersister
+from skunkqueue.routes import HIGH, is_internal
 from skunkqueue.schedules.definition import Pieces
 from skunkqueue.schedules.paused import ROUTE, pause, pauses, standing
 from skunkqueue.schedules.registry import registry

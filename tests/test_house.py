@@ -24,6 +24,8 @@ FLOORS = (
         "distribution",
         "errors",
         "envelope",
+        "ids",
+        "routes",
         "clock",
         "durations",
         "times",
@@ -39,7 +41,20 @@ FLOORS = (
         "pickling",
         "notes",
     },
-    {"errors", "envelope", "clock", "durations", "keys", "codec", "function_pickle", "signing", "signals", "printable"}
+    {
+        "errors",
+        "envelope",
+        "ids",
+        "routes",
+        "clock",
+        "durations",
+        "keys",
+        "codec",
+        "function_pickle",
+        "signing",
+        "signals",
+        "printable",
+    }
     | {"draining", "referred"},
     {"persistence", "policy"},
     {"queue", "job", "job_pickle", "plan", "method", "lookup", "run", "options", "stub"}

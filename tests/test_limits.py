@@ -8,27 +8,14 @@ from datetime import UTC, datetime
 import pytest
 
 from skunkqueue import Limit, SkunkQueue, WrongCall
-from skunkqueue.envelope import (
-    TURNS,
-    Envelope,
-    Filter,
-    Outcome,
-    Seal,
-    State,
-    Want,
-    keyed,
-    keyed_routes,
-    new_id,
-    new_token,
-    pack_body,
-    pack_head,
-    with_priorities,
-)
+from skunkqueue.envelope import Envelope, Filter, Outcome, Seal, State, Want, pack_body, pack_head
+from skunkqueue.ids import new_id, new_token
 from skunkqueue.limits.credit import Credit, credit_of
 from skunkqueue.limits.limit import FAIR, Terms
 from skunkqueue.limits.looking import HeldTurn, Wanted, let_go, look_at, put_permits, ripe_of, sweep
 from skunkqueue.limits.turns import LimitKey, is_turn, look, put_with_turns, read
 from skunkqueue.options import Options
+from skunkqueue.routes import TURNS, keyed, keyed_routes, with_priorities
 
 START = datetime(2027, 3, 1, 12, tzinfo=UTC).timestamp()
 FIVE = Terms(5)

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from skunkqueue.envelope import Envelope, Outcome, State, Want, new_token
+from skunkqueue.envelope import Envelope, Outcome, State, Want
+from skunkqueue.ids import new_token
 from skunkqueue.persistence.memory import MemoryPersister
 
 NOW = 1_000_000_000.0

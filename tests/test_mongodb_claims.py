@@ -15,11 +15,12 @@ pytest.importorskip("pymongo")
 from mongo_servers import client_of, fresh_url
 from pymongo import monitoring
 
-from skunkqueue.envelope import HIGH, LOW, Filter, Outcome
+from skunkqueue.envelope import Filter, Outcome
 from skunkqueue.persistence.mongodb import MongoPersister, open_url
 from skunkqueue.persistence.mongodb.documents import shelf_of
 from skunkqueue.persistence.mongodb.probe import SORTS, Features, _stages, features_of, has_transactions
 from skunkqueue.persistence.mongodb.windows import Windows
+from skunkqueue.routes import HIGH, LOW
 from skunkqueue.testing import random_walk
 from skunkqueue.testing.makers import LATE, NOW, sealed, want
 

@@ -15,10 +15,11 @@ pytest.importorskip("pymongo")
 from mongo_servers import client_of, fresh_url
 from pymongo.errors import OperationFailure
 
-from skunkqueue.envelope import HIGH, Outcome
+from skunkqueue.envelope import Outcome
 from skunkqueue.persistence import Key, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.mongodb import MongoPersister, notify, open_url
 from skunkqueue.persistence.mongodb.stream import ANYTHING, News, Stream, read_event
+from skunkqueue.routes import HIGH
 from skunkqueue.testing.makers import NOW, sealed, take, take_one
 
 SOON = 20.0

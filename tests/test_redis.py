@@ -14,7 +14,7 @@ import pytest
 import redis as driver
 from redis_server import RedisServer, cluster_servers, sentinel_servers, tls_server
 
-from skunkqueue.envelope import DAY, Filter, Outcome, State, Want, with_priorities
+from skunkqueue.envelope import DAY, Filter, Outcome, State, Want
 from skunkqueue.errors import StoreAway, StoreError, StoreVersion, WrongCall
 from skunkqueue.persistence import RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence import redis as module
@@ -22,6 +22,7 @@ from skunkqueue.persistence.redis import RedisPersister, default_cfg, open_url
 from skunkqueue.persistence.redis.scripts import SCRIPTS, _script
 from skunkqueue.persistence.redis.url import parse_url
 from skunkqueue.persistence.url import get_backend
+from skunkqueue.routes import with_priorities
 from skunkqueue.testing import StoreContract, random_walk
 from skunkqueue.testing.makers import LATE, NOW, sealed, take, want
 

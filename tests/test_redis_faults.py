@@ -17,8 +17,9 @@ import pytest
 from redis_server import CuttingProxy, RedisServer, tls_server
 
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import Asked, Claim, Envelope, Filter, Outcome, State, Want, new_id, new_token
+from skunkqueue.envelope import Asked, Claim, Envelope, Filter, Outcome, State, Want
 from skunkqueue.errors import StoreAway, StoreRefused
+from skunkqueue.ids import new_id, new_token
 from skunkqueue.persistence import RunKey, WorkKey
 from skunkqueue.persistence import redis as module
 from skunkqueue.persistence.memory import MemoryPersister

@@ -8,8 +8,10 @@ import pytest
 
 from skunkqueue import SkunkQueue
 from skunkqueue.codec import encode_value
-from skunkqueue.envelope import Filter, Outcome, State, Want, is_internal, new_token, open_body
+from skunkqueue.envelope import Filter, Outcome, State, Want, open_body
 from skunkqueue.errors import StoreAway
+from skunkqueue.ids import new_token
+from skunkqueue.routes import is_internal
 from skunkqueue.schedules import book, paused
 from skunkqueue.schedules.declared import definition_of, rules_of
 from skunkqueue.schedules.definition import TICKS

@@ -11,8 +11,9 @@ from hands import body_of
 
 from skunkqueue import SkunkQueue, WorkerPool
 from skunkqueue.codec import encode_call, pickle_function
-from skunkqueue.envelope import Seal, new_id, open_body, pack_body, pack_head
+from skunkqueue.envelope import Seal, open_body, pack_body, pack_head
 from skunkqueue.errors import BadSignature, UnknownJob
+from skunkqueue.ids import new_id
 from skunkqueue.job import Carried
 from skunkqueue.keys import Keys
 from skunkqueue.signing import seal_body, verify_body

@@ -17,7 +17,8 @@ from skunkqueue import SkunkError, WrongCall
 from skunkqueue import worker as seam
 from skunkqueue.clock import Clock
 from skunkqueue.codec import decode_value, encode_call
-from skunkqueue.envelope import Claim, Envelope, Seal, new_id, pack_body, pack_head
+from skunkqueue.envelope import Claim, Envelope, Seal, pack_body, pack_head
+from skunkqueue.ids import new_id
 from skunkqueue.job import Carried
 from skunkqueue.persistence import Source
 from skunkqueue.worker import Hook, Log, Pool, Settings, ShownResult, pool_name, shared_bytes

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from skunkqueue import SkunkQueue, StoreRefused, WrongCall
-from skunkqueue.envelope import Outcome, State, Want, new_token
+from skunkqueue.envelope import Outcome, State, Want
+from skunkqueue.ids import new_token
 from skunkqueue.options import Options
 from skunkqueue.spacing import WINDOWS, put_spaced
 from skunkqueue.testing import drain

@@ -14,7 +14,8 @@ import time
 import pytest
 from pools import until
 
-from skunkqueue.envelope import Outcome, Want, new_id, new_token
+from skunkqueue.envelope import Outcome, Want
+from skunkqueue.ids import new_id, new_token
 from skunkqueue.policy import Notes, decode_notes, encode_notes
 from skunkqueue.spool import Hermes, drop
 from skunkqueue.spool import work as work_module

@@ -18,8 +18,9 @@ from contextlib import ExitStack
 import pytest
 from pools import until
 
-from skunkqueue.envelope import Outcome, Seal, Want, new_token, pack_body, pack_head
+from skunkqueue.envelope import Outcome, Seal, Want, pack_body, pack_head
 from skunkqueue.errors import StoreAway, WrongCall
+from skunkqueue.ids import new_token
 from skunkqueue.persistence import WorkKey
 from skunkqueue.policy import Notes, decode_notes, encode_notes
 from skunkqueue.spool import drop, retry
@@ -603,7 +604,8 @@ NOBODY = """
 import os, time
 from decimal import Decimal
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.envelope import Want, new_token
+from skunkqueue.envelope import Want
+from skunkqueue.ids import new_token
 os.setgroups([]); os.setgid(65534); os.setuid(65534)  # after the imports, which it may have no right to
 source = SpoolSource({folder!r}, lambda *_: b"", moment=0.2)
 end = time.monotonic() + 20
@@ -745,7 +747,8 @@ def test_what_could_not_be_read_again_is_not_dropped(folder, job):
 CLAIMER = """
 import sys, time, json
 from skunkqueue.spool.source import SpoolSource
-from skunkqueue.envelope import Outcome, Want, new_token
+from skunkqueue.envelope import Outcome, Want
+from skunkqueue.ids import new_token
 source = SpoolSource({folder!r}, lambda *_: b"")
 print("up", flush=True)
 sys.stdin.readline()

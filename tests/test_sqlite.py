@@ -20,13 +20,14 @@ from typing import Any
 
 import pytest
 
-from skunkqueue.envelope import FINDABLE, Claim, Envelope, Filter, Outcome, State, Want, address
+from skunkqueue.envelope import FINDABLE, Claim, Envelope, Filter, Outcome, State, Want
 from skunkqueue.errors import StoreAway, StoreError, StoreRefused, StoreVersion, WrongCall
 from skunkqueue.persistence import RunKey, WorkerKey, WorkKey, sqlite
 from skunkqueue.persistence.sqlite import SQLitePersister, open_url
 from skunkqueue.persistence.sqlite import file as sqlite_file
 from skunkqueue.persistence.sqlite import notify as sqlite_notify
 from skunkqueue.persistence.url import get_backend, locate
+from skunkqueue.routes import address
 from skunkqueue.testing import StoreContract
 from skunkqueue.testing.makers import LATE, LEASE, NOW, sealed, take, take_one, want
 

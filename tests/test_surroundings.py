@@ -10,7 +10,8 @@ from pools import LIMIT, PoolProcess, until
 
 from skunkqueue import JobFailed, SkunkQueue
 from skunkqueue.codec import encode_call
-from skunkqueue.envelope import Envelope, Seal, new_id, pack_body, pack_head
+from skunkqueue.envelope import Envelope, Seal, pack_body, pack_head
+from skunkqueue.ids import new_id
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from troubled import Said
 
 from skunkqueue import SkunkQueue, WorkerPool
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Claim, Envelope, Seal, new_id
+from skunkqueue.envelope import Claim, Envelope, Seal
+from skunkqueue.ids import new_id
 from skunkqueue.policy import NONE
 from skunkqueue.worker.pool.engine import Engine
 from skunkqueue.worker.pool.exchanger import Exchanger

@@ -12,7 +12,8 @@ import pytest
 from pools import LIMIT, PoolProcess, alive, children, marks, until
 
 from skunkqueue import JobFailed, codec
-from skunkqueue.envelope import Envelope, Seal, new_id, pack_body, pack_head
+from skunkqueue.envelope import Envelope, Seal, pack_body, pack_head
+from skunkqueue.ids import new_id
 from skunkqueue.policy import decode_notes
 
 

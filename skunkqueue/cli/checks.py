@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from skunkqueue.durations import seconds
-from skunkqueue.envelope import State, base_route, check_id, check_name
+from skunkqueue.envelope import State
 from skunkqueue.errors import WrongCall
+from skunkqueue.ids import check_id
 from skunkqueue.printable import said
+from skunkqueue.routes import base_route, check_name
 
 
 def queue(value: str) -> str:

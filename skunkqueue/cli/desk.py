@@ -11,10 +11,11 @@ import click
 
 from skunkqueue.cli.which import ID_LENGTH, Which, fired_at
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import Filter, Record, State, is_internal, is_shown, stored_like
+from skunkqueue.envelope import Filter, Record, State, is_shown, stored_like
 from skunkqueue.errors import StoreError, WrongCall
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.url import get_backend
+from skunkqueue.routes import is_internal
 
 PAGE = 500
 ALL = Which()

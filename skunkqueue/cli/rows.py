@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from skunkqueue.codec import decode_value, is_pickled
 from skunkqueue.durations import age, span
-from skunkqueue.envelope import GATED, Envelope, Record, State, key_of_route, shown_route
+from skunkqueue.envelope import GATED, Envelope, Record, State
 from skunkqueue.errors import PayloadError
 from skunkqueue.facts import Arguments, arguments_of, head_of, history, job_of, times, worker_label
 from skunkqueue.limits.turns import terms_of
 from skunkqueue.notes import decode_notes
+from skunkqueue.routes import key_of_route, shown_route
 from skunkqueue.run import attempts
 from skunkqueue.times import as_local
 

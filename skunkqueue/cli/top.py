@@ -12,8 +12,10 @@ import click
 
 from skunkqueue.cli.options import DURATION, desk_options
 from skunkqueue.durations import age
-from skunkqueue.envelope import State, Want, base_route, is_internal, new_token
+from skunkqueue.envelope import State, Want
 from skunkqueue.facts import worker_label
+from skunkqueue.ids import new_token
+from skunkqueue.routes import base_route, is_internal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

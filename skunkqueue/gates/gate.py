@@ -12,8 +12,9 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from skunkqueue.envelope import Envelope, Record, Seal, State, base_route, open_body, pack_body, pack_head
+from skunkqueue.envelope import Envelope, Record, Seal, State, open_body, pack_body, pack_head
 from skunkqueue.errors import Corrupt
+from skunkqueue.routes import base_route
 
 GATES: Final = "~gates"
 """What follows a route in the name of the route on which the gates of its runs lie."""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from skunkqueue.envelope import Claim, Want, base_route
+from skunkqueue.envelope import Claim, Want
 from skunkqueue.gearman.held import HeldJob
 from skunkqueue.gearman.worker_connection import WorkerConnection
+from skunkqueue.routes import base_route
 
 SLOW: Final = 0.25
 """Seconds after which a server that owes an answer holds up the others no longer."""

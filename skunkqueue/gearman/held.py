@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Claim, Envelope, Outcome, Want, new_id
+from skunkqueue.envelope import Claim, Envelope, Outcome, Want
 from skunkqueue.gearman.protocol import PacketType, request
 from skunkqueue.gearman.worker_connection import Assigned, WorkerConnection
+from skunkqueue.ids import new_id
 
 MOST_ID: Final = 150
 SCALE: Final = 1000

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Final
 
-from skunkqueue.envelope import PRIORITIES, State
+from skunkqueue.envelope import State
 from skunkqueue.errors import WrongCall
 from skunkqueue.handlers.handler import EVENTS, EndHandler, said
 from skunkqueue.options import did_you_mean
 from skunkqueue.printable import said as quoted
+from skunkqueue.routes import PRIORITIES
 from skunkqueue.schedules.definition import Pieces
 from skunkqueue.schedules.registry import origin_of, registry
 

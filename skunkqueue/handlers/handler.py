@@ -8,9 +8,11 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from skunkqueue.codec import PICKLED, PLAIN
-from skunkqueue.envelope import Envelope, Seal, base_route, new_id, open_body, pack_head
+from skunkqueue.envelope import Envelope, Seal, open_body, pack_head
 from skunkqueue.errors import BadSignature, Corrupt
+from skunkqueue.ids import new_id
 from skunkqueue.referred import keeping, reference
+from skunkqueue.routes import base_route
 from skunkqueue.schedules.definition import Pieces, id_prefix
 from skunkqueue.schedules.paused import PAUSES
 from skunkqueue.signing import seal_body, verify_body

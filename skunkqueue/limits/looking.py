@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
-from skunkqueue.envelope import Claim, Envelope, Outcome, Want, base_route, key_of_route, keyed_routes, new_token
+from skunkqueue.envelope import Claim, Envelope, Outcome, Want
+from skunkqueue.ids import new_token
 from skunkqueue.limits.limit import Terms
 from skunkqueue.limits.turns import NOW, LimitKey, Turn, look, permit, read, rounded, terms_of
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.put import put
+from skunkqueue.routes import base_route, key_of_route, keyed_routes
 
 WORKER: Final = "turns"
 MORE: Final = 4

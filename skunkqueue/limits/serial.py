@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from skunkqueue.clock import Clock
-from skunkqueue.envelope import TURNS, Claim, Outcome, Want, keyed_routes, new_token
+from skunkqueue.envelope import Claim, Outcome, Want
 from skunkqueue.errors import PayloadError
+from skunkqueue.ids import new_token
 from skunkqueue.limits.credit import Credit, credit_of
 from skunkqueue.limits.looking import HeldTurn, let_go, look_at
 from skunkqueue.limits.turns import read
 from skunkqueue.persistence import Persister
+from skunkqueue.routes import TURNS, keyed_routes
 
 
 class Setting(Protocol):

@@ -18,23 +18,13 @@ from typing import Final, NamedTuple
 
 import msgpack
 
-from skunkqueue.envelope import (
-    GATED,
-    TURNS,
-    Envelope,
-    Seal,
-    base_route,
-    key_of_route,
-    new_id,
-    open_body,
-    pack_body,
-    pack_head,
-    peek_head,
-)
+from skunkqueue.envelope import GATED, Envelope, Seal, open_body, pack_body, pack_head, peek_head
 from skunkqueue.errors import Corrupt, PayloadError
+from skunkqueue.ids import new_id
 from skunkqueue.limits.limit import Terms
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.put import put
+from skunkqueue.routes import TURNS, base_route, key_of_route
 
 VERSION: Final = 1
 SOON: Final = 0.002

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from skunkqueue.envelope import Filter, State, Want, base_route, is_internal, new_token
+from skunkqueue.envelope import Filter, State, Want
+from skunkqueue.ids import new_token
 from skunkqueue.persistence import Persister
+from skunkqueue.routes import base_route, is_internal
 
 ADDRESSED: Final = "@"
 """Stands for the addresses of all workers, where runs lie that were broadcast."""

@@ -9,18 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import (
-    Claim,
-    Envelope,
-    Exchange,
-    Filter,
-    Order,
-    Outcome,
-    Record,
-    State,
-    Want,
-    base_route,
-)
+from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Outcome, Record, State, Want
 from skunkqueue.persistence import (
     EXPIRED,
     REMEMBERED,
@@ -35,6 +24,7 @@ from skunkqueue.persistence import (
 from skunkqueue.persistence.records import Records
 from skunkqueue.persistence.steps import Steps, is_of_wrong_clock, measured, moved
 from skunkqueue.persistence.url import StoreConfig, url_path
+from skunkqueue.routes import base_route
 
 default_cfg: StoreConfig = {"backend": "memory", "conn_url": "", "dbname": ""}
 

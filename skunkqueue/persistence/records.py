@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 
-from skunkqueue.envelope import Record, base_route
+from skunkqueue.envelope import Record
+from skunkqueue.routes import base_route
 
 Lane = tuple[str, str]
 """A queue and a route, with its priority."""

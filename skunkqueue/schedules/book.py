@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from skunkqueue.envelope import OPEN, Filter, Record, State, new_id
+from skunkqueue.envelope import OPEN, Filter, Record, State
 from skunkqueue.errors import PayloadError, WrongCall
+from skunkqueue.ids import new_id
 from skunkqueue.limits.turns import put_with_turns
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.put import put

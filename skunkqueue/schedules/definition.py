@@ -15,9 +15,10 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from skunkqueue.codec import PICKLED, PLAIN, is_pickled
-from skunkqueue.envelope import Body, Envelope, Seal, base_route, open_body, pack_head, shown_route
+from skunkqueue.envelope import Body, Envelope, Seal, open_body, pack_head
 from skunkqueue.errors import BadSignature, Corrupt
 from skunkqueue.referred import MARK, keeping, reference
+from skunkqueue.routes import base_route, shown_route
 from skunkqueue.schedules.when import When, packed, unpacked
 from skunkqueue.signing import seal_body, verify_body
 

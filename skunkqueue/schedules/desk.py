@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Record, State, check_name, shown_route
+from skunkqueue.envelope import Record, State
 from skunkqueue.errors import StoreError, WrongCall
 from skunkqueue.persistence import Persister
 from skunkqueue.printable import said
+from skunkqueue.routes import check_name, shown_route
 from skunkqueue.run import Run, Runs
 from skunkqueue.schedules.when import Cron
 from skunkqueue.times import as_datetime, as_local, when_of

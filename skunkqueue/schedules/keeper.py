@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from skunkqueue.envelope import Claim, Envelope, Outcome, Record, Want, new_token
+from skunkqueue.envelope import Claim, Envelope, Outcome, Record, Want
 from skunkqueue.errors import PayloadError, StoreFull, StoreRefused
 from skunkqueue.gates.gate import GATES
 from skunkqueue.gates.keeper import step_all as step_gates
+from skunkqueue.ids import new_token
 from skunkqueue.limits.turns import put_with_turns
 from skunkqueue.persistence import Persister
 from skunkqueue.schedules.definition import TICKS, Definition, pace_id, read

@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from skunkqueue.envelope import new_id
 from skunkqueue.errors import WrongCall
+from skunkqueue.ids import new_id
 from skunkqueue.spool.contents import parse
 from skunkqueue.spool.files import IN, Unreadable, is_ignored
 from skunkqueue.spool.kept import move, numbered

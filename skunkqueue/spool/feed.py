@@ -12,13 +12,15 @@ from typing import Any, Final, TextIO
 from skunkqueue.clock import Clock
 from skunkqueue.codec import encode_call
 from skunkqueue.durations import seconds
-from skunkqueue.envelope import Claim, Envelope, Outcome, Want, check_name, new_token, pack_head
+from skunkqueue.envelope import Claim, Envelope, Outcome, Want, pack_head
 from skunkqueue.errors import StoreError, StoreRefused, TooLarge
+from skunkqueue.ids import new_token
 from skunkqueue.options import Options
 from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import WorkKey
 from skunkqueue.persistence.put import put
 from skunkqueue.queue import SkunkQueue
+from skunkqueue.routes import check_name
 from skunkqueue.signals import catch, give_back
 from skunkqueue.signing import seal_body
 from skunkqueue.spool.contents import Content

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from skunkqueue.envelope import new_id
 from skunkqueue.errors import SkunkError, StoreAway, StoreFull, WrongCall
+from skunkqueue.ids import new_id
 
 IN: Final = "in"
 ERR: Final = "err"

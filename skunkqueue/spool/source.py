@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import msgpack
 
-from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Want, new_id
+from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Want
+from skunkqueue.ids import new_id
 from skunkqueue.notes import decode_notes
 from skunkqueue.persistence import Key, Source, WorkKey
 from skunkqueue.spool.contents import Content, parse

@@ -21,7 +21,8 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Claim, new_token
+from skunkqueue.envelope import Claim
+from skunkqueue.ids import new_token
 from skunkqueue.spool.contents import Content
 from skunkqueue.spool.kept import cut, move, size_of
 

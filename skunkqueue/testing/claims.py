@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from skunkqueue.envelope import DAY, HIGH, LOW, Filter, Outcome, Record, State
+from skunkqueue.envelope import DAY, Filter, Outcome, Record, State
 from skunkqueue.persistence import EXPIRED, Persister
+from skunkqueue.routes import HIGH, LOW
 from skunkqueue.testing.makers import (
     EVERY_BYTE,
     LATE,

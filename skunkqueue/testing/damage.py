@@ -11,8 +11,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from skunkqueue.envelope import DAY, FINDABLE, HIGH, Claim, Envelope, Filter, Outcome, Want
+from skunkqueue.envelope import DAY, FINDABLE, Claim, Envelope, Filter, Outcome, Want
 from skunkqueue.persistence import Persister
+from skunkqueue.routes import HIGH
 from skunkqueue.testing.makers import NOW, id_at
 
 ROUTES: Final = ("foo", "foo" + HIGH, "bar")

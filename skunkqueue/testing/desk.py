@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-from skunkqueue.envelope import DAY, HIGH, LOW, Envelope, Filter, Outcome, Record, State
+from skunkqueue.envelope import DAY, Envelope, Filter, Outcome, Record, State
 from skunkqueue.persistence import Persister, WorkKey
+from skunkqueue.routes import HIGH, LOW
 from skunkqueue.testing.makers import (
     EVERY_BYTE,
     LATE,

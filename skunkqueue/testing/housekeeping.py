@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 
-from skunkqueue.envelope import DAY, HIGH, Filter, Outcome, Record, State, address
+from skunkqueue.envelope import DAY, Filter, Outcome, Record, State
 from skunkqueue.persistence import (
     EXPIRED,
     REMEMBERED,
@@ -17,6 +17,7 @@ from skunkqueue.persistence import (
     WorkKey,
 )
 from skunkqueue.persistence.url import without_secrets
+from skunkqueue.routes import HIGH, address
 from skunkqueue.testing.makers import (
     EVERY_BYTE,
     LATE,

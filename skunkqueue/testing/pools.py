@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from skunkqueue.envelope import Filter, State, base_route, is_internal
+from skunkqueue.envelope import Filter, State
 from skunkqueue.errors import WrongCall
 from skunkqueue.printable import said
 from skunkqueue.queue import SkunkQueue
+from skunkqueue.routes import base_route, is_internal
 from skunkqueue.worker.pool.drain import drain as drain_here
 from skunkqueue.worker.pool.log import Log
 from skunkqueue.worker.pool.pool import WorkerPool

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from skunkqueue.envelope import HIGH, Claim, Envelope, Filter, Outcome, Record, State
+from skunkqueue.envelope import Claim, Envelope, Filter, Outcome, Record, State
 from skunkqueue.persistence import REMEMBERED, Persister
+from skunkqueue.routes import HIGH
 from skunkqueue.testing.makers import (
     EVERY_BYTE,
     LATE,

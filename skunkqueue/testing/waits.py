@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TypeVar
 
-from skunkqueue.envelope import DAY, HIGH, Asked, Outcome, Record, address
+from skunkqueue.envelope import DAY, Asked, Outcome, Record
 from skunkqueue.persistence import (
     Key,
     Persister,
@@ -18,6 +18,7 @@ from skunkqueue.persistence import (
     WorkerKey,
     WorkKey,
 )
+from skunkqueue.routes import HIGH, address
 from skunkqueue.testing.makers import (
     LATE,
     NOW,

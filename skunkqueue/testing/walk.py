@@ -7,23 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple, TypeVar
 
-from skunkqueue.envelope import (
-    DAY,
-    FINDABLE,
-    HIGH,
-    LOW,
-    Claim,
-    Envelope,
-    Exchange,
-    Filter,
-    Order,
-    Outcome,
-    Record,
-    State,
-    Want,
-    address,
-)
+from skunkqueue.envelope import DAY, FINDABLE, Claim, Envelope, Exchange, Filter, Order, Outcome, Record, State, Want
 from skunkqueue.persistence import Persister
+from skunkqueue.routes import HIGH, LOW, address
 from skunkqueue.testing.makers import EVERY_BYTE, NOW, UNICODE, id_at
 from skunkqueue.testing.pair import Call, Pair
 

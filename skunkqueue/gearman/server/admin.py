@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from skunkqueue.envelope import HIGH, LOW, Record, State, base_route
+from skunkqueue.envelope import Record, State
 from skunkqueue.errors import StoreError
 from skunkqueue.gearman.protocol import Line, PacketType
 from skunkqueue.gearman.server.names import function_of, handle_of, id_of, unique_of
@@ -17,6 +17,7 @@ from skunkqueue.gearman.server.service import Limits, Service
 from skunkqueue.gearman.text import FunctionPriorities, FunctionStatus, JobInfo, TableRow, WorkerInfo, ok, refuse, table
 from skunkqueue.notes import decode_notes
 from skunkqueue.persistence import Persister
+from skunkqueue.routes import HIGH, LOW, base_route
 
 MOST_SHOWN: Final = 20_000
 """Jobs that ``show jobs`` lists."""

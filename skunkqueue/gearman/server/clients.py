@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from skunkqueue.envelope import HIGH, LOW, Envelope, Record, State, base_route, new_id, with_priorities
+from skunkqueue.envelope import Envelope, Record, State
 from skunkqueue.errors import StoreError
 from skunkqueue.gearman.protocol import MAX_FUNCTION, MAX_UNIQUE, Packet, PacketType
 from skunkqueue.gearman.server.bodies import KEEP_FAILED, body_of, head
@@ -26,7 +26,9 @@ from skunkqueue.gearman.server.names import (
 from skunkqueue.gearman.server.peer import Owed, Peer
 from skunkqueue.gearman.server.replies import error, number, reply
 from skunkqueue.gearman.server.service import Service
+from skunkqueue.ids import new_id
 from skunkqueue.persistence import Persister
+from skunkqueue.routes import HIGH, LOW, base_route, with_priorities
 
 KIND: Final = PacketType
 FOREGROUND: Final = frozenset({KIND.SUBMIT_JOB, KIND.SUBMIT_JOB_HIGH, KIND.SUBMIT_JOB_LOW, KIND.SUBMIT_REDUCE_JOB})

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
-from skunkqueue.envelope import HIGH, LOW, base_route, check_id
 from skunkqueue.errors import WrongCall
 from skunkqueue.gearman.protocol import MAX_HANDLE, PacketType
+from skunkqueue.ids import check_id
+from skunkqueue.routes import HIGH, LOW, base_route
 
 PRIORITY: Final[Mapping[PacketType, str]] = {
     PacketType.SUBMIT_JOB_HIGH: HIGH,

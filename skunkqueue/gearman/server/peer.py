@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from skunkqueue.envelope import with_priorities
 from skunkqueue.gearman.protocol import READ, Decoder, Line, Magic, Packet, PacketType
 from skunkqueue.gearman.server.names import route_of
+from skunkqueue.routes import with_priorities
 
 MOST_OWED: Final = 5000
 MOST_OWED_BYTES: Final = 4 << 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from skunkqueue.envelope import with_priorities
 from skunkqueue.gearman.server.names import route_of
+from skunkqueue.routes import with_priorities
 
 if TYPE_CHECKING:
     from skunkqueue.gearman.server.peer import Peer

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Record, Want, new_token
+from skunkqueue.envelope import Record, Want
 from skunkqueue.errors import StoreError
 from skunkqueue.gearman.protocol import PacketType
 from skunkqueue.gearman.server.clients import progress_of
@@ -19,6 +19,7 @@ from skunkqueue.gearman.server.jobs import ServerJob
 from skunkqueue.gearman.server.loop import PeerLoop
 from skunkqueue.gearman.server.replies import number
 from skunkqueue.gearman.server.service import Service
+from skunkqueue.ids import new_token
 from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import Key, Persister, RunKey, WorkerKey, WorkKey
 

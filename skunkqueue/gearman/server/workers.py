@@ -8,7 +8,7 @@ from typing import Final
 
 from skunkqueue.clock import ticks
 from skunkqueue.codec import FOREIGN
-from skunkqueue.envelope import Claim, Outcome, Want, new_token, peek_head
+from skunkqueue.envelope import Claim, Outcome, Want, peek_head
 from skunkqueue.errors import SkunkError
 from skunkqueue.gearman.errors import PacketTooLarge, ProtocolError
 from skunkqueue.gearman.protocol import MAX_FUNCTION, Packet, PacketType
@@ -18,6 +18,7 @@ from skunkqueue.gearman.server.names import function_of, unique_of
 from skunkqueue.gearman.server.peer import Owed, Peer
 from skunkqueue.gearman.server.replies import JOB_NOT_FOUND, NO_JOB, error, reply
 from skunkqueue.gearman.server.service import MOST_ABILITIES, MOST_FUNCTIONS, Service
+from skunkqueue.ids import new_token
 from skunkqueue.notes import encode_notes
 from skunkqueue.policy import Died, Entry, Raised, TimedOut, admit, judge, mark
 from skunkqueue.printable import printable

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgpack
 
-from skunkqueue.envelope import Order, base_route
+from skunkqueue.envelope import Order
 from skunkqueue.persistence import EXPIRED, WORKER_GONE
 from skunkqueue.persistence.fdb.layout import lane_of, read, read_lane, read_time, time_key
 from skunkqueue.persistence.fdb.look import counts
@@ -15,6 +15,7 @@ from skunkqueue.persistence.fdb.put import width_of
 from skunkqueue.persistence.fdb.rows import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 from skunkqueue.persistence.fdb.step import EXACT, Step, starting
 from skunkqueue.persistence.fdb.tokens import read_given
+from skunkqueue.routes import base_route
 
 SCANNED: Final = 1000
 """Keys that one purge looks at of each kind that only pools that died leave behind."""

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Envelope, when_made
+from skunkqueue.envelope import Envelope
+from skunkqueue.ids import when_made
 from skunkqueue.persistence.fdb.layout import lane_of, spread, written
 from skunkqueue.persistence.fdb.rows import new_row
 from skunkqueue.persistence.fdb.step import Step

@@ -28,7 +28,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from skunkqueue.envelope import base_route
+from skunkqueue.routes import base_route
 
 MOST_SHARDS: Final = 32
 

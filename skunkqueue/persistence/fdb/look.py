@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from skunkqueue.envelope import Filter, Record, State, base_route
+from skunkqueue.envelope import Filter, Record, State
 from skunkqueue.persistence import expires_at
 from skunkqueue.persistence.fdb.layout import Lane, lane_of, read, read_lane, written
 from skunkqueue.persistence.fdb.rows import QUEUED, RUNNING, STATES, Long, Row, damaged_row, read_row
 from skunkqueue.persistence.fdb.step import COUNT, EXACT, Step
+from skunkqueue.routes import base_route
 
 PAGE: Final = 500
 """Runs of one look, which has five seconds."""

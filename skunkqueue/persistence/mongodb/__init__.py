@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from pymongo.change_stream import DatabaseChangeStream
 
-from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want, base_route
+from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Outcome, Record, Want
 from skunkqueue.errors import StoreAway, StoreError
 from skunkqueue.persistence import Key, Limits, Persister, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.mongodb import claim as claiming
@@ -28,6 +28,7 @@ from skunkqueue.persistence.mongodb.stream import AWAIT_MS, PIPELINE, News, Stre
 from skunkqueue.persistence.mongodb.url import Target, parse_url
 from skunkqueue.persistence.mongodb.via import put_via
 from skunkqueue.persistence.url import StoreConfig
+from skunkqueue.routes import base_route
 
 default_cfg: StoreConfig = {"backend": "mongodb", "conn_url": "localhost:27017", "dbname": "skunkqueue"}
 

@@ -29,9 +29,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 from bson import Binary, Decimal128
 
 from skunkqueue.codec import decode_call, decode_value, is_pickled
-from skunkqueue.envelope import DAY, HIGH, LOW, Claim, Envelope, Record, State, open_body, peek_head
+from skunkqueue.envelope import DAY, Claim, Envelope, Record, State, open_body, peek_head
 from skunkqueue.errors import SkunkError
 from skunkqueue.persistence import BRIEF, REMEMBERED
+from skunkqueue.routes import HIGH, LOW
 
 Document = dict[str, Any]
 

@@ -9,7 +9,8 @@ from typing import Any
 from pymongo import ReturnDocument
 from pymongo.collection import Collection
 
-from skunkqueue.envelope import Order, base_route, new_id
+from skunkqueue.envelope import Order
+from skunkqueue.ids import new_id
 from skunkqueue.persistence import EXPIRED, WORKER_GONE
 from skunkqueue.persistence.mongodb.documents import (
     OF_ENDED,
@@ -22,6 +23,7 @@ from skunkqueue.persistence.mongodb.documents import (
     storable,
 )
 from skunkqueue.persistence.mongodb.end import UNSURE, cancelling, write
+from skunkqueue.routes import base_route
 
 # -- workers ---------------------------------------------------------------------------------------------------------
 

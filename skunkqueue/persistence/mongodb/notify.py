@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any, Final
 
-from skunkqueue.envelope import base_route, woken_by
 from skunkqueue.errors import StoreAway
 from skunkqueue.persistence import Key, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.mongodb.connect import RUNS, Link
@@ -20,6 +19,7 @@ from skunkqueue.persistence.mongodb.errors import speaking
 from skunkqueue.persistence.mongodb.shortcut import Shortcut
 from skunkqueue.persistence.mongodb.stream import ANYTHING, News, Stream
 from skunkqueue.persistence.waits import Wait, Waits
+from skunkqueue.routes import base_route, woken_by
 
 SHORTEST: Final = 0.01
 """Seconds between the first looks of a wait."""

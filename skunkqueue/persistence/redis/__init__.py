@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from skunkqueue.envelope import Claim, Envelope, Exchange, Order, Outcome, Want, new_id
+from skunkqueue.envelope import Claim, Envelope, Exchange, Order, Outcome, Want
 from skunkqueue.errors import StoreAway, StoreError, WrongCall
+from skunkqueue.ids import new_id
 from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import WORKER_GONE, Key, Limits, Persister, WorkKey
 from skunkqueue.persistence.redis.calls import was_cut

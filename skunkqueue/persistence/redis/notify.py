@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from skunkqueue.envelope import woken_by
 from skunkqueue.errors import StoreAway, StoreError
 from skunkqueue.persistence import Key, RunKey, WorkerKey, WorkKey
 from skunkqueue.persistence.redis.connect import Link
 from skunkqueue.persistence.redis.node import is_quiet, pack_command, say, speaking
 from skunkqueue.persistence.redis.scripts import Command, call, in_full
 from skunkqueue.persistence.redis.wire import STORE_KEY, base_key
+from skunkqueue.routes import woken_by
 
 SHORTEST = 0.002
 """Seconds of the shortest block: Redis counts milliseconds, and 0 would mean for ever."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want, base_route, woken_by
+from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Record, Want
 from skunkqueue.errors import StoreAway, WrongCall
 from skunkqueue.keys import user_folder
 from skunkqueue.persistence import Key, Limits, Persister, RunKey, WorkerKey, WorkKey
@@ -37,6 +37,7 @@ from skunkqueue.persistence.sqlite.transaction import Met, Pair, Transaction, ne
 from skunkqueue.persistence.sqlite.via import check_connection, put_via
 from skunkqueue.persistence.steps import Steps
 from skunkqueue.persistence.url import StoreConfig, url_path, without_secrets
+from skunkqueue.routes import base_route, woken_by
 
 default_cfg: StoreConfig = {"backend": "sqlite", "conn_url": "", "dbname": ""}
 

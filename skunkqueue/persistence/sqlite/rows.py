@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from skunkqueue.envelope import DAY, Claim, Envelope, Filter, Record, State, base_route
+from skunkqueue.envelope import DAY, Claim, Envelope, Filter, Record, State
 from skunkqueue.persistence import BRIEF as BRIEF_SIZE
 from skunkqueue.persistence.sqlite.sql import (
     BEARER,
@@ -28,6 +28,7 @@ from skunkqueue.persistence.sqlite.sql import (
     RUNNING,
     SAME_ID,
 )
+from skunkqueue.routes import base_route
 
 STATES: Final = (State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Record, State, Want, base_route
+from skunkqueue.envelope import Claim, Envelope, Exchange, Outcome, Record, State, Want
 from skunkqueue.persistence import EXPIRED, REMEMBERED, WORKER_GONE, Key, RunKey, WorkKey
 from skunkqueue.persistence.sqlite import sql as sql
 from skunkqueue.persistence.sqlite.rows import (
@@ -31,6 +31,7 @@ from skunkqueue.persistence.sqlite.rows import (
     storable_id,
 )
 from skunkqueue.persistence.sqlite.sql import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
+from skunkqueue.routes import base_route
 
 EXPIRED_AT_ONCE: Final = 1000
 """How many expired runs one claim ends before it returns what it has."""

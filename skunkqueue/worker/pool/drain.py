@@ -14,12 +14,14 @@ from typing import Any, Final
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.draining import draining
-from skunkqueue.envelope import Claim, Exchange, Outcome, Want, new_token, with_priorities
+from skunkqueue.envelope import Claim, Exchange, Outcome, Want
 from skunkqueue.errors import Interrupted, SkunkError
 from skunkqueue.handlers.ends import Ends
+from skunkqueue.ids import new_token
 from skunkqueue.limits.serial import taking
 from skunkqueue.persistence import Persister, Source
 from skunkqueue.persistence.put import put
+from skunkqueue.routes import with_priorities
 from skunkqueue.schedules.registry import registry
 from skunkqueue.worker import frames
 from skunkqueue.worker.child.execute import Executor, Task

@@ -7,9 +7,10 @@ from contextlib import suppress
 from typing import Final
 
 from skunkqueue.clock import Clock, ticks
-from skunkqueue.envelope import Want, base_route
+from skunkqueue.envelope import Want
 from skunkqueue.errors import StoreError
 from skunkqueue.persistence import Source, WorkKey
+from skunkqueue.routes import base_route
 from skunkqueue.worker.pool.exchanger import Delivery, Exchanger
 from skunkqueue.worker.pool.listener import Listener
 from skunkqueue.worker.pool.settings import Settings

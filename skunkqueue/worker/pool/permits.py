@@ -20,13 +20,15 @@ from math import inf
 from typing import Final
 
 from skunkqueue.clock import Clock, ticks
-from skunkqueue.envelope import Claim, Outcome, Want, keyed_routes, new_token
+from skunkqueue.envelope import Claim, Outcome, Want
 from skunkqueue.errors import PayloadError
+from skunkqueue.ids import new_token
 from skunkqueue.limits.credit import Credit, credit_of
 from skunkqueue.limits.limit import Terms
 from skunkqueue.limits.looking import HeldTurn
 from skunkqueue.limits.turns import LimitKey, Turn, read, terms_of
 from skunkqueue.persistence import Source
+from skunkqueue.routes import keyed_routes
 from skunkqueue.worker.pool.completer import Completer
 from skunkqueue.worker.pool.exchanger import Delivery
 from skunkqueue.worker.pool.lookout import Lookout

@@ -14,11 +14,11 @@ from typing import Any, Final, Self, TextIO
 
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.durations import Duration, seconds
-from skunkqueue.envelope import check_name
 from skunkqueue.errors import SkunkError, WrongCall
 from skunkqueue.persistence import Source
 from skunkqueue.printable import said
 from skunkqueue.queue import SkunkQueue
+from skunkqueue.routes import check_name
 from skunkqueue.signals import ROUGH_SIGNALS, catch, catch_continued, give_back
 from skunkqueue.worker.pool.engine import GENTLE, KILL, ROUGH, Engine
 from skunkqueue.worker.pool.log import Log

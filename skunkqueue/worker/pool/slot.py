@@ -12,9 +12,11 @@ from copy import copy
 from typing import Final
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import TURNS, Claim, Seal, Want, address, new_token, with_priorities
+from skunkqueue.envelope import Claim, Seal, Want
+from skunkqueue.ids import new_token
 from skunkqueue.notes import Notes
 from skunkqueue.policy import Unknown
+from skunkqueue.routes import TURNS, address, with_priorities
 from skunkqueue.worker import frames
 from skunkqueue.worker.pool.lull import Lull
 from skunkqueue.worker.pool.process import Process, Thread
