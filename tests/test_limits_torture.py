@@ -11,6 +11,7 @@ import importlib
 import os
 import random
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -232,13 +233,31 @@ def _turns(queue):
     return {key: n for key, n in counts.items() if "~turns" in key[1] and key[2] in ("queued", "running")}
 
 
+def suspend(pool, url):
+    """Stop it, but not amid a write to SQLite, which would keep all others from writing."""
+    pool.send(signal.SIGSTOP)
+    while url.startswith("sqlite") and is_locked(url.removeprefix("sqlite:///")):
+        pool.send(signal.SIGCONT)
+        time.sleep(0.01)
+        pool.send(signal.SIGSTOP)
+
+
+def is_locked(file):
+    with contextlib.closing(sqlite3.connect(file, timeout=0.1)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
+
+
 def test_the_worker_of_a_suspended_pool_ends_before_another_may_execute_its_run(jobs, store_url, tmp_path):  # noqa: F811
     watch = Watch(tmp_path)
     watch.start()
     with PoolProcess(tmp_path, store_url, "foo", lease=LEASE) as first:
         run = jobs.one.fire(1, 4.0)
         until(lambda: list(tmp_path.glob("marks-*")), message="it did not start")
-        first.send(signal.SIGSTOP)
+        suspend(first, store_url)
         with PoolProcess(tmp_path, store_url, "foo", lease=LEASE):
             assert run.wait(60) == 1
             first.send(signal.SIGCONT)
