@@ -9,7 +9,7 @@ import pickle
 
 import pytest
 
-from skunkqueue import Adaptive, Job, Run, Runs, Schedule, SkunkQueue
+from skunkqueue import Adaptive, Job, Limit, Run, Runs, Schedule, SkunkQueue
 from skunkqueue.envelope import Envelope, Record, State
 from skunkqueue.policy import Backoff
 from skunkqueue.schedules.declared import definition_of, rules_of
@@ -43,6 +43,7 @@ VALUES = {
     "Backoff": lambda: Backoff(2, 3.5, 60, jitter=False),
     "Hook": lambda: Hook("module:function", b"data", (3,)),
     "Job": lambda: spread,
+    "Limit": lambda: Limit(5, "openai", per=60, burst=2),
     "LogEntry": lambda: LogEntry("finished", run="1", text="a sentence"),
     "Run": run,
     "Runs": lambda: Runs([run("1"), run("2")]),

@@ -342,7 +342,7 @@ def test_every_command_is_shown() -> None:
 def test_every_error_that_is_named_is_there() -> None:
     ours = "\n".join(path.read_text() for path in DOCS if not path.name.startswith("from_"))
     named = set(re.findall(r"`((?:[A-Z][a-z]+){2,})`", ours))
-    others = {"SkunkQueue", "Persister", "Backoff", "TimeoutError"}
+    others = {"SkunkQueue", "Persister", "Backoff", "TimeoutError", "RuntimeError"}
 
     assert {name for name in named - others if not hasattr(skunkqueue, name)} == set()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import sys
 import threading
 import time
@@ -91,6 +93,30 @@ def test_jobs_of_every_kind_run_on_threads(concurrency):
     assert [run.result for run in runs] == [9, 0.01, 2, None]
     assert runs[3].error == "SystemExit: 3"
     assert all(name.startswith("skunkqueue-") for name in seen[:1])
+
+
+@pytest.fixture
+def many_descriptors():
+    """More than select() can number, as a server with a thousand clients has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip(f"this user may open {hard} files at most")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000) if soft >= 0 else soft, hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    yield
+    for each in opened:
+        os.close(each)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_program_may_have_more_than_a_thousand_files_open(concurrency, in_process, tmp_path):
+    with SkunkQueue("many", f"sqlite:///{tmp_path}/runs.db") as queue:
+        double = queue.event(lambda number: 2 * number, name="double", timeout=20)
+        with WorkerPool(queue, ["default"], in_process=in_process, concurrency=concurrency, log=Said()):
+            assert double.fire_many([(n,) for n in range(5)]).wait(LIMIT) == [0, 2, 4, 6, 8]
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

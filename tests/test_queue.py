@@ -362,7 +362,9 @@ def test_every_public_name_is_there():
         name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
     }
 
-    assert names | tree | {"WorkerPool", "default_cfg", "Adaptive", "JobMixin", "Schedule"} == set(skunkqueue.__all__)
+    assert names | tree | {"WorkerPool", "default_cfg", "Adaptive", "JobMixin", "Limit", "Schedule"} == set(
+        skunkqueue.__all__
+    )
     for name in names | tree:
         assert getattr(skunkqueue, name).__name__ == name
     assert set(skunkqueue.__all__) <= set(dir(skunkqueue))

@@ -12,7 +12,7 @@ import pytest
 from pools import until
 from troubled import Said, Troubled
 
-from skunkqueue import JobCancelled, SkunkQueue, WorkerPool, run, watcher
+from skunkqueue import JobCancelled, SkunkQueue, WorkerPool, waiting, watcher
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.errors import StoreAway
 from skunkqueue.pauses import LONGEST, pause_after
@@ -111,7 +111,7 @@ def test_who_awaits_a_run_that_was_reopened_is_not_told_how_it_ended_before(tmp_
 
 
 def test_who_waits_for_a_run_is_told_when_it_expires_though_there_is_no_pool(queue, monkeypatch):
-    monkeypatch.setattr(run, "GLANCE", NEVER)
+    monkeypatch.setattr(waiting, "GLANCE", NEVER)
     fired = queue.event(pause, expires=0.6).fire(0)
     began = time.monotonic()
 

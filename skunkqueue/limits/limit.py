@@ -49,8 +49,6 @@ class Limit:
     job has one limit. It holds on each route by itself. Raises WrongCall.
     """
 
-    __slots__ = ("burst", "count", "key", "per")
-
     def __init__(
         self,
         count: int,

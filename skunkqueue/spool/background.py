@@ -62,10 +62,13 @@ class Background:
         # Python handles signals on the main thread, but not while that is in a system call that it entered just when
         # the signal came. So this thread reads all signals too (set_wakeup_fd), and sends an unhandled one once more.
         seen = self._answered
+        poll = select.poll()
+        if self._woken >= 0:
+            poll.register(self._woken, select.POLLIN)
         while self._pool.running:
             if self._woken < 0:
                 self._pool.join()
-            elif select.select([self._woken], [], [], OVERDUE)[0]:
+            elif poll.poll(OVERDUE * 1000):
                 numbers = os.read(self._woken, 512)
                 if not numbers:
                     break  # the signals were restored

@@ -233,9 +233,11 @@ class WaitPromises(Promises):
     def heard(self, fd: int, hear: Callable[[], T | None], meanwhile: Callable[[], object] | None = None) -> T:
         """The answer, as soon as it is complete."""
         end = time.monotonic() + SOON
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
         while (found := hear()) is None:
             assert time.monotonic() < end, "nothing was heard"
-            if not select.select([fd], [], [], 0.1)[0] and meanwhile is not None:
+            if not poll.poll(100) and meanwhile is not None:
                 meanwhile()
         return found
 

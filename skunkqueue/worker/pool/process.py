@@ -263,6 +263,8 @@ class Thread:
         self._link = Link(ends._replace(tickets=os.dup(ends.tickets)))
         self._worker = make(self._link, setup, jobs=jobs, thread=True)
         self._given_up = False
+        self._death = select.poll()  # select() takes no descriptor beyond 1023, and a program may have many
+        self._death.register(self.death, select.POLLIN)
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -280,7 +282,7 @@ class Thread:
                 self.pipes.close_worker_side()
 
     def has_died(self) -> bool:
-        return self._given_up or bool(select.select([self.death], [], [], 0)[0])
+        return self._given_up or bool(self._death.poll(0))
 
     def interrupt(self, number: int) -> None:
         self._worker.interrupt(number)
