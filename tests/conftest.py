@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
@@ -187,6 +188,9 @@ STORES: dict[str, Callable[[pytest.FixtureRequest], Opener]] = {
 
 SLOW = ("ferretdb",)
 
+PLAYED = {"test_handlers", "test_limits", "test_limits_pools", "test_pauses", "test_schedule_pools"}
+"""Modules that play whole pools for seconds: on MongoDB and FoundationDB they are among the long tests."""
+
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STORES])
 def open_store(request: pytest.FixtureRequest) -> Iterator[Opener]:
@@ -220,9 +224,10 @@ def a_home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before those are left out whose marks are not asked for
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long random walks are slow; in CI the real server walks all seeds, so its stand-in walks only the first few."""
+    """Long random walks are slow, and whole pools on stores that have the contract suite and pools of their own; in CI
+    the real server walks all seeds, so its stand-in walks only the first few."""
     for item in items:
-        if _is_long_walk(item.name):
+        if _is_long_walk(item.name) or (item.path.stem in PLAYED and re.search(r"\[(mongodb|fdb)", item.name)):
             item.add_marker(pytest.mark.slow)
     if os.environ.get("CI") == "true":
         spared = [item for item in items if _is_long_walk(item.name) and "[fakeredis-" in item.name]
