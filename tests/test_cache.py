@@ -78,17 +78,17 @@ NOW = float(int(time.time()))
 
 
 def test_an_answer_is_kept_until_it_expires(store: AnswerStore) -> None:
-    store.put(QUESTION, KeptAnswer(b"one", NOW), expires=NOW + 100)
-    store.put(QUESTION, KeptAnswer(b"two\0", NOW + 0.25), expires=NOW + 100)
+    store.put(QUESTION, KeptAnswer(b"one", NOW), expires=NOW + 10_000)
+    store.put(QUESTION, KeptAnswer(b"two\0", NOW + 0.25), expires=NOW + 10_000)
 
     assert store.get(QUESTION.key, now=NOW) == KeptAnswer(b"two\0", NOW + 0.25)
     assert store.get(OTHER.key, now=NOW) is None
     if not type(store).__name__.startswith("Redis"):  # which has a clock of its own
-        assert store.get(QUESTION.key, now=NOW + 101) is None
+        assert store.get(QUESTION.key, now=NOW + 10_001) is None
 
 
 def test_an_answer_that_is_forgotten_is_gone(store: AnswerStore) -> None:
-    store.put(QUESTION, KeptAnswer(b"one", NOW), expires=NOW + 100)
+    store.put(QUESTION, KeptAnswer(b"one", NOW), expires=NOW + 10_000)
     store.forget(QUESTION.key)
 
     assert store.get(QUESTION.key, now=NOW) is None
@@ -161,10 +161,10 @@ def test_memory_keeps_the_latest() -> None:
     store = MemoryCache(most=2)
     questions = [question_of("name", {"a": n}) for n in range(3)]
     for question in questions[:2]:
-        store.put(question, KeptAnswer(b"", NOW), expires=NOW + 100)
+        store.put(question, KeptAnswer(b"", NOW), expires=NOW + 10_000)
     assert store.get(questions[0].key, now=NOW)
 
-    store.put(questions[2], KeptAnswer(b"", NOW), expires=NOW + 100)
+    store.put(questions[2], KeptAnswer(b"", NOW), expires=NOW + 10_000)
 
     assert [store.get(question.key, now=NOW) is not None for question in questions] == [True, False, True]
 

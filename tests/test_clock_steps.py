@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pools import LIMIT, PoolProcess, until
 
-from skunkqueue import SkunkQueue, envelope
+from skunkqueue import SkunkQueue, ids
 from skunkqueue.clock import Clock
 from skunkqueue.envelope import Envelope, Outcome, Want
 from skunkqueue.errors import StoreAway
@@ -51,7 +51,7 @@ def boot(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def boot_anew() -> None:
         number = next(numbers)
-        envelope._forget_ids()  # as in a process that was started after it
+        ids._forget_ids()  # as in a process that was started after it
         monkeypatch.setattr("skunkqueue.persistence.sqlite.boot_id", lambda: f"boot {number}")
 
     boot_anew()
@@ -397,7 +397,7 @@ class WallClock:
 
 FIRE = """
 import sys
-from skunkqueue import SkunkQueue, envelope
+from skunkqueue import SkunkQueue, ids
 queue = SkunkQueue("demo", sys.argv[1])
 import robust_jobs
 run = robust_jobs.add.fire(1, 2)

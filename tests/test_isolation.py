@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -273,11 +274,15 @@ def test_a_want_that_cannot_be_met_costs_its_own_route_only(url, monkeypatch, er
     monkeypatch.setattr(RedisChannel, "watch", stumbling(RedisChannel.watch, lambda *args, **_: args, error))
     job = queue.event(routes=["good"])(abs)
     log = Said()
+    descriptors = len(os.listdir("/proc/self/fd"))
 
     with WorkerPool(queue, ["good", BAD, "good"], in_process=True, log=log):
         assert [job.fire(-n).wait(20.0) for n in range(5)] == list(range(5))
         log.said(f"nothing can be claimed of @{queue.alive_on([BAD])[0]}, {BAD}^high, {BAD}, {BAD}^low: {error}")
     assert "away" not in log.getvalue()
+    until(
+        lambda: len(os.listdir("/proc/self/fd")) < descriptors + 10, message="channels that were given up stayed open"
+    )
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=["ours", "a driver's"])

@@ -194,14 +194,17 @@ class Engine:
     # 1. read what happened
 
     def _attend(self) -> None:
-        """If the channel has changed, listen to the new one and close the old one."""
+        """If the channel has changed, listen to the new one. Close those given up, also where they were never heard."""
         channel = self._exchanger.channel
-        if channel is self._channel:
-            return
+        if channel is not self._channel:
+            self._listen_to(channel)
+        while self._exchanger.dropped:
+            self._exchanger.dropped.pop().close()
+
+    def _listen_to(self, channel: Channel | None) -> None:
         if self._channel is not None:
             for fd, _ in self._readers(self._channel):
                 self._selector.unregister(fd)
-            self._channel.close()
         self._channel = channel
         if channel is not None:
             for fd, read in self._readers(channel):

@@ -97,6 +97,8 @@ class Exchanger:
 
     def __init__(self, source: Source, clock: Clock, queue: str, lease: float, poke: Callable[[], None]) -> None:
         self.channel: Channel | None = None
+        self.dropped: list[Channel] = []
+        """Channels that were given up, for the engine to close, which may listen to them."""
         """The channel that the engine reads. When it changes, the engine closes the old one."""
         self.away: Exception | None = None
         self.has_reached: bool = False
@@ -288,6 +290,7 @@ class Exchanger:
             channel, self.channel = self.channel, None
             if channel is not None:
                 channel.cut()
+                self.dropped.append(channel)
             if self._exchange is Exchanging.CHANNEL:
                 load, self._exchange = self._load, Exchanging.NOTHING
                 self._put_back(load)

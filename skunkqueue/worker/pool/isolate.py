@@ -14,6 +14,7 @@ from typing import Final
 from skunkqueue.envelope import Claim, Exchange, Outcome, Want
 from skunkqueue.persistence import Limits, Source
 from skunkqueue.persistence.halves import WHOLE, by_halves, isolated
+from skunkqueue.routes import is_internal
 
 Pair = tuple[Claim, Outcome]
 
@@ -92,7 +93,8 @@ def claim(
     """Claim for those wants that the source can meet. Raises where it meets none."""
     results, failed = by_halves(lambda some: source.exchange((), some, now=now, until=until), wants)
     for want, error in failed:
-        trouble(f"nothing can be claimed of {', '.join(want.routes)}: {error}")
+        routes = ", ".join(route for route in want.routes if not is_internal(route))
+        trouble(f"nothing can be claimed of {routes}: {error}")
     claims = [claim for result in results for claim in result.claims]
     ripe = [result.next_ripe for result in results if result.next_ripe is not None]
     return Exchange(set(), claims, min(ripe, default=None))
