@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import pty
+import random
 import re
 import signal
 import subprocess
@@ -518,3 +519,31 @@ def test_logging_that_is_far_behind_is_given_time_while_it_gets_on(logger, monke
     gate.release(100)
     journal.close()
     assert len(handler.lines) == 16
+
+
+SAYS = """
+import signal, sys, time
+from skunkqueue.worker.pool.log import Log
+signal.signal(signal.SIGCONT, lambda *_: None)  # as pools have it
+log = Log(sys.stderr)
+for n in range(10**6):
+    log.say(f"line {n}")
+    log.flush()
+    time.sleep(0.004)
+"""
+
+
+def test_a_log_goes_on_after_its_process_was_suspended(tmp_path):
+    """At any moment: also in a short rest, which is over when the process is continued."""
+    file = tmp_path / "log"
+    with file.open("wb") as output, subprocess.Popen([sys.executable, "-c", SAYS], stderr=output) as process:
+        try:
+            for n in range(60):
+                before = file.stat().st_size
+                until(lambda before=before: file.stat().st_size > before, 10, f"it is silent after {n} times")
+                time.sleep(random.random() * 0.02)
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(0.03)
+                process.send_signal(signal.SIGCONT)
+        finally:
+            process.kill()

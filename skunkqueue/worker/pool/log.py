@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, TextIO
 from weakref import WeakSet
 
@@ -81,6 +81,8 @@ class Log:
         self._outlet: ToStream | None = None
         self._writing = threading.Lock()  # held by the thread that writes; never waited for: signal handlers log
         self._wake: SimpleQueue[None] = SimpleQueue()
+        self._pace = threading.Lock()  # released to end a short rest; a queue's own timeout may never end where SIGSTOP
+        self._pace.acquire()  # and SIGCONT come in it: Python 3.11 goes on to wait with the negative rest of it
         self._awake = False  # whether the thread will look again by itself
         self._leaving = False  # the thread ends after the next batch
         self._ended = 0  # how often the thread has ended
@@ -163,6 +165,8 @@ class Log:
         """Wake the thread; if there is none, start it if there are entries."""
         if not self._writing.acquire(blocking=False):
             self._wake.put(None)
+            with contextlib.suppress(RuntimeError):  # it is released already
+                self._pace.release()
         elif self._said:
             self._start()
         else:
@@ -196,9 +200,12 @@ class Log:
         self._writing.release()
 
     def _rest(self, seconds: float | None) -> None:
-        if not self._leaving:
-            with contextlib.suppress(Empty):
-                self._wake.get(timeout=seconds)
+        if self._leaving:
+            return
+        if seconds is None:
+            self._wake.get()
+        else:
+            self._pace.acquire(timeout=seconds)
 
     def _write(self) -> None:
         """Write the entries. An output that cannot be written to stops nothing."""
