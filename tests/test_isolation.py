@@ -296,6 +296,9 @@ def test_a_want_that_cannot_be_met_costs_its_own_route_only(url, monkeypatch, er
     with WorkerPool(queue, ["good", BAD, "good"], in_process=True, log=log):
         assert [job.fire(-n).wait(20.0) for n in range(5)] == list(range(5))
         log.said(f"nothing can be claimed of @{queue.alive_on([BAD])[0]}, {BAD}^high, {BAD}, {BAD}^low: {error}")
+        at_first = len(opened)
+        threading.Event().wait(1.5)
+        assert len(opened) - at_first < 30, "it opens a channel again and again"
     assert "away" not in log.getvalue()
     assert set(map(id, closed)) == set(map(id, opened))
 

@@ -37,6 +37,8 @@ from skunkqueue.worker.pool.log_entry import LogEntry
 
 PATIENCE: Final = 5.0
 """Seconds after which an answer on the channel counts as late: then the thread asks instead."""
+SHORT: Final = 1.0
+"""Seconds within which a channel that is given up has failed at once."""
 FOREVER: Final = float("inf")
 
 Outcomes = list[tuple[Claim, Outcome]]
@@ -97,9 +99,9 @@ class Exchanger:
 
     def __init__(self, source: Source, clock: Clock, queue: str, lease: float, poke: Callable[[], None]) -> None:
         self.channel: Channel | None = None
+        """The channel that the engine reads."""
         self.dropped: list[Channel] = []
         """Channels that were given up, for the engine to close, which may listen to them."""
-        """The channel that the engine reads. When it changes, the engine closes the old one."""
         self.away: Exception | None = None
         self.has_reached: bool = False
         """Whether the source has ever done what it was asked."""
@@ -134,6 +136,9 @@ class Exchanger:
         self._dropped = False  # something was never carried
         self._last_trouble = ""
         self._may_have_channel = True
+        self._opened_at = 0.0  # ticks
+        self._open_from = 0.0  # ticks from which a channel may be opened
+        self._short = 0  # how many channels in a row have failed at once
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="skunkqueue-exchanger", daemon=True)
 
@@ -291,6 +296,7 @@ class Exchanger:
             if channel is not None:
                 channel.cut()
                 self.dropped.append(channel)
+                self._put_off_channel()
             if self._exchange is Exchanging.CHANNEL:
                 load, self._exchange = self._load, Exchanging.NOTHING
                 self._put_back(load)
@@ -299,6 +305,12 @@ class Exchanger:
                 self._watch = Watching.NOTHING
                 self._ask_again(self._watched)
             self._state.notify()
+
+    def _put_off_channel(self) -> None:
+        """Open the next one after a pause that grows with each that fails at once: the thread does its work as well."""
+        is_short = ticks() - self._opened_at < SHORT
+        self._short = self._short + 1 if is_short else 0
+        self._open_from = ticks() + pause_after(self._short) if self._short else 0.0
 
     def _put_back(self, load: Load) -> None:
         self._outcomes[:0] = load.outcomes
@@ -394,13 +406,14 @@ class Exchanger:
 
     def _open_channel(self) -> None:
         """Open a channel, unless the source has none."""
-        if self._closing or self.channel is not None or not self._may_have_channel:
+        if self._closing or self.channel is not None or not self._may_have_channel or ticks() < self._open_from:
             return
         try:
             channel = self._source.channel(self._queue)
         except Exception:
             return  # the next exchange reports the error; after it, try again
         self._may_have_channel = channel is not None
+        self._opened_at = ticks()
         self.channel = channel
 
     def _rest(self) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from skunkqueue.envelope import Claim, Exchange, Outcome, Want
 from skunkqueue.persistence import Limits, Source
 from skunkqueue.persistence.halves import WHOLE, by_halves, isolated
-from skunkqueue.routes import is_internal
+from skunkqueue.routes import base_route, is_internal, shown_route
 
 Pair = tuple[Claim, Outcome]
 
@@ -93,11 +93,15 @@ def claim(
     """Claim for those wants that the source can meet. Raises where it meets none."""
     results, failed = by_halves(lambda some: source.exchange((), some, now=now, until=until), wants)
     for want, error in failed:
-        routes = ", ".join(route for route in want.routes if not is_internal(route))
-        trouble(f"nothing can be claimed of {routes}: {error}")
+        trouble(f"nothing can be claimed of {_names(want.routes)}: {error}")
     claims = [claim for result in results for claim in result.claims]
     ripe = [result.next_ripe for result in results if result.next_ripe is not None]
     return Exchange(set(), claims, min(ripe, default=None))
+
+
+def _names(routes: Sequence[str]) -> str:
+    """Routes as people know them: what lies on an internal one belongs to the runs of another."""
+    return ", ".join(dict.fromkeys(base_route(route) if is_internal(route) else shown_route(route) for route in routes))
 
 
 @dataclass
