@@ -188,8 +188,8 @@ STORES: dict[str, Callable[[pytest.FixtureRequest], Opener]] = {
 
 SLOW = ("ferretdb",)
 
-PLAYED = {"test_handlers", "test_limits", "test_limits_pools", "test_pauses", "test_schedule_pools"}
-"""Modules that play whole pools for seconds: on MongoDB and FoundationDB they are among the long tests."""
+PLAYED = {"test_brief_reads", "test_handlers", "test_limits", "test_limits_pools", "test_pauses", "test_schedule_pools"}
+"""Modules that take long on each store: on MongoDB and FoundationDB they are among the long tests."""
 
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STORES])
