@@ -57,20 +57,20 @@ class Limit:
         per: Duration | None = None,
         burst: int | None = None,
     ) -> None:
-        self.count = _whole("a limit", count)
+        self.count: int = _whole("a limit", count)
         if key is not None and not callable(key) and not (isinstance(key, str) and key and key.isprintable()):
             raise WrongCall(
                 f"key of a limit is a printable text, or a function of the call's arguments; got {said(key)}"
             )
         self.key = key
-        self.per = 0.0 if per is None else seconds(per, "per of a limit")
+        self.per: float = 0.0 if per is None else seconds(per, "per of a limit")
         if per is not None and not self.per:
             raise WrongCall(
                 f"per of a limit is more than 0 seconds; for a limit of runs at once leave it out; got {said(per)}"
             )
         if burst is not None and per is None:
             raise WrongCall("burst is for a limit with per=: without it, count is how many run at once")
-        self.burst = 1 if burst is None else _whole("burst of a limit", burst)
+        self.burst: int = 1 if burst is None else _whole("burst of a limit", burst)
         if self.burst > self.count:
             raise WrongCall(f"burst of a limit is at most its count, {self.count}; got {self.burst}")
         if per is None and count > MOST:

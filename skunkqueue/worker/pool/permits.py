@@ -32,6 +32,7 @@ from skunkqueue.routes import keyed_routes
 from skunkqueue.worker.pool.completer import Completer
 from skunkqueue.worker.pool.exchanger import Delivery
 from skunkqueue.worker.pool.lookout import Lookout
+from skunkqueue.worker.pool.process import Process, Thread
 from skunkqueue.worker.pool.settings import Settings
 from skunkqueue.worker.pool.slot import Slot
 
@@ -65,15 +66,16 @@ class Permit:
     )  # fmt: skip
 
     def __init__(self, slot: Slot, claim: Claim, turn: Turn) -> None:
-        self.slot = slot
-        self.worker = slot.body  # none that takes its place is to execute beside it
-        self.claim = claim
-        self.turn = turn
-        self.since = self.fresh_at = ticks()
+        self.slot: Slot = slot
+        self.worker: Process | Thread | None = slot.body  # none that takes its place is to execute beside it
+        self.claim: Claim = claim
+        self.turn: Turn = turn
+        self.since: float = ticks()
+        self.fresh_at: float = self.since
         self.runs: set[Mark] = set()
-        self.asked = 0
-        self.is_dry = False
-        self.is_lost = False
+        self.asked: int = 0
+        self.is_dry: bool = False
+        self.is_lost: bool = False
         self.credit: Credit | None = None
 
     @property
