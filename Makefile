@@ -18,6 +18,9 @@ BESIDE := -n 3 --dist worksteal
 AT_REST := -n 2 --dist worksteal
 IN_SHORT := -m 'not alone and not slow' $(BESIDE)
 
+# Modules are compiled once, wherever the environment says otherwise: most tests start processes that import them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-long test-oldest test-versions lint docs package bench clean
 
 help:

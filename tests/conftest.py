@@ -191,6 +191,9 @@ SLOW = ("ferretdb",)
 PLAYED = {"test_brief_reads", "test_handlers", "test_limits", "test_limits_pools", "test_pauses", "test_schedule_pools"}
 """Modules that take long on each store: on MongoDB and FoundationDB they are among the long tests."""
 
+LONG_WITHOUT_INDEXES = "test_a_batch_of_thousands_is_one_call[mongodb]"
+"""The server in Java finds by looking at each document."""
+
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STORES])
 def open_store(request: pytest.FixtureRequest) -> Iterator[Opener]:
@@ -227,7 +230,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Long random walks are slow, and whole pools on stores that have the contract suite and pools of their own; in CI
     the real server walks all seeds, so its stand-in walks only the first few."""
     for item in items:
-        if _is_long_walk(item.name) or (item.path.stem in PLAYED and re.search(r"\[(mongodb|fdb)", item.name)):
+        is_long = _is_long_walk(item.name) or item.name == LONG_WITHOUT_INDEXES
+        if is_long or (item.path.stem in PLAYED and re.search(r"\[(mongodb|fdb)", item.name)):
             item.add_marker(pytest.mark.slow)
     if os.environ.get("CI") == "true":
         spared = [item for item in items if _is_long_walk(item.name) and "[fakeredis-" in item.name]

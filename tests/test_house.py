@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,16 +94,31 @@ class Import(NamedTuple):
         return f"{self.module}:{self.line} imports {self.target}"
 
 
-def modules() -> Iterator[tuple[str, Path]]:
+@cache
+def modules() -> tuple[tuple[str, Path], ...]:
+    return tuple(found_modules())
+
+
+def found_modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT.parent).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
-def imports() -> Iterator[Import]:
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports() -> tuple[Import, ...]:
     """Every import there is, late ones and those for type checkers too."""
+    return tuple(found_imports())
+
+
+def found_imports() -> Iterator[Import]:
     for module, path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Import):
                 yield from (Import(module, name.name, node.lineno) for name in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -266,7 +282,7 @@ def test_a_source_uses_no_private_name_of_what_it_holds() -> None:
         f"{module}:{node.lineno} uses {node.attr}"
         for module, path in modules()
         if module.startswith(SOURCES)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Attribute) and re.fullmatch("_[a-z].*[^_]", node.attr) and node.attr != "_replace"
         if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
     ]
@@ -277,7 +293,7 @@ def test_a_source_uses_no_private_name_of_what_it_holds() -> None:
 def test_no_two_classes_of_a_source_and_of_the_rest_have_one_name() -> None:
     named: dict[str, set[str]] = {}
     for module, path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.ClassDef):
                 named.setdefault(node.name, set()).add(module)
 
@@ -289,11 +305,7 @@ def test_no_two_classes_of_a_source_and_of_the_rest_have_one_name() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [
-        module
-        for module, path in modules()
-        if path.stat().st_size and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    ]
+    silent = [module for module, path in modules() if path.stat().st_size and not ast.get_docstring(tree(path))]
 
     assert silent == []
 

@@ -48,6 +48,7 @@ def store(open_handle: Callable[[], MongoPersister]) -> MongoPersister:
     return open_handle()
 
 
+@pytest.mark.slow
 def test_eight_claimers_take_each_run_once_and_all_of_them_get_some(
     store: MongoPersister, open_handle: Callable[[], MongoPersister]
 ) -> None:

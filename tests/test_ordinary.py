@@ -11,7 +11,7 @@ from ordinary import play
 SECONDS = 14.0
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("store", ["memory", "sqlite", "redis", pytest.param("fdb", marks=pytest.mark.slow)])
 def test_every_run_starts_and_every_waiter_is_told_whatever_the_combination(
     store, number, request, tmp_path, monkeypatch

@@ -11,7 +11,7 @@ from skunkqueue.envelope import State
 from skunkqueue.persistence import Persister
 from skunkqueue.persistence.memory import MemoryPersister
 from skunkqueue.persistence.records import Records
-from skunkqueue.testing import StoreContract, housekeeping, random_walk
+from skunkqueue.testing import StoreContract, random_walk, waits
 
 SEEDS = 40
 
@@ -482,8 +482,8 @@ def test_a_named_promise_catches_a_wait_that_nobody_wakes(monkeypatch: pytest.Mo
         def wait(self, keys, timeout):
             time.sleep(timeout)
 
-    monkeypatch.setattr(housekeeping, "SOON", 0.5)
-    monkeypatch.setattr(housekeeping, "LONG", 1.0)
+    monkeypatch.setattr(waits, "SOON", 0.5)
+    monkeypatch.setattr(waits, "LONG", 1.0)
     with pytest.raises(AssertionError):
         StoreContract().test_a_change_between_the_look_and_the_wait_is_not_lost(NobodyIsWoken())
 
