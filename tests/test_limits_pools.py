@@ -17,6 +17,9 @@ from pools import until
 from skunkqueue import JobMixin, Limit, SkunkQueue, WorkerPool, WrongCall
 from skunkqueue.cli.commands import skunq
 from skunkqueue.envelope import State
+from skunkqueue.limits.turns import is_turn
+from skunkqueue.persistence.memory import MemoryPersister
+from skunkqueue.routes import key_of_route
 from skunkqueue.testing import drain
 
 
@@ -99,6 +102,29 @@ def test_runs_fired_one_by_one_use_the_whole_limit_while_others_go_on(queue, goi
 
     assert going.most == {"all": 3}
     assert time.monotonic() - began < 5.5
+
+
+def test_the_next_run_of_a_key_is_claimed_with_what_ends_the_one_before(lone, going, monkeypatch):
+    """Or the key's permit goes back with it. Each further exchange would be time in which the limit is not used."""
+    seen = []
+    exchange = MemoryPersister.exchange
+
+    def recorded(self, outcomes, wants, **options):
+        ends = [claim for claim, each in outcomes if each.kind == "complete" and not is_turn(claim.envelope.route)]
+        if ends:
+            asks = any(key_of_route(route) for want in wants for route in want.routes)
+            seen.append(asks or any(outcome.kind == "again" for _, outcome in outcomes))
+        return exchange(self, outcomes, wants, **options)
+
+    monkeypatch.setattr(MemoryPersister, "exchange", recorded)
+    job = lone.event(module.work, name="work", limit=Limit(1, key="one"))
+    runs = job.fire_many([("one", 0.06)] * 12)
+    with working(lone, *["default"] * 2):
+        runs.wait(60)
+
+    assert going.most == {"one": 1}
+    assert len(seen) == 12
+    assert seen.count(True) >= 10  # not with the last
 
 
 def test_what_may_not_start_stays_queued_and_holds_up_nothing_else(queue, going):

@@ -316,6 +316,8 @@ class Engine:
             self._exchanger.drop_channel()
         is_paused = self._claims_nothing()
         outcomes = self._completer.outcomes and not self._exchanger.asking
+        if outcomes:
+            self._permits.ending(self._completer.outcomes)
         wants = [] if is_paused else self._fetcher.wants(anyway=bool(outcomes))
         if outcomes or wants:
             done, reports = self._completer.take()

@@ -314,6 +314,18 @@ class Permits:
 
     # ends
 
+    def ending(self, outcomes: Sequence[tuple[Claim, Outcome]]) -> None:
+        """These outcomes go to the source next. Their workers are free, so what their permits do next goes along.
+
+        But for those whose keys had nothing more: they look at their keys again, once these have ended in the source.
+        """
+        if not self._runs:
+            return
+        for claim, outcome in list(outcomes):  # to which permits that go back are added
+            permit = self._runs.get((claim.id, claim.token))
+            if permit is not None and not permit.is_dry and outcome.kind not in ("started", "progress"):
+                self.gone(claim)
+
     def ended(self, delivery: Delivery) -> None:
         """These outcomes have reached the source."""
         if not (self._runs or self._held):
