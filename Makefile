@@ -12,10 +12,11 @@ VENV_OLDEST := .venv-oldest
 READY_OLDEST := $(VENV_OLDEST)/ready-to-test
 # Other Pythons than the one of .venv, where they are found: on the PATH or in pyenv.
 VERSIONS := 3.12 3.13
-# Most tests wait more than they work, so on two processors three run at once: all but what measures time or processor.
-# Those are at rest nearly all the time, and two of them do not disturb each other.
-BESIDE := -n 3 --dist worksteal
+# Most tests wait more than they work, so on two processors four run at once: all but what measures time or processor.
+# Those are at rest nearly all the time, and two of them do not disturb each other: they are looked for in APART.
+BESIDE := -n 4 --dist worksteal
 AT_REST := -n 2 --dist worksteal
+APART := $(shell grep -l 'mark\.alone' tests/test_*.py)
 IN_SHORT := -m 'not alone and not slow' $(BESIDE)
 
 # Modules are compiled once, wherever the environment says otherwise: most tests start processes that import them.
@@ -45,14 +46,14 @@ ifdef ARGS
 else
 	@failed=0; set -x; \
 	$(PYTHON) -m pytest $(IN_SHORT) || failed=1; \
-	$(PYTHON) -m pytest -m 'alone and not slow' $(AT_REST) || failed=1; \
+	$(PYTHON) -m pytest -m 'alone and not slow' $(AT_REST) $(APART) || failed=1; \
 	exit $$failed
 endif
 
 test-long: $(READY_TO_TEST)
 	@failed=0; set -x; \
 	$(PYTHON) -m pytest -m 'slow and not alone' $(BESIDE) || failed=1; \
-	$(PYTHON) -m pytest -m 'slow and alone' $(AT_REST) || failed=1; \
+	$(PYTHON) -m pytest -m 'slow and alone' $(AT_REST) $(APART) || failed=1; \
 	exit $$failed
 
 test-oldest: $(READY_OLDEST)

@@ -188,7 +188,10 @@ STORES: dict[str, Callable[[pytest.FixtureRequest], Opener]] = {
 
 SLOW = ("ferretdb",)
 
-PLAYED = {"test_brief_reads", "test_handlers", "test_limits", "test_limits_pools", "test_pauses", "test_schedule_pools"}
+PLAYED = {
+    "test_after", "test_brief_reads", "test_handlers", "test_limits", "test_limits_pools", "test_pauses",
+    "test_schedule_pools", "test_schedules",
+}  # fmt: skip
 """Modules that take long on each store: on MongoDB and FoundationDB they are among the long tests."""
 
 LONG_WITHOUT_INDEXES = "test_a_batch_of_thousands_is_one_call[mongodb]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -54,6 +55,25 @@ def traced(folder):
         data = file.read_bytes()
         found.update(int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8))
     return found
+
+
+def suspend(pool, url):
+    """Stop it, but not amid a write to SQLite, which would keep all others from writing."""
+    pool.send(signal.SIGSTOP)
+    while url.startswith("sqlite") and is_locked(url.removeprefix("sqlite:///")):
+        pool.send(signal.SIGCONT)
+        time.sleep(0.01)
+        pool.send(signal.SIGSTOP)
+
+
+def is_locked(file):
+    """Whether somebody writes to a SQLite file."""
+    with contextlib.closing(sqlite3.connect(file, timeout=0.1)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
 
 
 class PoolProcess:

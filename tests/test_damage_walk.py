@@ -90,7 +90,7 @@ def keys(server: Any) -> Fields:
     return fields
 
 
-@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(n, marks=pytest.mark.slow) for n in range(8, 60))])
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 60))])
 def test_random_damage_on_sqlite_costs_the_damaged_run_only(tmp_path: Path, seed: int) -> None:
     with closing(open_sqlite(f"sqlite:///{tmp_path}/runs.db")) as store:
         store.count()
@@ -98,7 +98,7 @@ def test_random_damage_on_sqlite_costs_the_damaged_run_only(tmp_path: Path, seed
         damaged_walk(store, rows(tmp_path / "runs.db"), seed=seed)
 
 
-@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(n, marks=pytest.mark.slow) for n in range(8, 60))])
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 60))])
 def test_random_damage_on_redis_costs_the_damaged_run_only(shared_redis: Any, seed: int) -> None:
     with shared_redis.client() as client:
         client.flushall()

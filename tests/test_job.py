@@ -803,6 +803,7 @@ def test_an_importable_job_pickles_as_its_name():
     assert b"front_jobs" in codecs.pickle_function(front_jobs.add)
 
 
+@pytest.mark.slow
 def test_the_types_refuse_a_wrong_call(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "typed.py").write_text(

@@ -11,7 +11,6 @@ import importlib
 import os
 import random
 import signal
-import sqlite3
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 import pytest
-from pools import PoolProcess, alive, until
+from pools import PoolProcess, alive, suspend, until
 from test_worker_faults import store_url  # noqa: F401
 
 SECONDS = float(os.environ.get("SKUNKQUEUE_TORTURE", "6"))
@@ -231,24 +230,6 @@ def test_never_more_than_the_limit_and_nothing_stuck_whatever_is_killed_and_stop
 def _turns(queue):
     counts = queue.store.count()
     return {key: n for key, n in counts.items() if "~turns" in key[1] and key[2] in ("queued", "running")}
-
-
-def suspend(pool, url):
-    """Stop it, but not amid a write to SQLite, which would keep all others from writing."""
-    pool.send(signal.SIGSTOP)
-    while url.startswith("sqlite") and is_locked(url.removeprefix("sqlite:///")):
-        pool.send(signal.SIGCONT)
-        time.sleep(0.01)
-        pool.send(signal.SIGSTOP)
-
-
-def is_locked(file):
-    with contextlib.closing(sqlite3.connect(file, timeout=0.1)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return True
-    return False
 
 
 def test_the_worker_of_a_suspended_pool_ends_before_another_may_execute_its_run(jobs, store_url, tmp_path):  # noqa: F811

@@ -8,7 +8,7 @@ import random
 import pytest
 from ordinary import play
 
-SECONDS = 14.0
+SECONDS = 10.0
 
 
 @pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from pools import LIMIT, PoolProcess, alive, children, marks, until
+from pools import LIMIT, PoolProcess, alive, children, marks, suspend, until
 
 from skunkqueue import JobFailed, codec
 from skunkqueue.envelope import Envelope, Seal, pack_body, pack_head
@@ -17,7 +17,7 @@ from skunkqueue.ids import new_id
 from skunkqueue.policy import decode_notes
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.slow)])
 def store_url(request, tmp_path):
     """An empty store that several processes can reach."""
     if request.param == "sqlite":
@@ -148,11 +148,11 @@ def test_a_job_that_kills_its_pool_each_time_is_poison_and_those_that_only_waite
     assert [run.wait(LIMIT) for run in waiting] == [i + i for i in range(10)]
 
 
-def test_a_pool_that_slept_past_its_lease_cannot_write_over_the_one_that_took_over(jobs, pool, tmp_path):
+def test_a_pool_that_slept_past_its_lease_cannot_write_over_the_one_that_took_over(jobs, pool, store_url, tmp_path):
     sleeper = pool("foo", lease=1)
     run = jobs.marked.fire("zombie", 1.0, "late")
     until(lambda: marks(tmp_path, "zombie"))
-    sleeper.send(signal.SIGSTOP)
+    suspend(sleeper, store_url)
     for pid in sleeper.up().workers():
         until(lambda: marks(tmp_path, "zombie.done"))  # the worker itself goes on and ends the job
         assert alive(pid)
