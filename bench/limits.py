@@ -2,9 +2,9 @@
 
 ``python -m bench.limits [URL] [RUNS] [WORKERS]``: on a SQLite file of its own unless given, 20,000 runs, one worker
 process. Each case fires its runs first; then a pool executes them all and ends. Prints the runs a second and the
-processor seconds for 10,000 runs, of pool and workers together, both without what a pool costs that has nothing to do;
-and the shares of the unlimited ones. At the end, how much of a limit is used where enough waits. Give a store that is
-used for nothing else.
+processor seconds for 10,000 runs, of pool and workers together, both without what a pool costs that has nothing to
+do; and the shares of the unlimited ones. At the end, how much of a limit is used where enough waits, at once and in a
+time. Give a store that is used for nothing else.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ def fair(key: int) -> int:
 
 @queue.event(limit=Limit(1_000_000, key=by_key, per=1, burst=1000))
 def rate(key: int) -> int:
+    return key
+
+
+@queue.event(limit=Limit(60, per=3, burst=1))
+def steady(key: int) -> int:
     return key
 
 
@@ -100,6 +105,16 @@ def used_of_the_limit(runs: int = 600) -> float:
     return runs * PAUSE / 5 / (burst(8)[0] - idle)
 
 
+def used_of_the_rate(runs: int = 200) -> float:
+    """How much of sixty in three seconds eight workers use; 1 is all."""
+    idle, _ = min(burst(8) for _ in range(2))
+    done = steady.fire_many([(n,) for n in range(runs)])
+    began = time.monotonic()
+    with open(os.devnull, "w") as log, WorkerPool(queue, ["default"] * 8, log=log, imports=["bench.limits"]):
+        done.wait(600)
+        return (runs - 1) / 20 / (time.monotonic() - began - idle)
+
+
 def main() -> None:
     url = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] else f"sqlite:///{tempfile.mkdtemp()}/runs.db"
     runs, workers = (int(word) for word in (*sys.argv[2:], *("20000", "1")[len(sys.argv[2:]) :]))
@@ -116,6 +131,7 @@ def main() -> None:
         shares = f"{speed / best[0]:5.2f}   {used:6.2f} s of processor {best[1] / used:5.2f}"
         print(f"{name:40} {speed:10,.0f} /s {shares}", flush=True)
     print(f"of five at once, jobs of {PAUSE * 1000:.0f} ms use {module.used_of_the_limit():.2f}")
+    print(f"of sixty in three seconds, {module.used_of_the_rate():.2f} are used")
 
 
 if __name__ == "__main__":

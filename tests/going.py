@@ -61,3 +61,13 @@ def call():
 
 def same(key):
     return key
+
+
+def fail_once(key, seconds):
+    """Fails once, when it has taken so long."""
+    here.starts.append(time.monotonic())
+    here.tries[key] += 1
+    if here.tries[key] < 2:
+        time.sleep(seconds)
+        raise ValueError("not yet")
+    return key

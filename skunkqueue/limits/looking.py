@@ -90,6 +90,11 @@ def put_more(store: Persister, held: Mapping[LimitKey, Terms], now: float) -> se
     return put_permits(store, {key: Wanted(held[key]) for key in ripe}, now) if ripe else set()
 
 
+def put_looks(store: Persister, due: Mapping[tuple[LimitKey, float], Terms], now: float) -> None:
+    """Have these keys looked at when they are due."""
+    _put(store, [look(key, terms, now, rounded(at, now)) for (key, at), terms in due.items()])
+
+
 def asking(keys: Sequence[LimitKey]) -> Want:
     """Asks when something of these keys ripens, and for nothing more."""
     routes = dict.fromkeys(route for key in keys for route in keyed_routes(key.route, key.digest))

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.envelope import Claim
 from skunkqueue.limits.limit import Terms
-from skunkqueue.limits.looking import HeldTurn, let_go, look_at, put_more, sweep
+from skunkqueue.limits.looking import HeldTurn, let_go, look_at, put_looks, put_more, sweep
 from skunkqueue.limits.turns import LimitKey
 from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import Persister, Source
@@ -29,10 +29,11 @@ class Todo:
         self.looks: list[HeldTurn] = []
         self.permits: list[HeldTurn] = []
         self.more: dict[LimitKey, Terms] = {}
+        self.again: dict[tuple[LimitKey, float], Terms] = {}
         self.sweeps = False
 
     def __bool__(self) -> bool:
-        return bool(self.looks or self.permits or self.more or self.sweeps)
+        return bool(self.looks or self.permits or self.more or self.again or self.sweeps)
 
 
 class Done(NamedTuple):
@@ -86,6 +87,10 @@ class Lookout:
         """A permit of this key got all that it asked for: others may be able to have some more."""
         self._todo.more[key] = terms
 
+    def look_again(self, key: LimitKey, terms: Terms, due: float) -> None:
+        """A run of this key has been put back, to be ripe then."""
+        self._todo.again[key, due] = terms
+
     def tend(self) -> Done | None:
         """Start what is to be done; gives what has been done."""
         with self._lock:
@@ -98,6 +103,7 @@ class Lookout:
                 self._todo.looks += todo.looks
                 self._todo.permits += todo.permits
                 self._todo.more = {**todo.more, **self._todo.more}
+                self._todo.again = {**todo.again, **self._todo.again}
         if ticks() >= self._sweep_at:
             self._sweep_at = ticks() + _spread(SWEEP)
             self._todo.sweeps = True
@@ -127,6 +133,8 @@ class Lookout:
                 look_at(store, todo.looks, now)
             if todo.more:
                 full = {key: todo.more[key] for key in put_more(store, todo.more, now)}
+            if todo.again:
+                put_looks(store, todo.again, now)
             if todo.sweeps:
                 settings = self._settings
                 self._seen = sweep(store, settings.queue, dict.fromkeys(settings.routes), self._seen, now)

@@ -26,7 +26,7 @@ from skunkqueue.ids import new_token
 from skunkqueue.limits.credit import Credit, credit_of
 from skunkqueue.limits.limit import Terms
 from skunkqueue.limits.looking import HeldTurn
-from skunkqueue.limits.turns import LimitKey, Turn, read, terms_of
+from skunkqueue.limits.turns import LimitKey, Turn, key_of, read, terms_of
 from skunkqueue.persistence import Source
 from skunkqueue.routes import keyed_routes
 from skunkqueue.worker.pool.completer import Completer
@@ -110,6 +110,7 @@ class Permits:
         self._look = look
         self._most = most
         self._lookout = Lookout(source, clock, settings, run)
+        self._has_taken = False  # any turn, without which there are no runs with limits here
         self._held: dict[Mark, Permit] = {}
         self._with_key: dict[tuple[str, LimitKey], Permit] = {}  # by the name of the slot
         self._fresh: dict[Permit, None] = {}  # those that are to ask
@@ -147,6 +148,7 @@ class Permits:
         if turn.is_look:
             self._lookout.look_at(HeldTurn(claim, turn))
             return
+        self._has_taken = True
         slot.turns_until = ticks() + APART
         permit = Permit(slot, claim, turn)
         if turn.terms.is_rate:
@@ -286,7 +288,7 @@ class Permits:
     def _answered(self, permit: Permit, got: int) -> None:
         terms, asked = permit.turn.terms, permit.asked
         permit.asked, permit.is_dry = 0, got < asked
-        if asked > 1 or permit.slot.turn_yield < 2:
+        if asked > 1:
             permit.slot.learn_turn(asked, got)
         if permit.credit is not None:
             permit.credit = permit.credit.less(got - asked)
@@ -328,7 +330,7 @@ class Permits:
 
     def ended(self, delivery: Delivery) -> None:
         """These outcomes have reached the source."""
-        if not (self._runs or self._held):
+        if not self._has_taken:
             return
         for claim, outcome in delivery.outcomes:
             mark = claim.id, claim.token
@@ -336,6 +338,14 @@ class Permits:
                 self._held[mark].is_lost = True
             if outcome.kind not in ("started", "progress"):
                 self.gone(claim)
+            if outcome.kind in ("again", "untouched") and claim.id in delivery.result.taken:
+                self._is_back(claim, outcome)
+
+    def _is_back(self, claim: Claim, outcome: Outcome) -> None:
+        """A run has been put back. A permit of runs at once is there until then; any other may have been let go."""
+        key, terms = key_of(claim.envelope), terms_of(claim.envelope)
+        if key is not None and terms is not None and not terms.is_at_once:
+            self._lookout.look_again(key, terms, outcome.due or 0.0)
 
     def gone(self, claim: Claim) -> None:
         """A run has ended here, or was taken away."""

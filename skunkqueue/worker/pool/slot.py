@@ -28,6 +28,8 @@ OVERLADEN: Final = 4
 UNLADE_EVERY: Final = 1.0
 FEW: Final = 4
 """Up to so many runs, turns are claimed with them: each may be one run."""
+LEAST_YIELD: Final = 2.0
+"""Runs that a turn is asked for at least, where there is room: with one less, it is known that its key has no more."""
 SOON: Final = 0.05
 """Seconds of work that are handed ahead to a worker."""
 MOST_BYTES: Final = 8 << 20
@@ -181,7 +183,7 @@ class Slot:
     def learn_turn(self, asked: int, got: int) -> None:
         """Learn how many runs a turn gives: it was asked for so many, and gave so many."""
         if got < asked:
-            self.turn_yield = max(1.0, 0.7 * self.turn_yield + 0.3 * got)
+            self.turn_yield = max(LEAST_YIELD, 0.7 * self.turn_yield + 0.3 * got)
         elif asked > self.turn_yield / 2:
             self.turn_yield = min(1.5 * self.turn_yield, float(MOST_AHEAD))
 
