@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgpack
@@ -19,6 +19,9 @@ from skunkqueue.routes import base_route
 
 SCANNED: Final = 1000
 """Keys that one purge looks at of each kind that only pools that died leave behind."""
+
+PIECED: Final = 20
+"""Runs with pieces that one purge looks at, as only damage leaves pieces without a run: each takes two reads."""
 
 FORGOTTEN: Final = 600.0
 """Seconds after which nobody repeats a claim, or asks whether a transaction was committed."""
@@ -124,6 +127,21 @@ class Sweep:
             self._begin[tag] = pairs[-1].key + b"\0"
         return pairs
 
+    def runs_of_pieces(self, step: Step) -> Iterator[tuple[bytes, bytes]]:
+        """The next runs that have pieces, by snapshot: the key of each, and the first of its pieces."""
+        begin, end = step.space.all(b"x")
+        at = self._begin.pop(b"x", begin)
+        for _ in range(PIECED):
+            pairs = step.tr.snapshot.get_range(at, end, limit=1, streaming_mode=EXACT).to_list()
+            if not pairs:
+                return
+            key = pairs[0].key
+            run = step.space.run_of_piece(key)
+            yield run, key
+            at = step.space.pieces(read(run[len(step.space.run) :]))[1]
+            at = max(at, key + b"\0")  # of no run
+        self._begin[b"x"] = at
+
 
 def purge_workers(sweep: Sweep, step: Step, limit: int) -> int:
     """Delete workers whose beat has ended, and what was told to them, or to workers that never were."""
@@ -181,6 +199,9 @@ def purge_left(sweep: Sweep, step: Step) -> None:
             tr.clear(pair.key)
     for pair in sweep.next(step, b"d"):
         _narrow(step, pair.key, pair.value)
+    for run, key in sweep.runs_of_pieces(step):
+        if not tr.snapshot.get(run).present() and not tr.get(run).present():  # again with a conflict: it may be put now
+            tr.clear_range(key, space.pieces(read(run[len(space.run) :]))[1])
 
 
 def _purge_tokens(step: Step, pairs: Sequence[Any]) -> None:

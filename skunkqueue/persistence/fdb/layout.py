@@ -125,6 +125,11 @@ class Space(NamedTuple):
     def piece(self, id: str, field: int, number: int) -> bytes:
         return self.prefix + b"x" + ended(id) + _PIECE.pack(field, number)
 
+    def run_of_piece(self, key: bytes) -> bytes:
+        """The key of the run whose piece it is; of no run, where the key is damaged."""
+        id, _, _ = key[len(self.prefix) + 1 :].replace(b"\0\xff", b"\xff\xff").partition(b"\0")
+        return self.run + id.replace(b"\xff\xff", b"\0")
+
     def open_key(self, lane: bytes, shard: int, ripe: float, id: str) -> bytes:
         return b"".join((self.open, lane, bytes((shard,)), time_key(ripe), written(id)))
 
