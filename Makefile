@@ -19,8 +19,10 @@ AT_REST := -n 2 --dist worksteal
 APART := $(shell grep -l 'mark\.alone' tests/test_*.py)
 IN_SHORT := -m 'not alone and not slow' $(BESIDE)
 
-# Modules are compiled once, wherever the environment says otherwise: most tests start processes that import them.
+# Modules are compiled once, also where the environment says otherwise: most tests start processes that import them.
+# Those processes themselves write none (tests/conftest.py).
 unexport PYTHONDONTWRITEBYTECODE
+COMPILE := -m compileall -q skunkqueue
 
 .PHONY: help demo test test-long test-oldest test-versions lint docs package bench clean
 
@@ -41,6 +43,7 @@ demo: $(READY)
 
 # Most tests, then, apart from them, those that measure time or processor. With ARGS: what they name.
 test: $(READY_TO_TEST)
+	@$(PYTHON) $(COMPILE)
 ifdef ARGS
 	$(PYTHON) -m pytest $(ARGS)
 else
@@ -51,12 +54,14 @@ else
 endif
 
 test-long: $(READY_TO_TEST)
+	@$(PYTHON) $(COMPILE)
 	@failed=0; set -x; \
 	$(PYTHON) -m pytest -m 'slow and not alone' $(BESIDE) || failed=1; \
 	$(PYTHON) -m pytest -m 'slow and alone' $(AT_REST) $(APART) || failed=1; \
 	exit $$failed
 
 test-oldest: $(READY_OLDEST)
+	@$(VENV_OLDEST)/bin/python $(COMPILE)
 	$(VENV_OLDEST)/bin/python -m pytest $(or $(ARGS),$(IN_SHORT))
 
 test-versions:
@@ -71,6 +76,7 @@ test-3.%: .ci/servers
 	@python=$$(.ci/python 3.$*) || { echo "NOT TESTED: there is no Python 3.$* here" >&2; exit 0; }; set -ex; \
 	test -x .venv-3.$*/bin/pip || .ci/venv .venv-3.$* "$$python"; \
 	.venv-3.$*/bin/python -m pip install --quiet --editable '.[test,uvloop]'; \
+	.venv-3.$*/bin/python $(COMPILE); \
 	.venv-3.$*/bin/python -m pytest $(or $(ARGS),$(IN_SHORT))
 
 lint: $(READY_TO_TEST) $(READY_TO_LINT)

@@ -31,6 +31,9 @@ for _name in ("SIGHUP", "SIGQUIT", "SIGTERM"):
     signal.signal(getattr(signal, _name), signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Python takes a module that was written twice within a second, with as many bytes, for what it was compiled from first.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
