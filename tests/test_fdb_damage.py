@@ -84,6 +84,30 @@ def test_a_damaged_run_is_claimed_and_can_be_failed_or_cancelled(
     drop(shared_fdb, name)
 
 
+def test_pieces_without_a_run_are_purged_and_those_of_others_stay(shared_fdb: str) -> None:
+    name = fresh_name()
+    with closing(open_url(f"fdb://{shared_fdb}?prefix={name}")) as store:
+        ids = [sealed(n).id for n in range(60)] + ["ab", "ab\u00e9", "a\0b", "a"]
+        store.put([sealed(0, body=b"b" * 9000)._replace(id=id) for id in ids])
+        space, db = store._link.space(), opened(shared_fdb)
+        gone = {"ab", "a\0b", *ids[:50:2]}
+        for key in (pair.key for tag in (b"r", b"i") for pair in db.get_range(*space.all(tag))):
+            if any(key.endswith(id.encode()) for id in gone - {"ab"}) or key.endswith((b"rab", b"\0ab")):
+                del db[key]
+        strange = [space.prefix + b"x" + rest for rest in (b"ab\xff\0\0\0\0\0\0", b"ab\x80\0\0\0\0\0\0", b"cd")]
+        for key in strange:
+            db[key] = b"left"
+        there = {pair.key[len(space.run) :] for pair in db.get_range(*space.all(b"r"))}
+
+        for _ in range(10):
+            store.purge(now=NOW)
+
+        left = {space.run_of_piece(pair.key)[0][len(space.run) :] for pair in db.get_range(*space.all(b"x"))}
+        assert left == there != set()
+        assert {"ab\u00e9".encode(), b"a"} <= left
+    drop(shared_fdb, name)
+
+
 def _damage(db: Any, key: bytes, data: bytes | None) -> None:
     if data is None:
         del db[key]

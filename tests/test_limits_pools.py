@@ -181,6 +181,43 @@ def test_what_a_pool_hands_back_after_its_turn_has_left_is_run_by_another_in_tim
     assert time.monotonic() - began < 10
 
 
+def test_a_careful_run_that_is_cancelled_as_it_starts_makes_room(lone, going, monkeypatch):
+    hit = []
+    exchange = MemoryPersister.exchange
+
+    def cancelled(self, outcomes, wants, **options):
+        for claim, outcome in outcomes:
+            if outcome.kind == "started" and not is_turn(claim.envelope.route) and not hit:
+                hit.append(claim.id)
+                self.cancel([claim.id], now=options["now"])
+        return exchange(self, outcomes, wants, **options)
+
+    monkeypatch.setattr(MemoryPersister, "exchange", cancelled)
+    job = lone.event(module.work, name="work", limit=Limit(1), at_most_once=True)
+    with working(lone, *["default"] * 2):
+        first = job.fire("first")
+        until(lambda: hit)
+        assert job.fire("second").wait(10) == "second"
+
+    assert (first.state, going.order) == ("cancelled", ["second"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"fair_by": of_key}, {"limit": Limit(1000, key=of_key, per=1, burst=1000)}], ids=["fair_by", "rate"]
+)
+def test_the_first_run_of_a_limit_at_once_that_was_none_before_waits_for_no_lease(lone, going, options):
+    old = lone.event(module.work, name="work", **options)
+    new = lone.event(module.work, name="work", limit=Limit(1, key=of_key))
+    with working(lone, *["default"] * 2):
+        runs = old.fire_many([("a", 0.4)] * 3)
+        time.sleep(0.1)
+        began = time.monotonic()
+        new.fire("a").wait(60)
+        runs.wait(60)
+
+    assert time.monotonic() - began < 10  # a lease is 15 s
+
+
 def test_a_cancelled_run_makes_room_at_once(queue, going):
     going.release.set()
     job = queue.event(module.hold, name="hold", limit=Limit(1))

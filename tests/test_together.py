@@ -305,6 +305,21 @@ def test_a_pool_sleeps_although_the_next_thing_to_do_is_further_than_the_kernel_
         assert pool.running
 
 
+def test_a_burst_whose_workers_are_renewed_ends_no_sooner(queue):
+    tries = []
+
+    @queue.event(retries=3, backoff=0)
+    def second_time():
+        tries.append(None)
+        if len(tries) < 2:
+            raise ValueError("not yet")
+
+    run = second_time.fire()
+    WorkerPool(queue, in_process=True, max_runs=1, log=io.StringIO()).run_until_idle()
+
+    assert (run.state, len(tries)) == (State.SUCCEEDED, 2)
+
+
 def test_a_burst_ends_when_a_chain_has(queue, same):
     for number in range(10):
         run = same.then(same).then(same).fire(number)

@@ -127,8 +127,8 @@ class Sweep:
             self._begin[tag] = pairs[-1].key + b"\0"
         return pairs
 
-    def runs_of_pieces(self, step: Step) -> Iterator[tuple[bytes, bytes]]:
-        """The next runs that have pieces, by snapshot: the key of each, and the first of its pieces."""
+    def runs_of_pieces(self, step: Step) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """The next runs that have pieces, by snapshot: the key of each, the first of its pieces, and where they end."""
         begin, end = step.space.all(b"x")
         at = self._begin.pop(b"x", begin)
         for _ in range(PIECED):
@@ -136,10 +136,8 @@ class Sweep:
             if not pairs:
                 return
             key = pairs[0].key
-            run = step.space.run_of_piece(key)
-            yield run, key
-            at = step.space.pieces(read(run[len(step.space.run) :]))[1]
-            at = max(at, key + b"\0")  # of no run
+            run, at = step.space.run_of_piece(key)
+            yield run, key, at
         self._begin[b"x"] = at
 
 
@@ -199,9 +197,9 @@ def purge_left(sweep: Sweep, step: Step) -> None:
             tr.clear(pair.key)
     for pair in sweep.next(step, b"d"):
         _narrow(step, pair.key, pair.value)
-    for run, key in sweep.runs_of_pieces(step):
+    for run, key, last in sweep.runs_of_pieces(step):
         if not tr.snapshot.get(run).present() and not tr.get(run).present():  # again with a conflict: it may be put now
-            tr.clear_range(key, space.pieces(read(run[len(space.run) :]))[1])
+            tr.clear_range(key, last)
 
 
 def _purge_tokens(step: Step, pairs: Sequence[Any]) -> None:

@@ -36,6 +36,7 @@ _DOUBLE: Final = Struct(">d")
 _BITS: Final = Struct(">Q")
 _SIGN: Final = 1 << 63
 _ALL: Final = (1 << 64) - 1
+_ENDED: Final = re.compile(rb"((?:[^\0]|\0\xff)*)\0", re.DOTALL)
 _LANE: Final = re.compile(rb"((?:[^\0]|\0\xff)*)\0((?:[^\0]|\0\xff)*)\0", re.DOTALL)
 _PIECE: Final = Struct(">BI")
 
@@ -125,10 +126,13 @@ class Space(NamedTuple):
     def piece(self, id: str, field: int, number: int) -> bytes:
         return self.prefix + b"x" + ended(id) + _PIECE.pack(field, number)
 
-    def run_of_piece(self, key: bytes) -> bytes:
-        """The key of the run whose piece it is; of no run, where the key is damaged."""
-        id, _, _ = key[len(self.prefix) + 1 :].replace(b"\0\xff", b"\xff\xff").partition(b"\0")
-        return self.run + id.replace(b"\xff\xff", b"\0")
+    def run_of_piece(self, key: bytes) -> tuple[bytes, bytes]:
+        """The key of the run whose piece it is, and where its pieces end. A damaged key is that of no run."""
+        begin = len(self.prefix) + 1
+        found = _ENDED.match(key, begin)
+        if found is None:
+            return self.run + key[begin:], key + b"\0"
+        return self.run + found[1].replace(b"\0\xff", b"\0"), key[: found.end()] + b"\xff"
 
     def open_key(self, lane: bytes, shard: int, ripe: float, id: str) -> bytes:
         return b"".join((self.open, lane, bytes((shard,)), time_key(ripe), written(id)))

@@ -405,6 +405,7 @@ class Engine:
             return
         slot.marking = None
         if not is_taken:
+            self._permits.gone(held.claim)
             self._fetcher.call()
         elif slot.body is None or slot.leaving:
             self._completer.hand_back(slot, [held])
@@ -471,7 +472,7 @@ class Engine:
         return (
             not self._completer.outcomes
             and self._permits.is_at_rest
-            and all(slot.ready and not slot.busy for slot in self._slots)
+            and all(slot.ready and not slot.busy and not slot.leaving for slot in self._slots)
         )
 
     def _is_over(self) -> bool:

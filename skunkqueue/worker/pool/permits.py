@@ -319,13 +319,15 @@ class Permits:
     def ending(self, outcomes: Sequence[tuple[Claim, Outcome]]) -> None:
         """These outcomes go to the source next. Their workers are free, so what their permits do next goes along.
 
-        But for those whose keys had nothing more: they look at their keys again, once these have ended in the source.
+        But for those that are to leave: they look at their keys again, once these have ended in the source.
         """
         if not self._runs:
             return
         for claim, outcome in list(outcomes):  # to which permits that go back are added
             permit = self._runs.get((claim.id, claim.token))
-            if permit is not None and not permit.is_dry and outcome.kind not in ("started", "progress"):
+            if permit is None or permit.asked or permit.is_dry or permit.is_lost:
+                continue
+            if outcome.kind not in ("started", "progress"):
                 self.gone(claim)
 
     def ended(self, delivery: Delivery) -> None:
@@ -342,9 +344,12 @@ class Permits:
                 self._is_back(claim, outcome)
 
     def _is_back(self, claim: Claim, outcome: Outcome) -> None:
-        """A run has been put back. A permit of runs at once is there until then; any other may have been let go."""
+        """A run has been put back. A permit of runs at once is there until then; any other may have been let go.
+
+        So may one that did not allow the run, as its terms were others.
+        """
         key, terms = key_of(claim.envelope), terms_of(claim.envelope)
-        if key is not None and terms is not None and not terms.is_at_once:
+        if key is not None and terms is not None and (not terms.is_at_once or outcome.kind == "untouched"):
             self._lookout.look_again(key, terms, outcome.due or 0.0)
 
     def gone(self, claim: Claim) -> None:
