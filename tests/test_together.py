@@ -305,19 +305,16 @@ def test_a_pool_sleeps_although_the_next_thing_to_do_is_further_than_the_kernel_
         assert pool.running
 
 
+def second_time():
+    if current_run().attempt < 2:
+        raise ValueError("not yet")
+
+
 def test_a_burst_whose_workers_are_renewed_ends_no_sooner(queue):
-    tries = []
-
-    @queue.event(retries=3, backoff=0)
-    def second_time():
-        tries.append(None)
-        if len(tries) < 2:
-            raise ValueError("not yet")
-
-    run = second_time.fire()
+    run = queue.event(second_time, retries=3, backoff=0).fire()
     WorkerPool(queue, in_process=True, max_runs=1, log=io.StringIO()).run_until_idle()
 
-    assert (run.state, len(tries)) == (State.SUCCEEDED, 2)
+    assert (run.state, run.attempts) == (State.SUCCEEDED, 2)
 
 
 def test_a_burst_ends_when_a_chain_has(queue, same):
