@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +17,14 @@ from pools import until
 
 from skunkqueue.clock import ticks
 from skunkqueue.codec import decode_call, encode_value
-from skunkqueue.envelope import Claim, Exchange, Outcome, Seal, Want, open_body
+from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Seal, Want, open_body
+from skunkqueue.gearman import GearmanWorker
+from skunkqueue.gearman.asking import SLOW
 from skunkqueue.gearman.protocol import PacketType
 from skunkqueue.gearman.runner import ROUTE, packer, value_of
 from skunkqueue.gearman.source import GearmanSource
 from skunkqueue.ids import new_token
+from skunkqueue.persistence import WorkKey
 
 NAMES = ["job"]
 
@@ -247,6 +254,85 @@ def test_a_server_that_hangs_is_left_and_the_others_are_served(tmp_path: Path, j
         running.said("does not answer: connecting anew")
         assert client.call("plain_add", as_json(a=2, b=1)) == b"3"
         assert running.ends() == 0
+
+
+def test_servers_that_hang_keep_the_pool_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at servers that may have jobs, and do not answer, ends; what the first of them has is claimed."""
+    monkeypatch.setattr("skunkqueue.gearman.servers.GRAB_ANYWAY", 1e9)
+    monkeypatch.setattr("skunkqueue.gearman.servers.UNANSWERED", 1e9)
+    with (
+        started() as hung,
+        started() as slow,
+        source_at(hung.server, slow.server) as source,
+        peers(slow) as (client,),
+    ):
+        source.servers.open()
+        until(lambda: [source.servers.wait_for_answers(0.05), all(c.is_hot for c in source.servers.connections)][1])
+        channel = source.channel("gearman")
+        assert channel is not None
+        for server in (hung, slow):
+            server.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
+        channel.watch([], 60.0, Asked([want()], ticks(), ticks() + 15))
+        end = ticks() + 4 * SLOW
+        while ticks() < end:
+            select.select([channel.caught_fd], [], [], SLOW)
+            assert channel.caught() is None
+
+        slow.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
+        client.submit("job", b"x", background=True)
+
+        def look() -> list[Claim]:
+            select.select([channel.caught_fd], [], [], 0.1)
+            caught = channel.caught()
+            return [] if caught is None else caught.result.claims
+
+        (found,) = until(look)
+        assert data_of(found) == b"x"
+
+
+@contextmanager
+def slamming() -> Iterator[tuple[str, list[float]]]:
+    """A server that closes each connection at once, as a proxy does that has nobody behind it; and when it did."""
+    times: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    link, _ = listener.accept()
+                    times.append(ticks())
+                    link.recv(1)
+                    link.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}", times
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_a_server_that_closes_every_connection_is_dialed_after_pauses() -> None:
+    with slamming() as (server, times), source_at(server) as source:
+        source.servers.open()
+        until(lambda: [source.wait([WorkKey("gearman", ROUTE)], 0.1), len(times) >= 6][1])
+
+        # By five pauses that double, from 0.025 to 0.05 s on.
+        assert times[5] - times[0] > 0.025 * 31
+
+
+def test_a_worker_dials_a_server_that_closes_every_connection_after_pauses() -> None:
+    with slamming() as (server, times):
+        worker = GearmanWorker([server])
+        worker.register_task("job", lambda worker, job: b"")
+        thread = threading.Thread(target=worker.work)
+        thread.start()
+        until(lambda: len(times) >= 6)
+        worker.shutdown()
+        thread.join()
+
+        assert times[5] - times[0] > 0.025 * 31
 
 
 def test_a_client_that_dies_does_not_disturb(gearman_run: Running, job_server: Gearmand, gearman_peer: Peer) -> None:

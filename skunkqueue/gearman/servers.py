@@ -139,12 +139,13 @@ class GearmanServers:
     def _found(self, connection: WorkerConnection, found: socket.socket) -> None:
         """On a dialer's thread: use a new connection."""
         with self.lock:
-            if not self._is_open:
+            if not self._is_open or connection.is_up:
                 found.close()
                 return
             connection.adopt(found)
             if self.attendant is not None:
                 self.attendant.attend(connection)
+            self._after_sending(connection)
             self._up.notify_all()
 
     def close_unanswered(self) -> None:
@@ -249,7 +250,7 @@ class GearmanServers:
         self._askings.remove(asking)
         asking.is_cut = True
         soonest = self.held.soonest(asking.left, now + GRAB_ANYWAY)
-        if not asking.is_light and any(each.is_hot for route in asking.left for each in self._routes[route]):
+        if not asking.is_light and any(_may_have(each) for route in asking.left for each in self._routes[route]):
             soonest = now
         claims = asking.deal(now, until)
         return Exchange(asking.taken, claims, min(soonest, now + GRAB_ANYWAY))
@@ -270,7 +271,7 @@ class GearmanServers:
         """Whether there may be a job for one of these."""
         routes = {route_of(want) for want in wants}
         return any(
-            any(connection.is_hot for connection in self._routes[route])
+            any(_may_have(connection) for connection in self._routes[route])
             or self.held.soonest((route,), float("inf")) <= now
             for route in routes
         )
@@ -295,8 +296,7 @@ class GearmanServers:
             return None
         several = self._routes[route]
         for connection in several:
-            is_free = not connection.is_owing or ticks() - connection.asked_at < SLOW
-            if connection.is_hot and is_free and connection not in asking.asked:
+            if _may_have(connection) and connection not in asking.asked:
                 if len(several) > 1:
                     several.remove(connection)
                     several.append(connection)
@@ -375,3 +375,8 @@ class GearmanServers:
         sent = packets(held.job, outcome, self._value_of)
         told.setdefault(held.connection, []).extend(zip((claim.id, ""), sent, strict=False))
         asking.telling[claim.id] = held, outcome.kind in _ENDS
+
+
+def _may_have(connection: WorkerConnection) -> bool:
+    """Whether to ask this server for jobs: it may have some, and does not leave the last question unanswered."""
+    return connection.is_hot and (not connection.is_owing or ticks() - connection.asked_at < SLOW)
