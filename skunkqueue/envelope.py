@@ -132,12 +132,12 @@ class Outcome(NamedTuple):
 
     @classmethod
     def again(cls, *, due: float | None = None, error: str | None = None, notes: bytes | None = None) -> Outcome:
-        """The run is to run again, ripe at ``due``. None means when it was first due, so before the backlog."""
+        """The run is to run again, ripe at ``due``. None means its old place, before the backlog."""
         return cls("again", None, error, due, notes)
 
     @classmethod
     def untouched(cls, *, notes: bytes | None = None) -> Outcome:
-        """The run was not started; it takes its old place."""
+        """The run was not started; it takes its old place: see ``old_place``."""
         return cls("untouched", None, None, None, notes)
 
     @classmethod
@@ -149,6 +149,11 @@ class Outcome(NamedTuple):
     def at(cls, progress: float, note: str = "") -> Outcome:
         """The run has made this progress, a share from 0 to 1; the claim stays."""
         return cls("progress", progress=progress, note=note)
+
+
+def old_place(due: float, now: float) -> float:
+    """When a run is ripe that takes its old place: when it was first due, or now where it was promoted before that."""
+    return min(due, now)
 
 
 class Record(NamedTuple):

@@ -226,16 +226,14 @@ def test_a_lost_promotion_costs_a_moment_and_not_the_run(world, job, monkeypatch
     assert world.shown(run) == State.QUEUED
 
 
-def test_a_run_that_was_put_back_to_the_end_of_time_is_let_go_again(world, job):
+def test_a_run_that_was_let_go_and_is_put_back_waits_for_nothing_any_more(world, job):
     (id,) = world.put(job)
     run = world.after(job, [id])
     world.end(id)
     world.keep()
     (claim,) = world.store.claim([Want("demo", ("default",), "old", "t", 1)], now=world.now, until=world.now + 9)
-    world.store.commit([(claim, Outcome.untouched())], now=world.now)
-    assert world.shown(run) == State.WAITING
 
-    world.keep()
+    world.store.commit([(claim, Outcome.untouched())], now=world.now)
 
     assert world.shown(run) == State.QUEUED
 

@@ -371,6 +371,25 @@ def test_schedules_of_two_queues_know_nothing_of_each_other(world, job, store):
     assert world.ticks() == []
 
 
+def test_a_schedule_is_listed_also_where_a_pool_takes_or_puts_it_back_meanwhile(world, job, store, monkeypatch):
+    world.declare(job, every=100)
+    want = Want("demo", ("default" + TICKS,), "w", new_token(), 1)
+    claims = store.claim([want], now=START + 100, until=START + 200)
+    assert claims
+    find = store.find
+
+    def find_then_move(which, **options):
+        """A pool puts it back between the look at those that are queued, and that at those that run."""
+        found = find(which, **options)
+        while claims:
+            store.commit([(claims.pop(), Outcome.untouched())], now=START + 100)
+        return found
+
+    monkeypatch.setattr(store, "find", find_then_move)
+
+    assert [record.state for record in book.every(store, "demo", now=START + 100)] == ["queued"]
+
+
 # -- pauses ----------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from skunkqueue.clock import ticks
-from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Outcome, Record, State, Want
+from skunkqueue.envelope import Claim, Envelope, Exchange, Filter, Order, Outcome, Record, State, Want, old_place
 from skunkqueue.persistence import (
     EXPIRED,
     REMEMBERED,
@@ -147,11 +147,11 @@ class MemoryPersister(Persister):
         self._end(record, State.FAILED, now, value=outcome.value, error=outcome.error, keep=outcome.keep)
 
     def _again(self, record: Record, outcome: Outcome, now: float) -> None:
-        due = record.envelope.due if outcome.due is None else outcome.due
+        due = old_place(record.envelope.due, now) if outcome.due is None else outcome.due
         self._queue(record._replace(error=outcome.error), due)
 
     def _untouched(self, record: Record, outcome: Outcome, now: float) -> None:
-        self._queue(record, record.envelope.due)
+        self._queue(record, old_place(record.envelope.due, now))
 
     def _started(self, record: Record, outcome: Outcome, now: float) -> None:
         self._records[record.id] = record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -16,6 +17,7 @@ from skunkqueue.schedules.step import Memory, remembered
 from skunkqueue.schedules.when import Adaptive, Cron, Interval
 
 PAGE: Final = 500
+LOOKS: Final = 5
 
 
 def declare(store: Persister, definition: Definition, *, now: float) -> str:
@@ -87,12 +89,28 @@ def unschedule(store: Persister, queue: str, name: str, *, now: float) -> bool:
 
 def every(store: Persister, queue: str, *, now: float, routes: Iterable[str] | None = None) -> Iterator[Record]:
     """The open runs of all schedules of a queue, or of those whose jobs are on these routes."""
-    there = sorted({route for its, route, state in store.count() if its == queue and route.endswith(TICKS)})
+    there = Counter[str]()
+    for (its, route, state), number in store.count().items():
+        if its == queue and route.endswith(TICKS):
+            there[route] += number if state in OPEN else 0
     wanted = None if routes is None else {route + TICKS for route in routes}
-    for route in there:
+    for route in sorted(there):
         if wanted is None or route in wanted:
-            for state in (State.QUEUED, State.RUNNING):
-                yield from _pages(store, Filter(queue, route, state), now)
+            yield from _open(store, queue, route, there[route], now)
+
+
+def _open(store: Persister, queue: str, route: str, number: int, now: float) -> Iterable[Record]:
+    """The open runs of a route, of which there were so many.
+
+    One that a pool takes, or puts back, between two looks may be met in neither: then it is looked for again.
+    """
+    found: dict[str, Record] = {}
+    for _ in range(LOOKS):
+        for state in (State.QUEUED, State.RUNNING):
+            found.update({record.id: record for record in _pages(store, Filter(queue, route, state), now)})
+        if len(found) >= number:
+            break
+    return found.values()
 
 
 def _pages(store: Persister, which: Filter, now: float) -> Iterator[Record]:

@@ -120,6 +120,20 @@ class CommitPromises(Promises):
         assert record_of(store, claim.id) == Record(claim.envelope, State.QUEUED, NOW - 5.5, "A")
         assert ids_of(take(store, "B")) == [sealed(1).id, sealed(2).id]
 
+    def test_a_promoted_run_that_is_put_back_stays_promoted(self, store: Persister) -> None:
+        """Who says "run it now" does not wait for another hour because a worker was stopped before it began."""
+        for number, outcome in enumerate((Outcome.untouched(), Outcome.again()), 1):
+            envelope = sealed(number, due=NOW + 3600)
+            store.put([envelope])
+            assert store.promote([envelope.id], now=NOW) == {envelope.id}
+            (claim,) = take(store)
+
+            assert store.commit([(claim, outcome)], now=NOW + 1) == {claim.id}
+
+            found = record_of(store, claim.id)
+            assert (found.ripe, found.envelope.due) == (NOW + 1, NOW + 3600)
+            assert ids_of(take(store, "B", now=NOW + 1)) == [claim.id]
+
     def test_an_untouched_run_keeps_the_error_of_its_last_attempt(self, store: Persister) -> None:
         """The error changes only when the run is to run again, or ends."""
         store.put([sealed()])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from skunkqueue.envelope import Claim, Outcome
+from skunkqueue.envelope import Claim, Outcome, old_place
 from skunkqueue.persistence import kept_at_least
 from skunkqueue.persistence.fdb.repair import repair
 from skunkqueue.persistence.fdb.rows import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Row
@@ -58,11 +58,11 @@ def _failed(step: Step, row: Row, outcome: Outcome) -> None:
 
 def _again(step: Step, row: Row, outcome: Outcome) -> None:
     step.change(row, "error", outcome.error)
-    _back(step, row, row.due if outcome.due is None else outcome.due)
+    _back(step, row, old_place(row.due, step.now) if outcome.due is None else outcome.due)
 
 
 def _untouched(step: Step, row: Row, outcome: Outcome) -> None:
-    _back(step, row, row.due)
+    _back(step, row, old_place(row.due, step.now))
 
 
 def _back(step: Step, row: Row, ripe: float) -> None:

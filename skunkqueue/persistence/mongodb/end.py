@@ -17,7 +17,7 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from skunkqueue.envelope import Claim, Envelope, Outcome, Record, Want
+from skunkqueue.envelope import Claim, Envelope, Outcome, Record, Want, old_place
 from skunkqueue.errors import StoreRefused
 from skunkqueue.persistence import REMEMBERED, kept_at_least
 from skunkqueue.persistence.mongodb.documents import (
@@ -152,13 +152,13 @@ def _ending(state: str, envelope: Envelope, now: float, keep: float | None = Non
 
 
 def _again(claim: Claim, outcome: Outcome, now: float) -> Document:
-    change = _back(claim, claim.envelope.due if outcome.due is None else outcome.due)
+    change = _back(claim, old_place(claim.envelope.due, now) if outcome.due is None else outcome.due)
     change["$set"]["error"] = _text(outcome.error)
     return change
 
 
 def _untouched(claim: Claim, outcome: Outcome, now: float) -> Document:
-    return _back(claim, claim.envelope.due)
+    return _back(claim, old_place(claim.envelope.due, now))
 
 
 def _back(claim: Claim, ripe: float) -> Document:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from skunkqueue.envelope import DAY, Claim, Envelope, Outcome, Record, State, Want, is_for_later
+from skunkqueue.envelope import DAY, Claim, Envelope, Outcome, Record, State, Want, is_for_later, old_place
 from skunkqueue.errors import StoreError
 from skunkqueue.persistence import REMEMBERED
 
@@ -286,11 +286,11 @@ def _turn_end(envelope: Envelope, outcome: Outcome, now: float) -> _Turn:
 
 
 def _turn_again(envelope: Envelope, outcome: Outcome, now: float) -> _Turn:
-    return "q", repr(envelope.due if outcome.due is None else outcome.due), field(outcome.error), ""
+    return "q", repr(old_place(envelope.due, now) if outcome.due is None else outcome.due), field(outcome.error), ""
 
 
 def _turn_untouched(envelope: Envelope, outcome: Outcome, now: float) -> _Turn:
-    return "q", repr(envelope.due), "=", ""
+    return "q", repr(old_place(envelope.due, now)), "=", ""
 
 
 def _turn_started(envelope: Envelope, outcome: Outcome, now: float) -> _Turn:

@@ -101,8 +101,10 @@ FAIL = f"""
     UPDATE run SET shelf = -{FAILED}, state = {FAILED}, ripe = ?, ended = ?, value = ?, error = ?,
         notes = ifnull(?, notes) {MINE}"""
 AGAIN = f"""
-    UPDATE run SET state = {QUEUED}, ripe = ifnull(?, due), worker = NULL, error = ?, notes = ifnull(?, notes) {MINE}"""
-UNTOUCHED = f"UPDATE run SET state = {QUEUED}, ripe = due, worker = NULL, notes = ifnull(?, notes) {MINE}"
+    UPDATE run SET state = {QUEUED}, ripe = ifnull(?, min(due, ?)), worker = NULL, error = ?,
+        notes = ifnull(?, notes) {MINE}"""
+UNTOUCHED = f"""
+    UPDATE run SET state = {QUEUED}, ripe = min(due, ?), worker = NULL, notes = ifnull(?, notes) {MINE}"""
 STARTED = f"UPDATE run SET notes = ifnull(?, notes) {MINE}"
 PROGRESS = f"UPDATE run SET progress = ?, note = ?, notes = ifnull(?, notes) {MINE}"
 

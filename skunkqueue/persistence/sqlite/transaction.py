@@ -332,7 +332,11 @@ def _failed(now: float, pairs: Sequence[Pair]) -> list[Row]:
 
 
 def _again(now: float, pairs: Sequence[Pair]) -> list[Row]:
-    return [(o.due, _text(o.error), o.notes, c.id, c.token) for c, o in pairs]
+    return [(o.due, now, _text(o.error), o.notes, c.id, c.token) for c, o in pairs]
+
+
+def _untouched(now: float, pairs: Sequence[Pair]) -> list[Row]:
+    return [(now, o.notes, c.id, c.token) for c, o in pairs]
 
 
 def _notes(now: float, pairs: Sequence[Pair]) -> list[Row]:
@@ -364,7 +368,7 @@ WRITINGS: Final[Mapping[str, _Writing]] = {
     "complete": _Writing(sql.COMPLETE, SUCCEEDED, _complete),
     "failed": _Writing(sql.FAIL, FAILED, _failed),
     "again": _Writing(sql.AGAIN, QUEUED, _again),
-    "untouched": _Writing(sql.UNTOUCHED, QUEUED, _notes),
+    "untouched": _Writing(sql.UNTOUCHED, QUEUED, _untouched),
     "started": _Writing(sql.STARTED, RUNNING, _notes),
     "progress": _Writing(sql.PROGRESS, RUNNING, _progress),
 }

@@ -10,7 +10,7 @@ import msgpack
 from skunkqueue.clock import Clock, ticks
 from skunkqueue.codec import timed
 from skunkqueue.durations import span
-from skunkqueue.envelope import GATED, Claim, Outcome, Seal, open_body, open_head, peek_head
+from skunkqueue.envelope import Claim, Outcome, Seal, open_body, open_head, peek_head
 from skunkqueue.errors import Corrupt, PayloadError
 from skunkqueue.notes import NONE
 from skunkqueue.policy import Died, Happening, Raised, Stopped, TimedOut, Tried, Unknown, admit, hand_back, judge, mark
@@ -55,9 +55,6 @@ class Completer:
         return outcomes, reports
 
     def note(self, claim: Claim, outcome: Outcome, report: LogEntry | None = None) -> None:
-        if claim.envelope.due == GATED and outcome.due is None and outcome.kind in ("again", "untouched"):
-            # It has waited for others: its old place is at the end of time.
-            outcome = Outcome.again(due=self._clock.now(), error=outcome.error, notes=outcome.notes)
         self.outcomes.append((claim, outcome))
         self.reports.append(report)
 
