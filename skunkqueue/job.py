@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial, update_wrapper
+from itertools import repeat
 from types import MethodType
 from typing import (
     TYPE_CHECKING,
@@ -178,7 +179,8 @@ class Firing(Generic[P, R]):
             runs = self._spaced(when, [(args, kwargs)])
         else:
             body = plan.body(plan.code(), args, kwargs, headers=self._headers)
-            runs = self._put(self._envelopes([body], when, (plan.key(args, kwargs),)))
+            limits = (plan.key(args, kwargs),) if plan.limited is not None else ()
+            runs = self._put(self._envelopes([body], when, limits))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
@@ -235,13 +237,14 @@ class Firing(Generic[P, R]):
         expires = None if options.expires is None else due + options.expires
         routes = _addresses(queue, options.routes) if queue.broadcast and bodies else plan.routes
         name, unique, keep = queue.name, self._unique, options.keep
+        routes_of_each = map(plan.routes_of, limits) if limits else repeat(routes, len(bodies))
         return [
             Envelope(
                 id := new_id(now), name, route, due,
                 body if type(body) is bytes else cast(Unsigned, body).sealed(id, name), expires, unique, keep,
             )
-            for body, key in zip(bodies, limits or [""] * len(bodies), strict=True)
-            for route in (plan.routes_of(key) if key else routes)
+            for body, its_routes in zip(bodies, routes_of_each, strict=True)
+            for route in its_routes
         ]  # fmt: skip
 
     def _put(self, envelopes: Sequence[Envelope]) -> list[Run[Any]]:
