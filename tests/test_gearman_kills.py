@@ -24,7 +24,7 @@ from skunkqueue.gearman.protocol import PacketType
 from skunkqueue.gearman.runner import ROUTE, packer, value_of
 from skunkqueue.gearman.source import GearmanSource
 from skunkqueue.ids import new_token
-from skunkqueue.persistence import WorkKey
+from skunkqueue.persistence import Channel, WorkKey
 
 NAMES = ["job"]
 
@@ -266,10 +266,7 @@ def test_servers_that_hang_keep_the_pool_from_nothing(monkeypatch: pytest.Monkey
         source_at(hung.server, slow.server) as source,
         peers(slow) as (client,),
     ):
-        source.servers.open()
-        until(lambda: [source.servers.wait_for_answers(0.05), all(c.is_hot for c in source.servers.connections)][1])
-        channel = source.channel("gearman")
-        assert channel is not None
+        channel = ready_channel(source)
         for server in (hung, slow):
             server.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
         channel.watch([], 60.0, Asked([want()], ticks(), ticks() + 15))
@@ -281,12 +278,43 @@ def test_servers_that_hang_keep_the_pool_from_nothing(monkeypatch: pytest.Monkey
         slow.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
         client.submit("job", b"x", background=True)
 
-        def look() -> list[Claim]:
-            select.select([channel.caught_fd], [], [], 0.1)
-            caught = channel.caught()
-            return [] if caught is None else caught.result.claims
+        (found,) = until(lambda: caught(channel))
+        assert data_of(found) == b"x"
 
-        (found,) = until(look)
+
+def ready_channel(source: GearmanSource) -> Channel:
+    """A channel to servers that have all said that they may have jobs."""
+    source.servers.open()
+    until(lambda: [source.servers.wait_for_answers(0.05), all(c.is_hot for c in source.servers.connections)][1])
+    channel = source.channel("gearman")
+    assert channel is not None
+    return channel
+
+
+def caught(channel: Channel, timeout: float = 0.1) -> list[Claim]:
+    """What the watch has claimed, if its descriptor can be read within these seconds."""
+    if not select.select([channel.caught_fd], [], [], timeout)[0]:
+        return []
+    found = channel.caught()
+    return [] if found is None else found.result.claims
+
+
+def test_news_that_another_thread_reads_reach_the_watch(
+    job_server: Gearmand, gearman_peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skunkqueue.gearman.servers.GRAB_ANYWAY", 1e9)
+    with source_at(job_server.server) as source:
+        channel = ready_channel(source)
+        channel.watch([], 60.0, Asked([want()], ticks(), ticks() + 15))
+        (connection,) = source.servers.connections
+        until(lambda: [caught(channel), not connection.is_hot and not connection.is_owing][1])
+        while select.select([channel.caught_fd], [], [], 0.1)[0]:
+            assert channel.caught() is None
+        gearman_peer.submit("job", b"x", background=True)
+
+        until(lambda: [source.servers.wait_for_answers(0.05), connection.is_hot][1])
+
+        (found,) = until(lambda: caught(channel))
         assert data_of(found) == b"x"
 
 

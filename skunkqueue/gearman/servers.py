@@ -204,9 +204,11 @@ class GearmanServers:
             for connection in self.connections:
                 if connection.is_up:
                     poll.register(connection, select.POLLIN | (select.POLLOUT if connection.is_blocked else 0))
-        poll.poll(timeout * 1000)
+        is_there = bool(poll.poll(timeout * 1000))
         with self.lock:
             self.read()
+            if is_there and self.attendant is not None:
+                self.attendant.signal()  # a watch may have been waiting for just that
 
     def read(self) -> None:
         """Read what has come from all servers."""
