@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgpack
 
 from skunkqueue.errors import Corrupt
+from skunkqueue.ids import ahead
 from skunkqueue.routes import base_route, is_internal
 
 _pack: Callable[[object], bytes] = msgpack.packb
@@ -396,7 +397,9 @@ def is_shown(record: Record, state: State | None) -> bool:
 
 def is_for_later(envelope: Envelope) -> bool:
     """Whether a run was due later than its id was made. True if the id holds no time."""
+    made = ahead.get(envelope.id)
     try:
-        return envelope.due > int(envelope.id[:12], 16) / 1000 + 0.002  # the id holds whole milliseconds
+        made = int(envelope.id[:12], 16) / 1000 if made is None else made
     except ValueError:
         return True
+    return envelope.due > made + 0.002  # the id holds whole milliseconds

@@ -21,6 +21,14 @@ def check_id(id: object) -> str:
     raise WrongCall(f"the id of a run is a line of text, like 0196f3a2b8c15f0e6d1b2c3d4e5f; got {said(id)}")
 
 
+FAR_AHEAD: Final = 10_000 << 64
+"""Ten seconds, as ids count: ids count on from a later time than theirs, unless the clock was set back by more."""
+MOST_AHEAD: Final = 10_000
+
+ahead: Final[dict[str, float]] = {}
+"""Ids that count on from a later time, as another thread or another clock was ahead: for which time each was made."""
+
+
 class _Ids:
     """Ids of 28 hexadecimal digits: 12 for the milliseconds, 16 that start at random and count up."""
 
@@ -33,12 +41,17 @@ class _Ids:
     def draw(self, now: float) -> str:
         with self.lock:
             first = int(now * 1000) << 64
-            if first > self.last:
+            if first > self.last or self.last - first > FAR_AHEAD:
                 self.random = self.random[8:] or os.urandom(512)  # a call for each id would cost more than the rest
                 self.last = first | (int.from_bytes(self.random[:8], "big") >> 1)
+                id = f"{self.last:028x}"
             else:
                 self.last += 1
-            id = f"{self.last:028x}"
+                id = f"{self.last:028x}"
+                if self.last - first >> 64:
+                    if len(ahead) >= MOST_AHEAD:
+                        ahead.clear()
+                    ahead[id] = now
             if len(self.made) >= MOST_MADE:
                 self.made.clear()
             self.made[id] = ticks()
@@ -49,7 +62,7 @@ _ids = _Ids()
 
 
 def new_id(now: float) -> str:
-    """A run's id. Ids sort by time, ascend within a process, and never collide."""
+    """A run's id. Ids sort by time and never collide; within a process they ascend, unless its clock is set back."""
     return _ids.draw(now)
 
 

@@ -143,8 +143,7 @@ class Firing(Generic[P, R]):
             code = plan.code() if pairs else b""
             keys = default_keys() if code else default_keys  # looked up once; without code, only if a call is pickled
             bodies = [plan.body(code, *pair, keys, self._headers) for pair in pairs]
-            limits = [plan.key(*pair) for pair in pairs] if plan.limited is not None else ()
-            runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW, limits)))
+            runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW, plan.keys(pairs))))
         plan.job._last = runs if len(runs) <= MOST_KEPT else ref(runs)
         return runs
 
@@ -179,8 +178,7 @@ class Firing(Generic[P, R]):
             runs = self._spaced(when, [(args, kwargs)])
         else:
             body = plan.body(plan.code(), args, kwargs, headers=self._headers)
-            limits = (plan.key(args, kwargs),) if plan.limited is not None else ()
-            runs = self._put(self._envelopes([body], when, limits))
+            runs = self._put(self._envelopes([body], when, plan.keys([(args, kwargs)])))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
@@ -195,7 +193,7 @@ class Firing(Generic[P, R]):
 
             return await asyncio.to_thread(self._fire, when, args, kwargs)
         body = plan.body(plan.code(), args, kwargs, headers=self._headers)
-        keys = (plan.key(args, kwargs),)
+        keys = plan.keys([(args, kwargs)])
         runs = await plan.job.queue.batcher.put(lambda: self._envelopes([body], when, keys))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
@@ -214,7 +212,7 @@ class Firing(Generic[P, R]):
                 name = plan.job.name
                 raise WrongCall(f"window and debounce are for a unique key, and {name} was given none: unique=...")
             body = plan.body(plan.code(), args, kwargs, headers=self._headers)
-            envelopes = self._envelopes([body], when, (plan.key(args, kwargs),))
+            envelopes = self._envelopes([body], when, plan.keys([(args, kwargs)]))
             spaced += [(each._replace(unique=key), body) for each in envelopes]
         runs: list[Run[Any]] = []
         for place, (envelope, body) in enumerate(spaced):

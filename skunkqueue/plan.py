@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skunkqueue import culprit
@@ -87,9 +87,11 @@ class Plan:
         self._unsigned = pack_body(self.head, b"", b"")
         self._reference: Reference | None = None
 
-    def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """The digest of the key that this call has by the limit of the job; empty if that has none."""
-        return "" if self.limited is None else self.limited.digest(self.job.name, args, kwargs)
+    def keys(self, calls: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> Sequence[str]:
+        """The digests of the keys that these calls have by the limit of the job; none at all if it has no limit."""
+        if self.limited is None:
+            return ()
+        return [self.limited.digest(self.job.name, args, kwargs) for args, kwargs in calls]
 
     def routes_of(self, key: str) -> list[str]:
         """Where the runs of calls with this key lie."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from gearman_servers import Gearmand, Peer, Running, as_json, peers, started
-from pools import until
+from pools import LIMIT, until
 
 from skunkqueue.clock import ticks
 from skunkqueue.codec import decode_call, encode_value
@@ -316,6 +316,51 @@ def test_news_that_another_thread_reads_reach_the_watch(
 
         (found,) = until(lambda: caught(channel))
         assert data_of(found) == b"x"
+
+
+def test_a_job_that_has_just_come_is_not_given_back(job_server: Gearmand, gearman_peer: Peer) -> None:
+    with source_at(job_server.server) as source:
+        ready_channel(source)
+        gearman_peer.submit("job", b"x")
+        asking = source.servers.begin([], [want()], now=ticks())
+        until(lambda: [source.servers.wait_for_answers(0.05), asking.is_over][1])
+
+        source.beat("it", "", until=0.0)
+
+        (found,) = source.servers.end(asking, ticks(), ticks() + 15).claims
+        assert data_of(found) == b"x"
+
+
+def test_what_several_servers_gave_at_once_is_claimed_next() -> None:
+    with started() as one, started() as two, source_at(one.server, two.server) as source:
+        ready_channel(source)
+        for server in (one, two):
+            with peers(server) as (client,):
+                client.submit("job", b"x", background=True)
+        asking = source.servers.begin([], [want()], now=ticks())
+        for connection in set(source.servers.connections) - asking.asked:  # as where the first is slow
+            source.servers._ask(asking, connection, (), 1)
+        until(lambda: [source.servers.wait_for_answers(0.05), asking.is_over][1])
+
+        found = source.servers.end(asking, ticks(), ticks() + 15)
+
+        assert len(found.claims) == 1
+        assert found.next_ripe is not None and found.next_ripe <= ticks()
+        assert len(source.exchange([], [want()], now=ticks(), until=ticks() + 15).claims) == 1
+
+
+def test_an_exchange_ends_where_its_source_is_closed(job_server: Gearmand) -> None:
+    with source_at(job_server.server) as source:
+        ready_channel(source)
+        job_server.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
+        asking = threading.Thread(target=source.exchange, args=([], [want()]), kwargs={"now": ticks(), "until": 1e9})
+        asking.start()
+        until(lambda: source.servers._askings)
+
+        source.close()
+
+        asking.join(LIMIT)
+        assert not asking.is_alive()
 
 
 @contextmanager

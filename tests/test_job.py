@@ -629,6 +629,19 @@ def test_a_broadcast_reaches_every_worker_alive_on_the_route(everywhere):
     assert runs.wait(0) == ["hello", "hello"]
 
 
+@pytest.mark.parametrize("how", ["fire", "fire_at", "afire", "afire_at", "fire_many"])
+def test_a_broadcast_reaches_them_however_it_is_fired(everywhere, how):
+    job = everywhere.event(routes="foo")(len)
+    for name in "ab":
+        Hands(everywhere, "foo", name=name).beat()
+    given = {"fire_at": (0, "hello"), "afire_at": (0, "hello"), "fire_many": ([("hello",)],)}
+
+    runs = getattr(job, how)(*given.get(how, ("hello",)))
+    runs = asyncio.run(runs) if how.startswith("a") else runs
+
+    assert [run._envelope.route for run in runs] == ["@a", "@b"]
+
+
 def test_a_broadcast_to_nobody_is_an_empty_handle_and_a_warning(everywhere, caplog):
     job = everywhere.event(routes="foo")(len)
 

@@ -153,8 +153,10 @@ def test_who_knows_of_a_later_run_may_stop(queue, pools):
     assert started[0] >= due - 0.05
 
 
+@pytest.mark.parametrize("ahead", [0, 5, 91 * 86400])
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_who_knows_of_a_later_run_may_die(shared_redis, tmp_path, how):
+def test_who_knows_of_a_later_run_may_die(shared_redis, tmp_path, how, ahead):
+    """Also where a clock was ahead: this machine's, while the store's is right, or both before they were set back."""
     with shared_redis.client() as client:
         client.flushall()
     queue = SkunkQueue("demo", shared_redis.url)
@@ -167,6 +169,7 @@ def test_who_knows_of_a_later_run_may_die(shared_redis, tmp_path, how):
         one.up()
         two.up()
         time.sleep(0.8)
+        new_id(queue.clock.now() + ahead)
         run = job.fire_at(1.5, 0)
         time.sleep(0.3)
 

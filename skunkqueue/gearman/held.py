@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from skunkqueue.clock import ticks
@@ -37,7 +37,7 @@ class HeldJob:
     token: str = ""
     notes: bytes = b""
     ripe: float = 0.0
-    waits_since: float = 0.0
+    waits_since: float = field(default_factory=ticks)
 
     @property
     def is_ours(self) -> bool:

@@ -125,6 +125,9 @@ class PolledConnections:
         with self._lock:
             dialed, self._dialed = self._dialed, []
         for connection, found in dialed:
+            if connection.is_up:  # it was dialed twice
+                found.close()
+                continue
             connection.functions = tuple(functions)
             connection.adopt(found)
             if connection.is_up:

@@ -112,6 +112,10 @@ class GearmanServers:
         self._dialers.clear()
         for connection in self.connections:
             connection.close()
+            for asking in self._askings:
+                asking.lost(connection)
+        if self.attendant is not None:
+            self.attendant.signal()
         self.held.clear()
         self._closed.set()
 
@@ -251,10 +255,11 @@ class GearmanServers:
         """The result of an exchange that is over."""
         self._askings.remove(asking)
         asking.is_cut = True
+        claims = asking.deal(now, until)
+        self._keep_found(asking)  # what more came than was asked for, as several servers were asked
         soonest = self.held.soonest(asking.left, now + GRAB_ANYWAY)
         if not asking.is_light and any(_may_have(each) for route in asking.left for each in self._routes[route]):
             soonest = now
-        claims = asking.deal(now, until)
         return Exchange(asking.taken, claims, min(soonest, now + GRAB_ANYWAY))
 
     def cut(self, asking: Asking) -> None:
@@ -264,8 +269,13 @@ class GearmanServers:
             self._give_up(connection)
         self._askings.remove(asking)
         self._settled |= asking.taken
+        self._keep_found(asking)
+
+    def _keep_found(self, asking: Asking) -> None:
+        """Keep the jobs that have come, and were not dealt out, for the next claim here."""
         for jobs in asking.found.values():
-            for held in jobs:
+            while jobs:
+                held = jobs.popleft()
                 if held.is_ours:
                     self.held.keep(held, 0.0)
 

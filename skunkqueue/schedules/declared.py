@@ -97,7 +97,7 @@ def definition_of(firing: Any, name: str, rules: Rules, args: tuple[Any, ...], k
     if firing._via is not None or getattr(firing, "_awaited", None):
         raise WrongCall(f"what a schedule runs takes no via and waits for no other runs: {job.name} was given one")
     pace = None if rules.pace is None else Pieces(*rules.pace._plan.pieces(("",), {}))
-    routes = tuple(plan.routes_of(plan.key(args, kwargs)))
+    routes = tuple(plan.routes_of("".join(plan.keys([(args, kwargs)]))))
     return Definition(
         name, job.queue.name, job.name, rules.when, rules.missed, rules.overlap, routes, options.expires,
         options.keep, rules.origin, Pieces(*plan.pieces(args, kwargs, firing._headers)), pace,
