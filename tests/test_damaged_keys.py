@@ -16,9 +16,10 @@ from skunkqueue import SkunkQueue
 from skunkqueue.envelope import DAY, FINDABLE, Filter, Outcome, State
 from skunkqueue.persistence import RunKey, WorkKey
 from skunkqueue.persistence.redis import RedisPersister
+from skunkqueue.persistence.redis import mend as mending
 from skunkqueue.persistence.redis import open_url as open_redis
 from skunkqueue.persistence.redis.wire import id_of
-from skunkqueue.testing.makers import NOW, sealed, want
+from skunkqueue.testing.makers import NOW, sealed, take, want
 from skunkqueue.worker import WorkerPool
 
 ROUTES = ("foo", "bar")
@@ -238,6 +239,36 @@ def test_an_idle_pool_goes_on_after_a_key_became_of_another_kind(shared_redis: A
                 client.delete(f"skunk:{{demo}}:{key}")
                 client.set(f"skunk:{{demo}}:{key}", "junk")
             assert job.fire(9.0).wait(LIMIT) == 3.0
+
+
+@pytest.mark.parametrize("when", ["_keys", "_move_aside"])
+@pytest.mark.parametrize("key", ["ripe:foo", "count", "pages"])
+def test_who_meets_what_another_has_just_mended_goes_on(
+    shared_redis: Any, key: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shared_redis.client() as client:
+        client.flushall()
+    real, others = getattr(mending, when), []
+
+    def after_another(*args: Any) -> Any:
+        while others:
+            others.pop().put([sealed(3)])
+        return real(*args)
+
+    with closing(open_redis(shared_redis.url)) as store, closing(open_redis(shared_redis.url)) as other:
+        store.put([sealed(1)])
+        other.put([sealed(2)])
+        with shared_redis.client() as client:
+            client.delete(f"skunk:{{demo}}:{key}")
+            client.set(f"skunk:{{demo}}:{key}", "junk")
+        monkeypatch.setattr(mending, when, after_another)
+        others.append(other)
+
+        store.put([sealed(4)])
+
+        assert not others
+        assert store.count() == {("demo", "foo", "queued"): 4}
+        assert len(take(store)) == 4
 
 
 DELETED = [

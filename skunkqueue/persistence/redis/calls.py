@@ -65,8 +65,9 @@ class Calls:
         try:
             return self._say(key, command, replicas)
         except StoreError as error:
-            if not is_of_a_wrong_type(error) or not self._mend(key):
+            if not is_of_a_wrong_type(error):
                 raise
+            self._mend(key)  # or another, who met the same, has done so
             if command[1] == EXCHANGE:
                 raise Damaged(str(error)) from error
         return self._say(key, command, replicas)

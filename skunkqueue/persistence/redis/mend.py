@@ -40,17 +40,29 @@ def is_of_a_wrong_type(error: StoreError) -> bool:
 
 
 def mend(base: str, ask: Ask, restore: Callable[[list[Any]], Any]) -> bool:
-    """Mend all keys below a base key; returns whether something was wrong with one. ``restore`` calls the script."""
+    """Mend all keys below a base key; returns whether something was wrong with one. ``restore`` calls the script.
+
+    Of several who meet the same at once, each mends what it has moved aside.
+    """
     keys = list(_keys(base, ask))
     wrong = [key for key in keys if _is_wrong(base, key, ask)]
-    words = {_word(base, key) for key in wrong}
-    for key in wrong:
-        aside = f"{base}:aside:".encode() + key[len(base) + 1 :]
-        ask(base, ("RENAME", key, aside))
-        ask(base, ("EXPIRE", aside, ASIDE))
+    words = {_word(base, key) for key in wrong if _move_aside(base, key, ask)}
     if words - _SIGNALS and not base.endswith("{@}"):
         _restore(base, ask, restore, keys, anew=bool(words & {b"page", b"pages", b"gone"}))
     return bool(wrong)
+
+
+def _move_aside(base: str, key: bytes, ask: Ask) -> bool:
+    """Move a key aside; False if another has done so just now."""
+    aside = f"{base}:aside:".encode() + key[len(base) + 1 :]
+    try:
+        ask(base, ("RENAME", key, aside))
+    except StoreError as error:
+        if "no such key" not in str(error.__cause__):
+            raise
+        return False
+    ask(base, ("EXPIRE", aside, ASIDE))
+    return True
 
 
 def mend_lost(base: str, ask: Ask, run: Callable[[str, list[Any]], Any], lost: str) -> None:
