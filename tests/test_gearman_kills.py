@@ -20,6 +20,8 @@ from skunkqueue.codec import decode_call, encode_value
 from skunkqueue.envelope import Asked, Claim, Exchange, Outcome, Seal, Want, open_body
 from skunkqueue.gearman import GearmanWorker
 from skunkqueue.gearman.asking import SLOW
+from skunkqueue.gearman.connection import JobServer, open_socket
+from skunkqueue.gearman.polled import PolledConnections
 from skunkqueue.gearman.protocol import PacketType
 from skunkqueue.gearman.runner import ROUTE, packer, value_of
 from skunkqueue.gearman.source import GearmanSource
@@ -406,6 +408,23 @@ def test_a_worker_dials_a_server_that_closes_every_connection_after_pauses() -> 
         thread.join()
 
         assert times[5] - times[0] > 0.025 * 31
+
+
+def test_a_worker_keeps_its_connection_where_it_was_dialed_twice(job_server: Gearmand) -> None:
+    links = PolledConnections([JobServer.parse(job_server.server)], "it")
+    try:
+        links.tend(["job"])
+        (connection,) = links.all
+        until(lambda: [links.wait(0.05), links.tend(["job"]), connection.is_up][2])
+        second = open_socket(connection.server)
+
+        links._found(connection, second)
+        links.tend(["job"])
+
+        assert connection.generation == 1
+        assert second.fileno() == -1
+    finally:
+        links.close()
 
 
 def test_a_client_that_dies_does_not_disturb(gearman_run: Running, job_server: Gearmand, gearman_peer: Peer) -> None:

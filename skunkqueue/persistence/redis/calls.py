@@ -72,9 +72,9 @@ class Calls:
                 raise Damaged(str(error)) from error
         return self._say(key, command, replicas)
 
-    def _mend(self, key: str) -> bool:
-        """After a key held another kind of value; returns whether there was one. See ``mend``."""
-        return mend(key, self._link.ask, partial(self._run, "restore", key))
+    def _mend(self, key: str) -> None:
+        """After a key held another kind of value. See ``mend``."""
+        mend(key, self._link.ask, partial(self._run, "restore", key))
 
     def _say(self, key: str, command: tuple[Any, ...], replicas: Replicas | None) -> Any:
         if replicas is None:

@@ -39,8 +39,8 @@ def is_of_a_wrong_type(error: StoreError) -> bool:
     return "WRONGTYPE" in str(error.__cause__)
 
 
-def mend(base: str, ask: Ask, restore: Callable[[list[Any]], Any]) -> bool:
-    """Mend all keys below a base key; returns whether something was wrong with one. ``restore`` calls the script.
+def mend(base: str, ask: Ask, restore: Callable[[list[Any]], Any]) -> None:
+    """Mend all keys below a base key. ``restore`` calls the script.
 
     Of several who meet the same at once, each mends what it has moved aside.
     """
@@ -49,7 +49,6 @@ def mend(base: str, ask: Ask, restore: Callable[[list[Any]], Any]) -> bool:
     words = {_word(base, key) for key in wrong if _move_aside(base, key, ask)}
     if words - _SIGNALS and not base.endswith("{@}"):
         _restore(base, ask, restore, keys, anew=bool(words & {b"page", b"pages", b"gone"}))
-    return bool(wrong)
 
 
 def _move_aside(base: str, key: bytes, ask: Ask) -> bool:
