@@ -123,7 +123,7 @@ class Scene:
         self.jobs = importlib.reload(ordinary_jobs)
         self.pools, self.holds, self.told, self.fired = [], [], {}, {}
         self.dead = []  # names of pools that were killed: what they held stays theirs until the lease ends
-        self.steps = []
+        self.steps, self.waiters = [], []
         self.loop = asyncio.new_event_loop()
         self.looping = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.looping.start()
@@ -158,7 +158,7 @@ class Scene:
             pool.stop(signal.SIGTERM)
         for pool in self.pools:
             pool.ended()
-        asyncio.run_coroutine_threadsafe(self._end_awaits(), self.loop).result(LIMIT)
+        self._end_waits()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.looping.join()
         self.loop.close()
@@ -216,7 +216,8 @@ class Scene:
         self.runs[number] = run = fire(number)
         self.fired[number] = hold
         if self.random.random() < 0.5:
-            threading.Thread(target=self._wait, args=(number, run, expected), daemon=True).start()
+            self.waiters.append(threading.Thread(target=self._wait, args=(number, run, expected), daemon=True))
+            self.waiters[-1].start()
         else:
             asyncio.run_coroutine_threadsafe(self._await(number, run, expected), self.loop)
         return number, run
@@ -235,8 +236,16 @@ class Scene:
             found = error
         self._tell(number, found, expected)
 
+    def _end_waits(self):
+        """Also of runs that are with the dead: who still waits would open the store anew."""
+        asyncio.run_coroutine_threadsafe(self._end_awaits(), self.loop).result(LIMIT)
+        ids, queue = [run.id for run in getattr(self, "runs", {}).values()], self.jobs.queue
+        queue.store.cancel(ids, now=queue.clock.now())
+        for waiter in self.waiters:
+            waiter.join(LIMIT)
+            assert not waiter.is_alive(), "it was not told that its run is cancelled"
+
     async def _end_awaits(self):
-        """Of runs that are with the dead."""
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()

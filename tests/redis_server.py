@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -63,7 +64,9 @@ class RedisServer:
         port = ["--port", "0"] if self.tls else ["--port", str(self.port)]
         return [
             find_redis_server(), *port, "--bind", "127.0.0.1", "--dir", self.folder, "--unixsocket", self.socket_path,
-            "--save", "", "--daemonize", "no", "--logfile", str(Path(self.folder) / "log"), *self.options,
+            "--save", "", "--daemonize", "no", "--logfile", str(Path(self.folder) / "log"),
+            "--repl-diskless-sync-delay", "0",  # else each replica waits 5 s for others that there are not
+            *self.options,
         ]  # fmt: skip
 
     def start(self) -> RedisServer:
@@ -92,6 +95,11 @@ class RedisServer:
     def client(self) -> redis.Redis:
         """A plain client, by the unix socket, for looking into the server."""
         return redis.Redis(unix_socket_path=self.socket_path, password=self.password)
+
+    def ask(self, *words: str | int | bytes) -> Any:
+        """What the server answers to this command."""
+        with self.client() as client:
+            return client.execute_command(*words)
 
     def stop(self) -> None:
         """SIGTERM, as an operator would."""
@@ -290,7 +298,7 @@ def tls_server(folder: str) -> Iterator[tuple[RedisServer, str]]:
 def sentinel_servers() -> Iterator[tuple[RedisServer, RedisServer, str]]:
     """A master, its replica and one sentinel that is enough to fail over; with a URL."""
     with RedisServer() as master, RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica:
-        _until(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        _until(lambda: replica.ask("INFO", "replication")["master_link_status"] == "up")
         folder = tempfile.mkdtemp(prefix="skunk-sentinel-")
         port = free_port()
         config = Path(folder) / "sentinel.conf"
@@ -357,19 +365,16 @@ def _free_port_and_bus() -> int:
 def _join(servers: Sequence[RedisServer]) -> None:
     bounds = [0, 5461, 10923, 16384]
     for n, server in enumerate(servers):
-        client = server.client()
-        client.execute_command("CLUSTER", "ADDSLOTS", *range(bounds[n], bounds[n + 1]))
-        servers[0].client().execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
+        server.ask("CLUSTER", "ADDSLOTS", *range(bounds[n], bounds[n + 1]))
+        servers[0].ask("CLUSTER", "MEET", "127.0.0.1", server.port)
     for server in servers:
-        client = server.client()
-        _until(lambda client=client: b"cluster_state:ok" in client.execute_command("CLUSTER INFO")
-               if isinstance(client.execute_command("CLUSTER INFO"), bytes)
-               else client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")  # fmt: skip
-        _until(lambda client=client: _slots_known(client) == 3)
+        _until(lambda server=server: _is_whole(server))
+        _until(lambda server=server: len(server.ask("CLUSTER SLOTS")) == 3)
 
 
-def _slots_known(client: redis.Redis) -> int:
-    return len(client.execute_command("CLUSTER SLOTS"))
+def _is_whole(server: RedisServer) -> bool:
+    info = server.ask("CLUSTER INFO")
+    return b"cluster_state:ok" in info if isinstance(info, bytes) else info["cluster_state"] == "ok"
 
 
 def _until(condition: object) -> None:

@@ -239,21 +239,21 @@ def test_a_slot_that_moves_is_followed(cluster: tuple[list[RedisServer], str], c
     store = open_url(cluster_url)
     store.put([sealed()])
     slot = store._link.slot("skunk:{demo}")
-    ids = {server.port: server.client().execute_command("CLUSTER MYID").decode() for server in servers}
-    source = next(s for s in servers if s.client().execute_command("CLUSTER", "COUNTKEYSINSLOT", slot) > 0)
+    ids = {server.port: server.ask("CLUSTER MYID").decode() for server in servers}
+    source = next(s for s in servers if s.ask("CLUSTER", "COUNTKEYSINSLOT", slot) > 0)
     target = next(s for s in servers if s is not source)
 
-    target.client().execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
-    source.client().execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
-    keys = source.client().execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
-    source.client().execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
+    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
+    keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100)
+    source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
     (claim,) = take(store)  # asked for, while it is on its way
     for server in (target, source, *servers):
-        server.client().execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
+        server.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
     store.put([sealed(2)])
 
     assert store.commit([(claim, Outcome.complete(b""))], now=NOW) == {claim.id}
-    assert target.client().hlen("skunk:{demo}:run") == 2
+    assert target.ask("HLEN", "skunk:{demo}:run") == 2
 
 
 def test_orders_wake_a_pool_on_a_cluster(cluster_url: str) -> None:

@@ -25,13 +25,13 @@ PUTS = 2.5
 @pytest.fixture
 def servers() -> Iterator[tuple[RedisServer, RedisServer]]:
     with RedisServer() as master, RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica:
-        until(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        until(lambda: replica.ask("INFO", "replication")["master_link_status"] == "up")
         until(lambda: _acknowledged(master))
         yield master, replica
 
 
 def _acknowledged(master: RedisServer) -> bool:
-    return bool(master.client().execute_command("WAIT", 1, 1000))
+    return bool(master.ask("WAIT", 1, 1000))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_server_that_does_not_know_the_scripts_waits_all_the_same(
 ) -> None:
     master, replica = servers
     job.fire(1)
-    master.client().script_flush()
+    master.ask("SCRIPT FLUSH")
 
     assert has(replica, job.fire(2).id)
 
@@ -70,7 +70,7 @@ def test_what_was_fired_is_on_the_replica_that_takes_over(servers: tuple[RedisSe
     runs = [job.fire(n) for n in range(20)]
 
     master.kill()
-    replica.client().replicaof("NO", "ONE")
+    replica.ask("REPLICAOF", "NO", "ONE")
 
     with SkunkQueue("demo", replica.url) as queue:
         assert {run.id for run in queue.runs()} == {run.id for run in runs}
