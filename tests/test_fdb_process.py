@@ -75,6 +75,35 @@ def test_a_client_without_tenants_says_so(url: str) -> None:
         store.count()
 
 
+# -- threads ---------------------------------------------------------------------------------------------------------
+
+FIRST_USE = """
+import sys, threading, time, fdb, skunkqueue
+
+def count(n):
+    try: said.append(skunkqueue.SkunkQueue('demo', f"{sys.argv[1]}-{n}").count()["queued"])
+    except skunkqueue.SkunkError as error: said.append(error)
+
+fdb.api_version(710)
+setup = fdb.impl._capi.fdb_setup_network
+fdb.impl._capi.fdb_setup_network = lambda: (time.sleep(1), setup())[1]
+said = []
+threads = [threading.Thread(target=count, args=(n,)) for n in range(4)]
+for thread in threads: thread.start(); time.sleep(0.2)
+for thread in threads: thread.join()
+print(said)
+"""
+
+
+@only_fake
+def test_threads_that_are_the_first_at_the_same_time_are_not_taken_for_a_fork(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_USE, url], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.stdout == "[0, 0, 0, 0]\n", done.stdout + done.stderr
+
+
 # -- names -----------------------------------------------------------------------------------------------------------
 
 

@@ -178,8 +178,8 @@ def test_find_is_the_same_whichever_way_it_goes(store: _Store, monkeypatch) -> N
     filters = [Filter("demo", route, state) for route in (None, "a", "b") for state in (None, *FINDABLE)]
     few = [[r.id for r in store.find(which, now=NOW, limit=7)] for which in filters]
 
-    monkeypatch.setattr("skunkqueue.persistence.sqlite.rows.FEW", -10)
-    monkeypatch.setattr("skunkqueue.persistence.sqlite.rows._is_cheaper", lambda *_: False)
+    monkeypatch.setattr("skunkqueue.persistence.sqlite.find.FEW", -10)
+    monkeypatch.setattr("skunkqueue.persistence.sqlite.find._is_cheaper", lambda *_: False)
 
     assert [[r.id for r in store.find(which, now=NOW, limit=7)] for which in filters] == few
     assert any(few)

@@ -12,6 +12,9 @@ from skunkqueue.persistence.fdb.errors import Forked
 API_VERSION: Final = 710
 """What of the client we use. Whoever chooses another first in this process has theirs; this is the least."""
 
+STARTS: Final = 5.0
+"""Seconds that another thread may take to start the network thread."""
+
 _lock = threading.Lock()
 _inherited: list[Any] = []
 
@@ -74,13 +77,22 @@ def tenant_of(fdb: Any, db: Any, name: str) -> Any:
 
 def refuse_fork(fdb: Any) -> None:
     """Raise Forked if the network thread was started by a process that this one was forked from: here it is dead."""
-    thread = getattr(fdb.impl, "_network_thread", None)
-    if thread is not None and not thread.is_alive():
+    if not _network_is_dead(fdb.impl):
+        return
+    starting = getattr(fdb.impl, "_network_thread_reentrant_lock", None)  # held by a thread that is just starting it
+    if starting is not None and starting.acquire(timeout=STARTS):
+        starting.release()
+    if _network_is_dead(fdb.impl):
         raise Forked(
             f"process {os.getpid()} was forked from one that had used FoundationDB, whose client does not survive a "
             "fork: start it afresh (multiprocessing's spawn, a web server that does not preload), or use FoundationDB "
             "after the fork only"
         )
+
+
+def _network_is_dead(impl: Any) -> bool:
+    thread = getattr(impl, "_network_thread", None)
+    return thread is not None and not thread.is_alive()
 
 
 def keep_inherited(*things: Any) -> None:

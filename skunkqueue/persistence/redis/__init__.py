@@ -72,6 +72,7 @@ class RedisPersister(Desk, Persister):
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._used: set[str] = set()
+        self._looked_to: dict[str, bytes] = {}  # by queue, up to where its counts were compared with what is there
         self._measured = False
         self._ahead = 0.0  # what the server's clock was ahead of ours when last measured
 
@@ -224,12 +225,15 @@ class RedisPersister(Desk, Persister):
             done += did
             if is_empty:
                 self._forget(queue)
+                self._looked_to.pop(queue, None)
             elif queue not in named:  # its name was deleted while a new run came
                 self._know(queue, anew=True)
-        done += int(self._run("dismiss", STORE_KEY, [repr(now), limit - done])[0])
+        dismissed = self._run("dismiss", STORE_KEY, [repr(now), limit - done])
+        done += len(dismissed)
+        gone = [name.decode() for name in dismissed if name.isascii()]
         for queue, workers in addressees.items():
-            if workers:
-                done += self._purge_addressed(queue, workers, now, limit - done)
+            if workers or gone:
+                done += self._purge_addressed(queue, [*workers, *gone], now, limit - done)
         return done
 
     def _purge_queue(self, queue: str, now: float, limit: int) -> tuple[int, bool, list[str]]:
@@ -237,7 +241,8 @@ class RedisPersister(Desk, Persister):
         done = 0
         while True:
             step = min(limit - done, BUNCH)
-            did, is_empty, workers, left, lost = self._run("purge", base_key(queue), [repr(now), step])
+            args = [repr(now), step, self._looked_to.get(queue, b"0")]
+            did, is_empty, workers, left, lost, self._looked_to[queue] = self._run("purge", base_key(queue), args)
             if lost:
                 mend_lost(
                     base_key(queue), self._ask, lambda name, args: self._run(name, base_key(queue), args), lost.decode()

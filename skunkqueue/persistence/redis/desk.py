@@ -167,10 +167,15 @@ class Desk(Calls):
         return found
 
     def _candidates(self, queue: str, route: str, letter: str, after: str | None) -> Iterator[list[bytes]]:
-        """Pages of ids that may match: of all runs, newest first, or only of those in that state, if they are few."""
+        """Pages of ids that may match: of all runs, newest first, or only of those in that state, if they are few.
+
+        Also of all runs where those in that state are in many keys.
+        """
         if not route and not letter:
             return self._pages(queue, after)
         reply = self._run("sources", base_key(queue), [route, letter.replace("l", "q")])
+        if reply is None:
+            return self._pages(queue, after)
         sources = [(key.decode(), size) for key, size in zip(reply[::2], reply[1::2], strict=True)]
         if sum(size for _, size in sources) > _FEW:
             return self._pages(queue, after)

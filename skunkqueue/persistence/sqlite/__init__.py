@@ -20,12 +20,12 @@ from skunkqueue.persistence import Key, Limits, Persister, RunKey, WorkerKey, Wo
 from skunkqueue.persistence.sqlite import sql as sql
 from skunkqueue.persistence.sqlite.boot import base_of, boot_id, follow
 from skunkqueue.persistence.sqlite.file import PATIENCE, File
+from skunkqueue.persistence.sqlite.find import found
 from skunkqueue.persistence.sqlite.notify import SQLiteNotifier, WakeSocket, kind_of, written
 from skunkqueue.persistence.sqlite.rows import (
     EVERY,
     STATES,
     briefs_of,
-    found,
     lanes_of,
     mend_named,
     number_of,

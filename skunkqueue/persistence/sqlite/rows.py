@@ -5,38 +5,30 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
-from skunkqueue.envelope import DAY, Claim, Envelope, Filter, Record, State
+from skunkqueue.envelope import DAY, Claim, Envelope, Record, State
 from skunkqueue.persistence import BRIEF as BRIEF_SIZE
 from skunkqueue.persistence.sqlite.sql import (
     BEARER,
     BODY,
     BRIEF_AT,
-    BRIEF_FOUND,
     BRIEF_OF,
     COUNTS,
-    FIND_SORTING,
-    FIND_WALKING,
     FORGET_ID,
-    FOUND,
     MEND_ID,
+    NO_TEXT,
     PLACE_OF_BODY,
     QUEUED,
     RECORD_AT,
     RECORD_OF,
-    RUNNING,
     SAME_ID,
 )
-from skunkqueue.routes import base_route
 
 STATES: Final = (State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 LONG: Final = 700
 """A body of this many bytes or more is stored in a table of its own: a row is written three times, a long body once."""
-
-FEW: Final = 5000
-"""Up to so many runs on a shelf, sorting them is always cheap."""
 
 LONG_VALUE: Final = 2000
 """The body of a run with a value of this many bytes or more is stored elsewhere, too: it would be behind the value."""
@@ -51,11 +43,10 @@ N = TypeVar("N", float, None)
 
 _ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 
-LAST: Final = b"\xff" * 300
-"""Above every id, also one that is no text."""
-
 Row = tuple[Any, ...]
 Lane = tuple[str, str]
+Counted = tuple[str, str, tuple[int, ...], int]
+"""A lane: its queue, its route, its counts by state, its number."""
 
 
 def row_of(envelope: Envelope, lane: int) -> Row:
@@ -234,89 +225,33 @@ def readable(stored: object) -> str:
         return stored.decode("utf-8", "replace")
 
 
-def lanes_of(db: sqlite3.Connection) -> list[tuple[str, str, tuple[int, ...], int]]:
+def lanes_of(db: sqlite3.Connection) -> list[Counted]:
     """The lanes: queue, route, counts by state, number. A count that is damaged is 0."""
-    return [
-        (
-            text_of(queue) or LOST,
-            text_of(route) or LOST,
-            tuple([n if isinstance(n, int) else 0 for n in counts]),
-            number,
-        )
-        for queue, route, *counts, number in db.execute(COUNTS).fetchall()
-    ]
+    return [_lane(*row) for row in db.execute(COUNTS).fetchall()]
 
 
-# -- finding ---------------------------------------------------------------------------------------------------------
+def lanes_with(db: sqlite3.Connection, queue: str | None, route: str | None, most: int) -> list[Counted]:
+    """Up to ``most`` of a queue or route, if given, and possibly some others: of many lanes it reads few.
 
-
-class _Place(NamedTuple):
-    """A lane's number, and its counts by state."""
-
-    n: int
-    counts: tuple[int, ...]
-
-
-def found(
-    db: sqlite3.Connection,
-    which: Filter,
-    now: float,
-    after: str | None,
-    limit: int,
-    most: int | None = None,
-) -> list[Record]:
-    """The records for ``find``, read in one of two ways: all runs from the newest on, or sorted from their shelves.
-
-    Brief with ``most``, which is the most bytes of a value.
+    In a damaged file a name that is no text sorts after all texts: those are among the others.
     """
-    lanes = [(_Place(n, counts), _fits(which, queue, route)) for queue, route, counts, n in lanes_of(db)]
-    places = [place for place, fits in lanes if fits]
-    if not places:
-        return []
-    sorting = which.state is not None and _is_cheaper(which.state, [place for place, _ in lanes], places, limit)
-    tests = _tests(which, places, sorting)
-    find = (FIND_SORTING if sorting else FIND_WALKING).format(" AND ".join(tests) or "1")
-    last = (now,) if which.state == State.SCHEDULED else ()
-    asked = (LAST if after is None else after, *last, limit)
-    if most is None:
-        return [record_of(db, row) for row in db.execute(FOUND.format(find), asked).fetchall()]
-    rows = db.execute(BRIEF_FOUND.format(find), (most, *asked)).fetchall()
-    return [record_of(db, row, brief=True) for row in rows]
+    named, names = named_lanes(queue, route)
+    where = f"{named} OR {NO_TEXT}" if names else "1"
+    return [_lane(*row) for row in db.execute(f"{COUNTS} WHERE {where} LIMIT ?", (*names, most)).fetchall()]
 
 
-def _fits(which: Filter, queue: str, route: str) -> bool:
-    return which.queue in (None, queue) and which.route in (None, base_route(route))
+def named_lanes(queue: str | None, route: str | None) -> tuple[str, tuple[str, ...]]:
+    """The condition on lanes of a queue and route, if given, that an index answers; with its values."""
+    conditions, names = [], []
+    if queue is not None:
+        conditions.append("queue = ?")
+        names.append(queue)
+    if route is not None:
+        conditions.append("route >= ? AND route < ? AND (route = ? OR route > ?)")
+        names += [route, f"{route}_", route, f"{route}^"]  # "_" is what comes after "^"
+    return " AND ".join(conditions) or "1", tuple(names)
 
 
-def _tests(which: Filter, places: Sequence[_Place], sorting: bool) -> list[str]:
-    """The conditions of the query; none of them contains text from the caller."""
-    tests = []
-    if sorting and which.state is not None:
-        tests.append(f"shelf IN ({', '.join(map(str, _shelves(which.state, places)))})")
-    if which.queue is not None or which.route is not None:
-        tests.append(f"lane IN ({', '.join(str(place.n) for place in places)})")
-    if which.state is not None:
-        tests.append(f"state = {_stored(which.state)}")
-    if which.state == State.SCHEDULED:
-        tests.append("ripe > ?")
-    return tests
-
-
-def _stored(state: State) -> int:
-    return QUEUED if state == State.SCHEDULED else STATES.index(state)
-
-
-def _shelves(state: State, places: Sequence[_Place]) -> list[int]:
-    return [place.n for place in places] if _stored(state) <= RUNNING else [-_stored(state)]
-
-
-def _is_cheaper(state: State, lanes: Sequence[_Place], places: Sequence[_Place], limit: int) -> bool:
-    """Whether sorting the shelves reads fewer rows than reading all runs until enough match."""
-    stored = _stored(state)
-    matching = sum(place.counts[stored] for place in places)
-    if stored <= RUNNING:
-        on_shelves = sum(place.counts[QUEUED] + place.counts[RUNNING] for place in places)
-    else:
-        on_shelves = sum(place.counts[stored] for place in lanes)
-    total = sum(sum(place.counts) for place in lanes)
-    return on_shelves <= FEW or on_shelves * matching <= limit * total
+def _lane(queue: object, route: object, *counts: object) -> Counted:
+    *each, number = [n if isinstance(n, int) else 0 for n in counts]
+    return text_of(queue) or LOST, text_of(route) or LOST, tuple(each), number

@@ -136,6 +136,9 @@ BRIEF_FOUND = BRIEF + " run.rowid IN ({}) ORDER BY run.id DESC"
 FIND_WALKING = "SELECT rowid FROM run WHERE id < ? AND {} ORDER BY id DESC LIMIT ?"
 FIND_SORTING = "SELECT rowid FROM run WHERE +id < ? AND {} ORDER BY +id DESC LIMIT ?"
 COUNTS = "SELECT queue, route, queued, running, succeeded, failed, cancelled, n FROM lane"
+NO_TEXT = "queue >= x'' OR route >= x''"
+# Damaged counts cost neither an error nor an overflow.
+TOTALS = "SELECT total(queued), total(running), total(succeeded), total(failed), total(cancelled) FROM lane WHERE"
 BODY = "SELECT body FROM long WHERE id = ?"
 PLACE_OF_BODY = "SELECT rowid FROM long WHERE id = ?"
 # The body is behind the value. Where that is long, it goes elsewhere, as it could not be read without the value.

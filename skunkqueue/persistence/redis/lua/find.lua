@@ -13,17 +13,21 @@ return page and {page, call('GET', base .. ':page:' .. page) or ''}
 -- (then records are not brief), ids.
 -- Gives how many of the ids it looked at, then the records of the first ones that fit. Of those that do not fit it reads
 -- neither envelope nor result: sets tell the state, and the route of what is open; of what has ended, counts tell the
--- route, unless such runs are on several. It stops when it has read much, so that others are served in between.
+-- route, unless such runs are on several, or there are very many routes. It stops when it has read much, so that others
+-- are served in between.
 
--- with base fields head mend claim budget record
+-- with base fields head mend claim budget record counts
 
 local limit, now, route, letter, most = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local FEW_ROUTES = 16
 local RUN, DONE = base .. ':run', base .. ':done'
 local records, envelope = {}
 local routes, elsewhere = {}, {} -- of open runs, where they may be; by letter, whether there are runs on other routes
+local names, is_all
+if route ~= '' or letter == 'l' then names, is_all = counts_of(route, 1000) end
+if not is_all then elsewhere = {s = true, f = true, c = true} end
 
-for _, name in ipairs(call('HKEYS', base .. ':count')) do
+for _, name in ipairs(names or {}) do
   local state, own = string.sub(name, 1, 1), string.sub(name, 2)
   if route ~= '' and string.match(own, '^[^^]*') ~= route then
     elsewhere[state] = true
@@ -41,9 +45,9 @@ end
 
 -- When an open run on a route that is asked for ripens; nothing, where it is on another.
 local function ripe_of(id)
-  if #routes > FEW_ROUTES then
+  if not names or #routes > FEW_ROUTES then
     local own = lane_read(id)
-    return routes[own] and call('ZSCORE', base .. ':ripe:' .. own, id)
+    return (route == '' or string.match(own, '^[^^]*') == route) and call('ZSCORE', base .. ':ripe:' .. own, id)
   end
   for _, own in ipairs(routes) do
     local ripe = call('ZSCORE', base .. ':ripe:' .. own, id)
@@ -53,7 +57,7 @@ end
 
 local function ended_fits(id)
   local is_elsewhere = elsewhere[letter] or letter == '' and (elsewhere.s or elsewhere.f or elsewhere.c)
-  return not is_elsewhere or string.match(lane_read(id), '^[^^]*') == route
+  return route == '' or not is_elsewhere or string.match(lane_read(id), '^[^^]*') == route
 end
 
 local function open_fits(id)
@@ -88,11 +92,17 @@ return records
 
 -- script sources
 -- ARGV: base route or "", state letter or "". Gives the keys that hold the ids of such runs, among others, with how
--- many each holds; counts say where there are none.
+-- many each holds; counts say where there are none. Nothing where the keys are too many.
 
--- with base
+-- with base counts
 
 local list, seen = {}, {}
+local names = counts_of(ARGV[1], 20000)
+if not names then
+  local letter = ARGV[2]
+  if letter == '' or letter == 'q' then return false end
+  names = {letter .. ARGV[1]}
+end
 
 local function add(key, how_many)
   if seen[key] then return end
@@ -100,7 +110,10 @@ local function add(key, how_many)
   list[#list + 1], list[#list + 2] = key, call(how_many, key)
 end
 
-for _, name in ipairs(call('HKEYS', base .. ':count')) do
+local MOST_KEYS = 1000
+
+for _, name in ipairs(names) do
+  if #list > 2 * MOST_KEYS then return false end
   local letter, route = string.sub(name, 1, 1), string.sub(name, 2)
   local fits = (ARGV[1] == '' or string.match(route, '^[^^]*') == ARGV[1]) and (ARGV[2] == '' or ARGV[2] == letter)
   if fits and letter == 'q' then

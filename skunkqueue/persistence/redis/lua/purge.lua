@@ -1,9 +1,9 @@
 -- Housekeeping.
 
 -- script purge
--- ARGV: now, limit. Gives how many it did, whether the queue is empty now, the workers that open runs are addressed to,
--- whether it left something for the next call, as it reads no more than so many bytes of envelopes in one, and what is
--- to be mended, see lost.
+-- ARGV: now, limit, cursor. Gives how many it did, whether the queue is empty now, the workers that open runs are
+-- addressed to, whether it left something for the next call, as it reads no more than so many bytes of envelopes in one,
+-- what is to be mended, see lost, and the next cursor: where there are very many counts, each call looks at some of them.
 
 -- with base fields head mend count notify claim cancel pages
 
@@ -106,10 +106,10 @@ local function expire(most)
   return #ids
 end
 
-local function addressees()
+local function addressees(counts)
   local workers = {}
-  for _, name in ipairs(call('HKEYS', base .. ':count')) do
-    local worker = string.match(name, '^[qr]@([^^]*)')
+  for i = 1, #counts, 2 do
+    local worker = string.match(counts[i], '^[qr]@([^^]*)')
     if worker then workers[worker] = true end
   end
   local list = {}
@@ -134,9 +134,22 @@ for route in pairs(routes) do
   if call('EXISTS', base .. ':ripe:' .. route) == 0 then call('DEL', base .. ':mark:' .. route) end
 end
 
+-- Counts by name: all of them, true, and '0'; or some of very many, and where to go on.
+local function counts_from(cursor)
+  if call('HLEN', base .. ':count') <= 5000 then return call('HGETALL', base .. ':count'), true, '0' end
+  local reply, some, seen = call('HSCAN', base .. ':count', cursor, 'COUNT', 5000), {}, {}
+  for i = 1, #reply[2], 2 do
+    local name = reply[2][i] -- which it may give twice
+    if not seen[name] then some[#some + 1], some[#some + 2] = name, reply[2][i + 1] end
+    seen[name] = true
+  end
+  return some, false, reply[1]
+end
+
 -- What keys were lost, by somebody or by an eviction: letters of MENDS. It is told by counts that exceed what is there.
-local function lost()
-  local all, open, ended, total, running = call('HGETALL', base .. ':count'), {}, {}, 0, 0
+-- Some counts tell it of a lost set of open runs; and of another key only where all of that is lost.
+local function lost(all, is_all)
+  local open, ended, total, running = {}, {}, 0, 0
   for i = 1, #all, 2 do
     local letter, route, how_many = string.sub(all[i], 1, 1), string.sub(all[i], 2), tonumber(all[i + 1]) or 0
     local of = (letter == 'q' or letter == 'r') and open or ended
@@ -148,7 +161,7 @@ local function lost()
   local there = call('HLEN', RUN)
   if there == 0 then return total > 0 and 'x' or '' end
   local found = ''
-  if total == 0 then found = 'c' end
+  if is_all and total == 0 then found = 'c' end
   if call('EXISTS', PAGES) == 0 then found = found .. 'p' end
   if running > call('HLEN', base .. ':claims') then found = found .. 'r' end
   for route, how_many in pairs(open) do
@@ -162,8 +175,9 @@ local function lost()
   return results > call('HLEN', DONE) and found .. 's' or found
 end
 
-local mends = n + expired == 0 and lost() or ''
-return {n + expired, 1 - call('EXISTS', RUN), addressees(), n < wanted and 1 or 0, mends}
+local counts, is_all, cursor = counts_from(ARGV[3])
+local mends = n + expired == 0 and lost(counts, is_all) or ''
+return {n + expired, 1 - call('EXISTS', RUN), addressees(counts), n < wanted and 1 or 0, mends, cursor}
 
 -- script addressed
 -- ARGV: now, how many, workers. Gives unleased runs addressed to them, as worker, id. Looks at a bounded part of each
@@ -172,8 +186,6 @@ return {n + expired, 1 - call('EXISTS', RUN), addressees(), n < wanted and 1 or 
 -- with base
 
 local list, most = {}, 2 * tonumber(ARGV[2])
-local gone = {}
-for i = 3, #ARGV do gone[ARGV[i]] = true end
 
 local function add(worker, route)
   local wanted = (most - #list) / 2
@@ -192,12 +204,7 @@ local function add(worker, route)
   end
 end
 
-local seen = {} -- a route has a count of what is queued, and one of what runs
-for _, name in ipairs(call('HKEYS', base .. ':count')) do
-  local worker, route = string.match(name, '^[qr]@([^^]*)'), string.sub(name, 2)
-  if worker and gone[worker] and not seen[route] then
-    seen[route] = true
-    add(worker, route)
-  end
+for i = 3, #ARGV do
+  for _, priority in ipairs({'', '^high', '^low'}) do add(ARGV[i], '@' .. ARGV[i] .. priority) end
 end
 return list

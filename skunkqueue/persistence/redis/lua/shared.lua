@@ -181,6 +181,21 @@ for _, name in ipairs(damaged) do
   if n > 0 then call('HSET', base .. ':count', name, string.format('%.0f', n)) end
 end
 
+-- part counts
+-- The names of all counts, and true; for an internal route, which has no sub-routes, only its own. Nothing where they
+-- more than so many.
+
+local function counts_of(route, most)
+  if string.find(route, '~', 1, true) then
+    local own = {}
+    for letter in string.gmatch('qrsfc', '.') do
+      if call('HEXISTS', base .. ':count', letter .. route) == 1 then own[#own + 1] = letter .. route end
+    end
+    return own
+  end
+  if call('HLEN', base .. ':count') <= most then return call('HKEYS', base .. ':count'), true end
+end
+
 -- part tell
 
 -- Tell the pools of a run that is due later, so that each knows when to look, whoever dies. Who may not publish does not.

@@ -76,11 +76,9 @@ end
 return list
 
 -- script dismiss
--- ARGV: now, limit. Unregisters workers whose beat has ended; gives how many, and the queues with their versions.
+-- ARGV: now, limit. Unregisters workers whose beat has ended; gives their names.
 
 -- with base
-
-local n = 0
 
 local function dismiss(worker)
   call('ZREM', base .. ':until', worker)
@@ -92,8 +90,6 @@ end
 for _, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '-inf', '-inf', 'LIMIT', 0, 1000)) do
   dismiss(worker)
 end
-for _, worker in ipairs(call('ZRANGEBYSCORE', base .. ':until', '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
-  dismiss(worker)
-  n = n + 1
-end
-return {n, call('HGETALL', base .. ':queues')}
+local gone = call('ZRANGEBYSCORE', base .. ':until', '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
+for _, worker in ipairs(gone) do dismiss(worker) end
+return gone
