@@ -13,7 +13,6 @@ from skunkqueue import SkunkError, SkunkQueue, StoreAway, WorkerPool
 from skunkqueue.persistence.refused import worth_showing
 from skunkqueue.worker.pool import engine
 
-
 LEFT_OPEN = pytest.mark.filterwarnings("ignore:.*unclosed <socket:ResourceWarning")
 """Versions 5 of redis-py leave the socket open where there is none to connect to."""
 

@@ -307,6 +307,24 @@ class GetPromises(Promises):
         assert found(State.FAILED) == [failed.id]
         assert found(State.CANCELLED) == [sealed(6).id]
 
+    def test_find_is_right_among_very_many_routes(self, store: Persister) -> None:
+        """As a limit of many keys makes them. Whichever way it is looked for, the answer is the same."""
+        many = [sealed(n, route=f"foo^.{n}", due=NOW + 5 * (n % 2)) for n in range(1200)]
+        few = [sealed(n, route="bar", due=NOW + 5 * (n % 2)) for n in range(2000, 2006)]
+        for start in range(0, len(many), 200):
+            store.put(many[start : start + 200])
+        store.put([*few, sealed(3000, queue="other")])
+        now = NOW + 1
+        claims = take(store, "A", "bar", "foo^.0", "foo^.2", "foo^.4", now=now)
+        store.commit([(claim, Outcome.failed("no")) for claim in claims[:-1]], now=now)
+        states = {claim.id: State.FAILED for claim in claims[:-1]} | {claims[-1].id: State.RUNNING}
+
+        for route, of_it in (("foo", many), ("bar", few), (None, [*many, *few]), ("baz", [])):
+            for state in (None, State.SCHEDULED, State.QUEUED, State.RUNNING, State.FAILED, State.SUCCEEDED):
+                wanted = [e.id for e in of_it if _shows(state, states.get(e.id, State.QUEUED), e, now)]
+                found = [r.id for r in store.find(Filter("demo", route, state), now=now, limit=2000)]
+                assert found == sorted(wanted, reverse=True), (route, state)
+
     def test_find_pages_through_a_filter(self, store: Persister) -> None:
         """``after`` and ``limit`` apply to the runs that the filter lets through."""
         store.put([sealed(n, route="foo" if n % 10 == 0 else "bar") for n in range(60)])
@@ -387,3 +405,10 @@ class CountPromises(Promises):
             store.put([envelope])
 
         assert store.count() == {("demo", "foo", "queued"): 2}
+
+
+def _shows(asked: State | None, state: State, envelope: Envelope, now: float) -> bool:
+    """Whether a run in this stored state shows where one is asked for."""
+    if asked is State.SCHEDULED:
+        return state is State.QUEUED and envelope.due > now
+    return asked in (None, state)
