@@ -336,9 +336,9 @@ class SkunkQueue(_Configured):
         """Have those of these runs started when they are due that have a limit, where they were put without that."""
         limited = [envelope for envelope in envelopes if _is_limited(envelope)]
         if limited:
-            from skunkqueue.limits.turns import turns_for
+            from skunkqueue.limits.turns import put_turns
 
-            put(self.store, turns_for(limited, self.now()))
+            put_turns(self.store, limited, self.now())
 
     def _put_via(self, envelopes: Sequence[Envelope], via: Any) -> list[str]:
         if any(map(_is_limited, envelopes)):

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from skunkqueue import Limit, SkunkQueue, WrongCall
+from skunkqueue import Limit, SkunkQueue, StoreRefused, WrongCall
 from skunkqueue.envelope import Envelope, Filter, Outcome, Seal, State, Want, pack_body, pack_head
 from skunkqueue.ids import new_id, new_token
+from skunkqueue.limits import turns
 from skunkqueue.limits.credit import Credit, credit_of
 from skunkqueue.limits.limit import FAIR, Terms
 from skunkqueue.limits.looking import HeldTurn, Wanted, let_go, look_at, put_permits, ripe_of, sweep
@@ -57,7 +58,8 @@ class World:
 
 
 @pytest.fixture
-def world(store):
+def world(store, monkeypatch):
+    monkeypatch.setattr(turns, "_crowded", turns._Crowded())
     return World(store)
 
 
@@ -105,11 +107,62 @@ def test_a_key_with_one_permit_gets_it_with_its_first_run_and_none_with_more(wor
 def test_runs_fired_together_get_as_many_permits_as_the_limit_allows(world):
     world.fire(number=3)
     world.fire("b", number=9)
-    assert world.places() == {"a": [-3], "b": [-9]}
 
-    assert look_at(world.store, world.turns(), START) == 2
+    places = world.places()
+    assert len(set(places["a"]) & set(range(5))) == 3
+    assert places["b"] == [0, 1, 2, 3, 4]
 
-    assert world.places() == {"a": [0, 1, 2], "b": [0, 1, 2, 3, 4]}
+
+def test_permits_of_one_key_lie_apart_for_who_claims_several(world):
+    runs = [world.run(key, FIVE, "mail", START) for key in "abc" for _ in range(9)]
+    put_with_turns(world.store, runs, START)
+
+    assert [held.turn.key.digest for held in world.turns(limit=6)] == [*"abcabc"]
+
+
+def test_a_run_whose_permit_is_there_already_gets_a_look_as_others_may_be_missing(world):
+    world.fire(terms=Terms(2), number=2)
+    assert world.places() == {"a": [0, 1]}
+    world.fire(terms=Terms(2))
+    assert world.places() == {"a": [-1, 0, 1]}
+
+    held = [held for held in world.turns() if not held.turn.is_look]
+    world.end(world.claim(*ROUTES))
+    let_go(world.store, held, START)
+    world.fire(terms=Terms(2), number=2)  # it is known as crowded for a second
+    assert world.places()["a"][0] < 0
+
+
+def test_of_more_runs_than_permits_are_put_at_once_there_is_a_look(world):
+    world.fire(terms=Terms(1000), number=60)
+    assert world.places() == {"a": [-60]}
+
+    assert look_at(world.store, world.turns(), START) == 1
+
+    assert world.places() == {"a": [*range(60)]}
+
+
+def test_what_the_store_took_starts_where_it_refused_another(world, monkeypatch):
+    ids = world.fire(terms=Terms(2))
+    world.end(world.claim(*ROUTES))
+    (permit,) = world.turns()
+    good, bad = (world.run("a", Terms(2), "mail", START) for _ in range(2))
+    put = world.store.put
+
+    def refuse(envelopes, **how):
+        if bad.id in [envelope.id for envelope in envelopes]:
+            raise StoreRefused("too strange")
+        return put(envelopes, **how)
+
+    monkeypatch.setattr(world.store, "put", refuse)
+    with pytest.raises(StoreRefused):
+        put_with_turns(world.store, [good, bad], START)
+
+    looks = [held for held in world.turns() if held.turn.is_look]
+    assert look_at(world.store, looks, START) == 1
+    assert world.places() == {"a": [0, 1]}
+    assert [claim.id for claim in world.claim(*ROUTES)] == [good.id] != ids
+    assert permit.turn.place in (0, 1)
 
 
 def test_while_permits_are_held_each_run_gets_another_until_there_are_as_many_as_allowed(world):

@@ -45,7 +45,7 @@ def step_all(store: Persister, claims: Sequence[Claim], now: float) -> Stepped:
         stepped.outcomes.append((item.claim, _judged(item, found, records[item.gate.run], now, freed, ended, stepped)))
     if freed:
         store.promote(freed, now=now)
-        put_turns(store, [records[id].envelope for id in freed], now)
+        put_turns(store, [records[id].envelope._replace(due=now) for id in freed], now)
     if ended:
         store.cancel(ended, now=now)
     return stepped._replace(released=len(freed))

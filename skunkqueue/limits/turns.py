@@ -13,13 +13,16 @@ whether the key has runs that could start, and put permits for them; there may b
 from __future__ import annotations
 
 import math
+import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgpack
 
+from skunkqueue.clock import ticks
 from skunkqueue.envelope import GATED, Envelope, Seal, open_body, pack_body, pack_head, peek_head
-from skunkqueue.errors import Corrupt, PayloadError
+from skunkqueue.errors import Corrupt, PayloadError, StoreRefused
 from skunkqueue.ids import new_id
 from skunkqueue.limits.limit import Terms
 from skunkqueue.persistence import Persister
@@ -32,6 +35,11 @@ SOON: Final = 0.002
 NOW: Final = "?"
 """How the unique key of a look ends that is to be done now."""
 GRID: Final = 32
+MOST_PERMITS: Final = 50
+"""Most permits of a key that are put together with runs."""
+CROWDED: Final = 1.0
+"""Seconds for which a key counts as crowded after a permit of it was there already."""
+MOST_CROWDED: Final = 10_000
 FAR: Final = 60.0
 """Seconds. Up to that far ahead, the times of looks are rounded up by a part in GRID."""
 
@@ -126,7 +134,10 @@ def terms_of(envelope: Envelope) -> Terms | None:
 
 
 def turns_for(envelopes: Iterable[Envelope], now: float) -> list[Envelope]:
-    """What is to be put together with these runs, behind them, so that those with a limit are started."""
+    """What is to be put together with these runs, behind them, so that those with a limit are started.
+
+    Permits; for what is due later, and where many permits are there or are needed, a look, which puts them.
+    """
     found: dict[tuple[LimitKey, float], tuple[Terms, int]] = {}
     for envelope in envelopes:
         if "^" not in envelope.route or envelope.due == GATED:
@@ -135,26 +146,75 @@ def turns_for(envelopes: Iterable[Envelope], now: float) -> list[Envelope]:
         if key is not None and terms is not None:
             due = envelope.due if envelope.due > now + SOON else 0.0
             found[key, due] = terms, found.get((key, due), (terms, 0))[1] + 1
-    return [
-        permit(key, 0, terms, now) if not due and terms.permits == 1 else look(key, terms, now, due, runs)
-        for (key, due), (terms, runs) in found.items()
-    ]
+    looks: list[Envelope] = []
+    rounds: list[list[tuple[LimitKey, int, Terms]]] = []
+    for (key, due), (terms, runs) in found.items():
+        number = min(runs, terms.permits)
+        if due or number > MOST_PERMITS or (terms.permits > 1 and _crowded.is_so(key)):
+            looks.append(look(key, terms, now, due, runs))
+            continue
+        first = random.randrange(terms.permits)  # noqa: S311 - no secret
+        rounds += [[] for _ in range(number - len(rounds))]
+        for n in range(number):
+            rounds[n].append((key, (first + n) % terms.permits, terms))
+    # Those of one key apart: who claims several at once can use one of each.
+    return [permit(*each, now) for one in rounds for each in one] + looks
+
+
+class _Crowded:
+    """The keys of which a permit was there already, for some time: their runs are put with a look, in one call."""
+
+    def __init__(self) -> None:
+        self._until: dict[LimitKey, float] = {}
+
+    def is_so(self, key: LimitKey) -> bool:
+        return bool(self._until) and self._until.get(key, 0.0) > ticks()
+
+    def note(self, key: LimitKey) -> None:
+        if len(self._until) >= MOST_CROWDED:
+            self._until.clear()
+        self._until[key] = ticks() + CROWDED
+
+
+_crowded: Final = _Crowded()
 
 
 def put_with_turns(store: Persister, envelopes: Sequence[Envelope], now: float) -> list[str]:
     """``put``, together with what has limited runs among them started. Gives the ids of these."""
     turns = turns_for(envelopes, now)
-    return put(store, [*envelopes, *turns])[: len(envelopes)] if turns else put(store, envelopes)
+    if not turns:
+        return put(store, envelopes)
+    try:
+        ids = put(store, [*envelopes, *turns])
+    except StoreRefused:  # what the store took has to start
+        _put_looks(store, turns, now)
+        raise
+    _put_looks(store, [turn for turn, id in zip(turns, ids[len(envelopes) :], strict=True) if id != turn.id], now)
+    return ids[: len(envelopes)]
 
 
 def put_turns(store: Persister, envelopes: Iterable[Envelope], now: float) -> None:
-    """Have those of these runs started that have a limit and are there, ripe."""
-    turns = turns_for((envelope._replace(due=now) for envelope in envelopes), now)
+    """Have those of these runs started, when they are due, that have a limit and are there."""
+    turns = turns_for(envelopes, now)
     if turns:
-        put(store, turns)
+        ids = put(store, turns)
+        _put_looks(store, [turn for turn, id in zip(turns, ids, strict=True) if id != turn.id], now)
+
+
+def _put_looks(store: Persister, turns: Iterable[Envelope], now: float) -> None:
+    """Have the keys of these permits looked at, which were there already: others may be missing.
+
+    Who holds one that is there looks at its key when it goes, but that may be much later.
+    """
+    found = [read(turn) for turn in turns]
+    missing = Counter([(turn.key, turn.terms) for turn in found if not turn.is_look and turn.terms.permits > 1])
+    for key, _ in missing:
+        _crowded.note(key)
+    if missing:
+        put(store, [look(key, terms, now, runs=number) for (key, terms), number in missing.items()])
 
 
 def start_limited(store: Persister, ids: Sequence[str], now: float) -> None:
     """Have those of these runs started that have a limit: they have just become ripe."""
     if ids:
-        put_turns(store, [record.envelope for record in store.get_brief(ids).values()], now)
+        put_turns(store, [record.envelope._replace(due=now) for record in store.get_brief(ids).values()], now)
