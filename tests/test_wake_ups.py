@@ -21,7 +21,7 @@ from skunkqueue.envelope import Claim, Envelope, Seal
 from skunkqueue.ids import new_id
 from skunkqueue.policy import NONE
 from skunkqueue.worker.pool.engine import Engine
-from skunkqueue.worker.pool.exchanger import Exchanger
+from skunkqueue.worker.pool.exchanger import SHORT, Exchanger
 from skunkqueue.worker.pool.fetcher import Fetcher
 from skunkqueue.worker.pool.settings import Settings, make_slots
 from skunkqueue.worker.pool.slot import Held
@@ -176,6 +176,49 @@ def test_who_knows_of_a_later_run_may_die(shared_redis, tmp_path, how, ahead):
         one.send(how)
 
         until(lambda: run.state == "succeeded", LIMIT)
+
+
+REOPENING = """
+from pathlib import Path
+from time import sleep
+from skunkqueue.persistence.redis import RedisPersister
+opened, first = [], RedisPersister.channel
+
+def channel(self, queue):
+    opened.append(queue)
+    if len(opened) > 1:
+        Path(MARKS, f"opening-{len(opened)}").touch()
+        while not Path(MARKS, "put").exists(): sleep(0.01)
+    return first(self, queue)
+
+RedisPersister.channel = channel
+"""
+
+
+def test_what_is_put_for_later_while_a_pool_connects_anew_begins_on_time(shared_redis, tmp_path):
+    """Behind its last look, before it is subscribed to what is put for later; and who knew of it dies."""
+    with shared_redis.client() as client:
+        client.flushall()
+    options = {"lease": 2 * NEVER}
+    prelude = f"MARKS = {str(tmp_path)!r}\n{REOPENING}{NETS_OFF}"
+    with SkunkQueue("demo", shared_redis.url) as queue:
+        job = queue.event(routes=["a"])(begin)
+        with PoolProcess(tmp_path, queue.url, "a", prelude=prelude, **options) as one:
+            one.up()
+            until(lambda: job.fire(0).wait(LIMIT) is None, LIMIT)
+            time.sleep(SHORT)  # a connection that broke sooner is put off
+            with shared_redis.client() as client:
+                client.client_kill_filter(_type="pubsub")
+                client.client_kill_filter(_type="normal", skipme=True)
+            until(lambda: (tmp_path / "opening-2").exists(), LIMIT)
+            with PoolProcess(tmp_path, queue.url, "a", prelude=NETS_OFF, **options) as two:
+                two.up()
+                run = job.fire_at(2.0, 1)
+                time.sleep(0.5)
+                two.send(signal.SIGKILL)
+            (tmp_path / "put").touch()
+
+            until(lambda: run.state == "succeeded", LIMIT)
 
 
 def test_a_pool_killed_amid_a_run_is_noticed_though_its_lease_is_short(shared_redis, tmp_path):

@@ -209,6 +209,7 @@ class Engine:
         if channel is not None:
             for fd, read in self._readers(channel):
                 self._selector.register(fd, selectors.EVENT_READ, read)
+            self._fetcher.call_all()  # what was put for later since the last look may have been announced to others
 
     def _readers(self, channel: Channel) -> list[tuple[int, Callable[[], None]]]:
         """The descriptors of a channel, each with the method that reads it."""

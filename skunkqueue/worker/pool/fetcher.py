@@ -88,6 +88,11 @@ class Fetcher:
         """Note that there may be something to claim."""
         self._called = True
 
+    def call_all(self) -> None:
+        """The same, also for those slots that a watch claims for."""
+        self._called = True
+        self._back_at = 0.0
+
     @property
     def called(self) -> bool:
         return self._called
@@ -110,8 +115,7 @@ class Fetcher:
         now = ticks()
         if self._announced_at() <= now:
             self._announced = {route: at for route, at in self._announced.items() if at > now}
-            self.call()
-            self._back_at = 0.0
+            self.call_all()
 
     # claiming with the next exchange
 
