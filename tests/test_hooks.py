@@ -383,7 +383,7 @@ def test_what_is_around_a_queue_is_around_a_class_that_names_it(tmp_path, monkey
 
     assert value == f"x with db of {worker}"
     notes = Path(tmp_path, "notes").read_text().splitlines()
-    assert notes[1:] == [f"around_jobs:{name} 1 None begins", f"around_jobs:{name} 1 ends"]
+    assert notes[1:3] == [f"around_jobs:{name} 1 None begins", f"around_jobs:{name} 1 ends"]
 
 
 def test_a_class_of_a_script_that_names_its_queue_takes_its_hooks_along(tmp_path):
