@@ -322,8 +322,8 @@ class GetPromises(Promises):
         for route, of_it in (("foo", many), ("bar", few), (None, [*many, *few]), ("baz", [])):
             for state in (None, State.SCHEDULED, State.QUEUED, State.RUNNING, State.FAILED, State.SUCCEEDED):
                 wanted = [e.id for e in of_it if _shows(state, states.get(e.id, State.QUEUED), e, now)]
-                found = [r.id for r in store.find(Filter("demo", route, state), now=now, limit=2000)]
-                assert found == sorted(wanted, reverse=True), (route, state)
+                found = [r.id for r in store.find(Filter("demo", route, state), now=now, limit=30)]
+                assert found == sorted(wanted, reverse=True)[:30], (route, state)
 
     def test_find_pages_through_a_filter(self, store: Persister) -> None:
         """``after`` and ``limit`` apply to the runs that the filter lets through."""

@@ -33,7 +33,7 @@ from skunkqueue.persistence.sqlite.rows import (
     records_of,
     storable,
 )
-from skunkqueue.persistence.sqlite.transaction import Met, Pair, Transaction, next_ripe, put_new, put_one
+from skunkqueue.persistence.sqlite.transaction import Met, Pair, Transaction, lanes_there, next_ripe, put_new, put_one
 from skunkqueue.persistence.sqlite.via import check_connection, put_via
 from skunkqueue.persistence.steps import Steps
 from skunkqueue.persistence.url import StoreConfig, url_path, without_secrets
@@ -144,9 +144,10 @@ class SQLitePersister(Persister):
     def _exchange(self, step: Transaction, outcomes: Sequence[Pair], wants: Sequence[Want], until: float) -> None:
         with self._writing(step) as db:
             taken = step.commit(db, outcomes)
-            claims = [claim for want in wants for claim in step.claim(db, want, until + step.late)]
+            there = lanes_there(db, wants)
+            claims = [claim for want in wants for claim in step.claim(db, want, until + step.late, there)]
             step.flush(db)
-            step.result = Exchange(taken, claims, next_ripe(db, wants, claims, step.now))
+            step.result = Exchange(taken, claims, next_ripe(db, wants, claims, step.now, there))
 
     def extend(self, claims: Sequence[Claim], *, until: float) -> set[str]:
         with self._writing() as db:

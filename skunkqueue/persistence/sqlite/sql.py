@@ -62,6 +62,8 @@ COUNT_OUT = {
 }
 LANE = "(SELECT n FROM lane WHERE queue = ? AND route = ?)"
 
+LANES_AT_ONCE: Final = 60
+THERE = f"SELECT route FROM lane WHERE queue = ? AND route IN ({', '.join(['?'] * LANES_AT_ONCE)})"
 LANE_NUMBER = "SELECT n FROM lane WHERE queue = ? AND route = ?"
 
 PUT = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -30,8 +30,11 @@ from skunkqueue.persistence.sqlite.rows import (
     storable,
     storable_id,
 )
-from skunkqueue.persistence.sqlite.sql import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
+from skunkqueue.persistence.sqlite.sql import CANCELLED, FAILED, LANES_AT_ONCE, QUEUED, RUNNING, SUCCEEDED
 from skunkqueue.routes import base_route
+
+FEW_LANES: Final = 12
+"""Up to so many lanes are looked at without asking which there are."""
 
 EXPIRED_AT_ONCE: Final = 1000
 """How many expired runs one claim ends before it returns what it has."""
@@ -115,8 +118,10 @@ class Transaction:
 
     # claim
 
-    def claim(self, db: sqlite3.Connection, want: Want, until: float) -> Iterator[Claim]:
-        """Lease what a want may have, route by route."""
+    def claim(
+        self, db: sqlite3.Connection, want: Want, until: float, there: Collection[Lane] | None = None
+    ) -> Iterator[Claim]:
+        """Lease what a want may have, route by route; ``there``: the lanes that there are, where that is known."""
         left = want.limit
         if want.repeated:
             held = self._held(db, want, until)
@@ -125,6 +130,8 @@ class Transaction:
         for route in want.routes:
             if left <= 0:
                 return
+            if there is not None and (want.queue, route) not in there:
+                continue
             rows = self._ripe(db, (want.queue, route), left)
             if rows:
                 left -= len(rows)
@@ -416,11 +423,36 @@ def _bears(db: sqlite3.Connection, claim: Claim) -> bool:
     return bool(db.execute(sql.BEARER, (claim.id,)).fetchone() == (claim.token,))
 
 
-def next_ripe(db: sqlite3.Connection, wants: Sequence[Want], claims: Sequence[Claim], now: float) -> float | None:
+def lanes_there(db: sqlite3.Connection, wants: Sequence[Want]) -> Collection[Lane] | None:
+    """Which lanes of these wants there are; None where they are so few that each is just looked at.
+
+    The runs of a limit's key may lie on several routes, of which most keys have one.
+    """
+    if sum([len(want.routes) for want in wants]) <= FEW_LANES:
+        return None
+    found: set[Lane] = set()
+    for queue in {want.queue for want in wants}:
+        routes = [*dict.fromkeys(route for want in wants if want.queue == queue for route in want.routes)]
+        for at in range(0, len(routes), LANES_AT_ONCE):
+            some = routes[at : at + LANES_AT_ONCE]
+            some += some[-1:] * (LANES_AT_ONCE - len(some))  # always one statement, which is prepared once
+            found.update((queue, route) for (route,) in db.execute(sql.THERE, (queue, *some)).fetchall())
+    return found
+
+
+def next_ripe(
+    db: sqlite3.Connection,
+    wants: Sequence[Want],
+    claims: Sequence[Claim],
+    now: float,
+    there: Collection[Lane] | None = None,
+) -> float | None:
     """When to look again: now, if a want was filled (there may be more)."""
     given: Counter[str] = Counter([claim.token for claim in claims])
     if any(0 < want.limit <= given[want.token] for want in wants):
         return now
     lanes: set[Any] = {(want.queue, route) for want in wants for route in want.routes}
+    if there is not None:
+        lanes &= set(there)
     firsts = (db.execute(sql.NEXT_RIPE, lane).fetchone() for lane in lanes)
     return min((first[0] for first in firsts if first and isinstance(first[0], float)), default=None)

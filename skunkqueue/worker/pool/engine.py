@@ -415,7 +415,7 @@ class Engine:
 
     def _hand_out(self, result: Exchange) -> None:
         """Admit each new claim, and hand them out by slot, in order."""
-        batches: dict[str, list[Held]] = {}
+        batches: dict[Slot, list[Held]] = {}
         for claim in result.claims:
             slot = self._fetcher.slot_of(claim.token)
             if is_turn(claim[0][2]):
@@ -437,9 +437,9 @@ class Engine:
             elif held.careful:
                 slot.waiting.append(held)
             else:
-                batches.setdefault(claim.token, []).append(held)
-        for token, batch in batches.items():
-            self._hand(self._fetcher.slot_of(token), batch)
+                batches.setdefault(slot, []).append(held)
+        for slot, batch in batches.items():
+            self._hand(slot, batch)
 
     def _hand(self, slot: Slot, batch: list[Held]) -> None:
         self._leases.hand_out(slot, batch)
