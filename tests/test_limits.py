@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from skunkqueue import Limit, SkunkQueue, StoreRefused, WrongCall
+from skunkqueue import Limit, SkunkQueue, StoreFull, StoreRefused, WrongCall
 from skunkqueue.envelope import Envelope, Filter, Outcome, Seal, State, Want, pack_body, pack_head
 from skunkqueue.ids import new_id, new_token
 from skunkqueue.limits import turns
@@ -140,6 +140,38 @@ def test_of_more_runs_than_permits_are_put_at_once_there_is_a_look(world):
     assert look_at(world.store, world.turns(), START) == 1
 
     assert world.places() == {"a": [*range(60)]}
+
+
+def test_a_run_that_was_stored_is_not_said_to_be_refused_where_the_store_is_full_a_moment_later(world, monkeypatch):
+    world.fire(terms=Terms(2), number=2)
+    put = world.store.put
+
+    def fill_up(envelopes, **how):
+        if all(is_turn(envelope.route) for envelope in envelopes):
+            raise StoreFull("the disk is full")
+        return put(envelopes, **how)
+
+    monkeypatch.setattr(world.store, "put", fill_up)
+
+    (id,) = world.fire(terms=Terms(2))
+
+    assert world.store.get([id])[id].open
+    assert world.places() == {"a": [0, 1]}
+
+
+def test_a_run_whose_sender_died_before_it_was_looked_at_is_swept_though_another_runs_for_long(world, monkeypatch):
+    world.fire(terms=Terms(2))
+    (held,) = world.turns()
+    (long,) = world.claim(*ROUTES)
+    run = world.run("a", Terms(2), "mail", START)
+    world.store.put([run])
+
+    before = sweep(world.store, "demo", ["mail"], {}, START)
+    sweep(world.store, "demo", ["mail"], before, START)
+
+    assert world.places() == {"a": [0, 1]}
+    assert [claim.id for claim in world.claim(*ROUTES)] == [run.id]
+    assert world.store.extend([held.claim, long], until=START + 99) == {held.claim.id, long.id}
 
 
 def test_what_the_store_took_starts_where_it_refused_another(world, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from skunkqueue.envelope import Filter, State
+from skunkqueue.envelope import Filter, Outcome, State
 from skunkqueue.persistence import WORKER_GONE, Persister
 from skunkqueue.persistence.sqlite import SQLitePersister
 from skunkqueue.routes import address
@@ -51,6 +51,20 @@ def test_what_a_pool_asks_redis_for_reads_no_list_of_all_routes(shared_redis: An
     assert calls_of(shared_redis, "hscan") == 1
     assert calls_of(shared_redis, "hkeys") == 0
     assert calls_of(shared_redis, "hgetall") <= 1  # the names of queues
+
+
+def test_runs_of_a_route_that_have_ended_are_found_among_many_without_a_look_at_each_route(
+    shared_redis: Any, many: Persister
+) -> None:
+    claims = take(many, "A", *(f"foo^.{n}" for n in range(300)), limit=300)
+    many.commit([(claim, Outcome.complete(b"")) for claim in claims], now=NOW)
+    shared_redis.ask("CONFIG", "RESETSTAT")
+
+    for state in (State.SUCCEEDED, None):
+        assert len(many.find(Filter("demo", "foo", state), now=NOW, limit=1000)) == (300 if state else 1000)
+
+    assert calls_of(shared_redis, "hkeys") <= 2  # there are few enough to read their names once in each
+    assert calls_of(shared_redis, "zscore") < 5000
 
 
 def test_runs_addressed_to_who_is_gone_are_ended_among_many_routes_of_redis(many: Persister) -> None:

@@ -6,6 +6,7 @@ key, and is found by that look; what is put later has a permit of its own.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple
@@ -24,7 +25,7 @@ MORE: Final = 4
 AT_ONCE: Final = 400
 """Permits that are put in one call, about."""
 SWEPT: Final = 100
-"""Keys for which one sweep puts permits."""
+"""Most keys for which one sweep puts permits."""
 
 
 class HeldTurn(NamedTuple):
@@ -140,17 +141,13 @@ def let_go(store: Persister, permits: Sequence[HeldTurn], now: float) -> int:
 
 
 def waiting(store: Persister, queue: str, routes: Iterable[str]) -> dict[str, int]:
-    """How many runs wait on each sub-route of a key on these routes, where none is running."""
+    """How many runs wait on each sub-route of a key on these routes."""
     wanted = set(routes)
-    queued: dict[str, int] = {}
-    running = set()
-    for (its, route, state), number in store.count().items():
-        if its == queue and key_of_route(route) and base_route(route) in wanted:
-            if state == "queued":
-                queued[route] = number
-            elif state == "running":
-                running.add(route)
-    return {route: number for route, number in queued.items() if route not in running}
+    return {
+        route: number
+        for (its, route, state), number in store.count().items()
+        if its == queue and state == "queued" and key_of_route(route) and base_route(route) in wanted
+    }
 
 
 def sweep(store: Persister, queue: str, routes: Iterable[str], before: Mapping[str, int], now: float) -> dict[str, int]:
@@ -159,7 +156,8 @@ def sweep(store: Persister, queue: str, routes: Iterable[str], before: Mapping[s
     Gives what the next sweep is given as ``before``.
     """
     found = waiting(store, queue, routes)
-    still = [route for route, number in found.items() if before.get(route) == number][:SWEPT]
+    still = [route for route, number in found.items() if before.get(route) == number]
+    still = random.sample(still, min(SWEPT, len(still)))  # some may have been full for long
     wanted: dict[LimitKey, Wanted] = {}
     wants = [Want(queue, (route,), WORKER, new_token(), 1) for route in still]
     claims = store.claim(wants, now=now, until=now + 15.0) if wants else []

@@ -16,13 +16,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import msgpack
 
 from skunkqueue.clock import ticks
 from skunkqueue.envelope import GATED, Envelope, Seal, open_body, pack_body, pack_head, peek_head
-from skunkqueue.errors import Corrupt, PayloadError, StoreRefused
+from skunkqueue.errors import Corrupt, PayloadError, StoreError, StoreFull, StoreRefused
 from skunkqueue.ids import new_id
 from skunkqueue.limits.limit import Terms
 from skunkqueue.persistence import Persister
@@ -186,8 +187,11 @@ def put_with_turns(store: Persister, envelopes: Sequence[Envelope], now: float) 
         return put(store, envelopes)
     try:
         ids = put(store, [*envelopes, *turns])
+    except StoreFull:
+        raise
     except StoreRefused:  # what the store took has to start
-        _put_looks(store, turns, now)
+        with suppress(StoreError):
+            _put_looks(store, turns, now)
         raise
     _put_looks(store, [turn for turn, id in zip(turns, ids[len(envelopes) :], strict=True) if id != turn.id], now)
     return ids[: len(envelopes)]
@@ -204,14 +208,16 @@ def put_turns(store: Persister, envelopes: Iterable[Envelope], now: float) -> No
 def _put_looks(store: Persister, turns: Iterable[Envelope], now: float) -> None:
     """Have the keys of these permits looked at, which were there already: others may be missing.
 
-    Who holds one that is there looks at its key when it goes, but that may be much later.
+    Who holds one that is there looks at its key when it goes, but that may be much later. If the store is full by now,
+    or this is never called, the runs are there all the same: a sweep finds them.
     """
     found = [read(turn) for turn in turns]
     missing = Counter([(turn.key, turn.terms) for turn in found if not turn.is_look and turn.terms.permits > 1])
     for key, _ in missing:
         _crowded.note(key)
     if missing:
-        put(store, [look(key, terms, now, runs=number) for (key, terms), number in missing.items()])
+        with suppress(StoreRefused):
+            put(store, [look(key, terms, now, runs=number) for (key, terms), number in missing.items()])
 
 
 def start_limited(store: Persister, ids: Sequence[str], now: float) -> None:

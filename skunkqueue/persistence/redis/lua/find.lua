@@ -37,10 +37,10 @@ for _, name in ipairs(names or {}) do
   end
 end
 
-local function lane_read(id)
+local function lane_read(id, letters)
   envelope = call('HGET', RUN, id)
   read = read + #envelope
-  return lane_of(id, envelope)
+  return lane_of(id, envelope, letters)
 end
 
 -- When an open run on a route that is asked for ripens; nothing, where it is on another.
@@ -57,7 +57,7 @@ end
 
 local function ended_fits(id)
   local is_elsewhere = elsewhere[letter] or letter == '' and (elsewhere.s or elsewhere.f or elsewhere.c)
-  return route == '' or not is_elsewhere or string.match(lane_read(id), '^[^^]*') == route
+  return route == '' or not is_elsewhere or string.match(lane_read(id, 'sfc'), '^[^^]*') == route
 end
 
 local function open_fits(id)
