@@ -30,6 +30,26 @@ OF_A_QUEUE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("fetch_job", "get_job", "AsyncResult"), "run(id)"),
     **dict.fromkeys(("worker", "run_worker", "start"), "WorkerPool(queue, routes)"),
 }
+OF_OPTIONS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("retry", "max_retries", "max_tries", "attempts", "max_attempts"), "retries=..."),
+    **dict.fromkeys(("time_limit", "soft_time_limit", "job_timeout", "max_runtime"), "timeout=..."),
+    **dict.fromkeys(("retry_delay", "default_retry_delay", "retry_backoff", "min_backoff", "interval"), "backoff=..."),
+    **dict.fromkeys(("autoretry_for", "retry_when", "retry_for"), "retry_on=[...]"),
+    **dict.fromkeys(("dont_autoretry_for", "throws"), "give_up_on=[...]"),
+    **dict.fromkeys(("ttl", "result_ttl", "result_expires", "keep_result", "failure_ttl"), "keep=..."),
+    **dict.fromkeys(("max_age", "expire", "queue_ttl"), "expires=..."),
+    **dict.fromkeys(("queue", "queue_name", "routing_key"), "routes=[...]"),
+    **dict.fromkeys(("rate_limit", "concurrency", "max_concurrency", "throttle"), "limit=Limit(...)"),
+    **dict.fromkeys(("cron", "crontab", "schedule", "periodic", "run_every"), 'every="0 7 * * *" or every="6h"'),
+    **dict.fromkeys(("tz", "timezone"), "zone=..."),
+    **dict.fromkeys(("acks_late", "acks_on_failure"), "always so, unless at_most_once=True"),
+    **dict.fromkeys(("task_id", "job_id", "key", "dedup", "lock"), "unique=..."),
+    **dict.fromkeys(("delay", "countdown", "eta", "at", "defer_by", "defer_until"), "job.fire_at(when, ...)"),
+    **dict.fromkeys(("depends_on", "link", "after"), "job.after(runs).fire(...)"),
+    **dict.fromkeys(("bind", "pass_context"), "current_run(), called in the job"),
+    **dict.fromkeys(("on_failure", "on_error", "link_error"), '@queue.on("failed")'),
+    **dict.fromkeys(("on_success",), '@queue.on("succeeded")'),
+}
 
 
 def unknown_attribute(thing: Any, name: str, names: Mapping[str, str]) -> Any:

@@ -11,6 +11,7 @@ from skunkqueue.clock import ticks
 from skunkqueue.draining import draining
 from skunkqueue.envelope import Envelope, Record, State
 from skunkqueue.errors import SkunkError
+from skunkqueue.notes import decode_notes
 from skunkqueue.printable import printable
 from skunkqueue.routes import base_route
 
@@ -76,6 +77,14 @@ def _paused(queue: Any, route: str) -> str:
     return f"route {route} of queue {queue.name} is paused{until}; to go on: skunq resume -q {queue.name} -r {route}"
 
 
+def _unknown(run: Waited) -> str:
+    """In one sentence, that the workers that have met it cannot have its job; empty if none has."""
+    record = run._record
+    if record is None or decode_notes(record.notes).unknown is None:
+        return ""
+    return f"the workers on its route cannot have its job: {record.error}"
+
+
 def _may_serve(about: str, queue: str, route: str) -> bool:
     """Whether a worker serves the route. One that names no routes may: it serves others than us."""
     import json  # late: not needed to fire
@@ -96,7 +105,7 @@ def tell(runs: Sequence[Waited]) -> None:
     """Say on stderr, once in this process for each route, that no worker serves it. Never raises."""
     for key, run in _one_of_each_route(runs).items():
         with suppress(Exception):  # a store that is away, a stderr that is closed: a hint stops nobody
-            why = unserved(run)
+            why = unserved(run) or _unknown(run)
             if why:
                 if len(_told) >= MOST_TOLD:
                     _told.clear()

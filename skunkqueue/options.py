@@ -97,9 +97,7 @@ class Options(NamedTuple):
         """These options, with some of them replaced. Raises WrongCall."""
         unknown = [name for name in given if name not in _CHECKS]
         if unknown:
-            meant = _ELSEWHERE.get(unknown[0])
-            hint = did_you_mean(unknown[0], _CHECKS) if meant is None else f"; did you mean {meant!r}?"
-            raise WrongCall(f"there is no option {unknown[0]!r}{hint}")
+            raise WrongCall(_no_option(unknown[0]))
         if given.get("limit") is not None and given.get("fair_by") is not None:
             raise WrongCall(
                 "limit and fair_by both say whose turn it is, the keys of a limit take turns: give one of them"
@@ -128,16 +126,27 @@ class Options(NamedTuple):
         return Seal(self.retries, *backoff, self.timeout, self.at_most_once, failed, terms)
 
 
-_ELSEWHERE = {"retry": "retries", "max_retries": "retries", "time_limit": "timeout", "rate_limit": "limit"}
-"""What options are called elsewhere, where the closest word would be another one's."""
+OF_EVENT: Final = ("name", "every", "zone", "missed", "overlap")
+"""What only ``event`` takes."""
 
 
-def did_you_mean(word: object, known: Iterable[str]) -> str:
+def _no_option(name: str) -> str:
+    """The sentence about an option that there is not."""
+    from skunkqueue.elsewhere import OF_OPTIONS  # late: only mistakes need it
+
+    if name in OF_EVENT:
+        return f"{name!r} is no option of a single fire: it is for the decorator, @queue.event({name}=...)"
+    meant = OF_OPTIONS.get(name)
+    hint = did_you_mean(name, [*_CHECKS, *OF_EVENT], 0.6) if meant is None else f"; here it is {meant}"
+    return f"there is no option {name!r}{hint}"
+
+
+def did_you_mean(word: object, known: Iterable[str], least: float = 0.5) -> str:
     """The end of an error about an unknown word: the closest known word, or all of them."""
     import difflib  # late: only mistakes need it
 
     names = sorted(map(str, known))
-    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), names, n=1, cutoff=least)
     return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(names)}"
 
 

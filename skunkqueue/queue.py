@@ -58,7 +58,13 @@ class _Configured(Schedules):
         queue_type: QueueType = "direct",
         *,
         max_payload: int = MOST_PAYLOAD,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            word = next(iter(unknown))
+            known = ("conn_url", "backend", "dbname", "queue_type", "max_payload")
+            hint = "; here it is conn_url" if word in ("url", "broker", "uri", "dsn") else did_you_mean(word, known)
+            raise WrongCall(f"SkunkQueue takes no {word!r}{hint}")
         self.name: str = check_name(name, "queue name")
         self.queue_type: QueueType = cast(QueueType, choice("queue_type", queue_type, QUEUE_TYPES))
         if isinstance(max_payload, bool) or not isinstance(max_payload, int) or max_payload < 1:
@@ -236,11 +242,11 @@ class SkunkQueue(_Configured):
         checked = Options().changed(options)
         if function is None:
             return lambda function: self._job(function, name, checked, scheduled)
-        if not callable(function) and not isinstance(function, classmethod):
-            raise WrongCall(f"event is given a function, or options by name like routes={said(function)}")
         return self._job(function, name, checked, scheduled)
 
     def _job(self, function: Any, name: str | None, options: Options, scheduled: dict[str, Any]) -> Job[Any, Any]:
+        if not callable(function) and not isinstance(function, classmethod):
+            raise WrongCall(f"event is given a function, or options by name like routes={said(function)}")
         job: Job[Any, Any] = Job(function, self, name, options)
         registry.made_by(job._module)
         if scheduled:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hands import Hands
 from test_cli import Skunq
 
 from skunkqueue import SkunkQueue
+from skunkqueue.envelope import Outcome
+from skunkqueue.notes import NONE, encode_notes
 from skunkqueue.testing.makers import sealed
 
 
@@ -64,6 +67,20 @@ def test_a_queue_that_is_not_as_wanted_exits_with_1(skunq: Skunq, queue: SkunkQu
 
     assert told in skunq.complaint
     assert len(skunq.complaint.splitlines()) == 1 and not said
+
+
+def test_runs_of_a_job_that_no_worker_could_have_wait(skunq: Skunq, queue: SkunkQueue) -> None:
+    queue.store.put([sealed(4, route="strange", due=queue.now() - 30)])
+    hands = Hands(queue, "strange")
+    (claim,) = hands.take()
+    notes = encode_notes(NONE._replace(unknown=queue.now()))
+    hands.commit(claim, Outcome.again(due=queue.now() + 60, error="there is no module shop here", notes=notes))
+
+    skunq("check", "-q", "demo", "-r", "strange", "--oldest", "5s", code=1)
+
+    assert "the oldest run has waited 3" in skunq.complaint
+    assert "1 run of a job that no worker here could have: there is no module shop here" in skunq.complaint
+    assert '"oldest": 3' in skunq("top", "-q", "demo", "--json")
 
 
 def test_the_oldest_is_the_first_of_any_priority(skunq: Skunq, queue: SkunkQueue) -> None:

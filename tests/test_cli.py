@@ -644,7 +644,7 @@ def test_workers_can_be_seen_and_what_they_run_cancelled(skunq: Skunq, queue: Sk
         assert (row["id"], row["attempts"]) == (run.id, 1)
 
         skunq("cancel", run.id)
-        skunq.says("its lease was taken away")
+        until(lambda: "cancelled" in skunq.log or "its lease was taken away" in skunq.log)
         assert run.state == "cancelled"
     finally:
         pool.terminate()

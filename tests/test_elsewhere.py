@@ -69,8 +69,20 @@ def test_what_looks_for_attributes_still_works(queue, add):
 
 
 def test_an_option_of_elsewhere_says_its_name_here(queue):
-    with pytest.raises(WrongCall, match="there is no option 'retry'; did you mean 'retries'"):
-        queue.event(retry=3)
+    for option, meant in (("retry", "retries="), ("ttl", "keep="), ("cron", "every="), ("eta", "job.fire_at")):
+        with pytest.raises(WrongCall, match=f"there is no option '{option}'; here it is {meant}"):
+            queue.event(**{option: 3})
+    with pytest.raises(WrongCall, match="there is no option 'evry'; did you mean 'every'"):
+        queue.event(evry=3)
+    with pytest.raises(WrongCall, match=r"for the decorator, @queue.event\(every=...\)"):
+        queue.event(print).options(every=3)
+    with pytest.raises(WrongCall, match="SkunkQueue takes no 'url'; here it is conn_url"):
+        SkunkQueue("demo", url="sqlite:///x.db")
+    for place in ("localhost:6379", "redis:/localhost"):
+        with pytest.raises(WrongCall, match="has no :// and so would be the name of a file"):
+            SkunkQueue("demo", place)
+    with pytest.raises(WrongCall, match="event is given a function"):
+        queue.event()(42)
     with pytest.raises(WrongCall, match="there is no priority 'urgent'; choose one of high, low, normal"):
         queue.event(priority="urgent")
 

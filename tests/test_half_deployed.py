@@ -93,6 +93,8 @@ def test_what_one_worker_cannot_import_runs_on_another_and_no_attempt_is_spent(d
             assert runs.wait(LIMIT) == list(range(200))
         assert {run.attempts for run in runs} == {1}
         assert half.log().count("cannot run shop:bill") == 1
+        assert f"its folder is {tmp_path}" in half.log()
+        assert half.log().count(" retries ") == 0  # the one line has told of it
         assert half.log().count(" took ") < 100
 
 

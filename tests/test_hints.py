@@ -13,6 +13,7 @@ from pools import LIMIT
 
 from skunkqueue import SkunkQueue, WaitTimeout, WorkerPool, hints
 from skunkqueue.envelope import Outcome
+from skunkqueue.notes import NONE, encode_notes
 from skunkqueue.testing import drain
 
 
@@ -133,6 +134,22 @@ def test_nothing_is_said_of_what_is_due_later(queue, capsys):
         job(queue).fire_at(3600, 1, 2).wait(1.2)
 
     assert capsys.readouterr().err == ""
+
+
+def test_waiting_for_what_the_workers_cannot_have_says_so_while_it_is_put_off_and_when_it_is_ripe(queue, capsys):
+    run = job(queue, routes=["foo"]).fire(1, 2)
+    hands = Hands(queue, "foo")
+    hands.beat()
+    (claim,) = hands.take()
+    notes = encode_notes(NONE._replace(unknown=queue.now()))
+    again = Outcome.again(due=queue.now() + 0.4, error="there is no module shop here", notes=notes)
+    queue.store.commit([(claim, again)], now=queue.now())
+
+    with pytest.raises(WaitTimeout, match="there is no module shop here"):
+        run.wait(1.0)
+
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith(f"{run.id}: the workers on its route cannot have its job: there is no module shop here")
 
 
 def test_the_end_of_the_wait_says_what_to_start(queue):

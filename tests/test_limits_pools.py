@@ -7,6 +7,7 @@ import json
 import sqlite3
 import time
 from collections import Counter, defaultdict
+from contextlib import closing
 from datetime import timedelta
 
 import going as module
@@ -445,7 +446,8 @@ def test_a_transaction_of_ones_own_takes_no_limited_run(tmp_path):
     queue = SkunkQueue("demo", f"sqlite:///{tmp_path}/runs.db")
     job = queue.event(len, name="count", limit=Limit(1))
     queue.count()
-    with sqlite3.connect(tmp_path / "runs.db") as via, pytest.raises(WrongCall, match="via= does not go with a limit"):
+    refused = "via= does not go with a limit"
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as via, pytest.raises(WrongCall, match=refused):
         job.options(via=via).fire("abc")
 
 

@@ -9,7 +9,7 @@ from skunkqueue.testing import drain
 from skunkqueue.worker import WorkerPool
 
 CALLS = {
-    "an option by its name elsewhere": (lambda queue: queue.event(retry=3), "did you mean 'retries'"),
+    "an option by its name elsewhere": (lambda queue: queue.event(retry=3), "here it is retries="),
     "an option misspelt": (lambda queue: queue.event(timout=3), "did you mean 'timeout'"),
     "a number of calls": (lambda queue: queue.event(name="abs")(abs).fire_many(3), r"fire_many takes calls.*got 3"),
     "a number of workers": (lambda queue: WorkerPool(queue, 3), "routes are a name or a list of names.*got 3"),

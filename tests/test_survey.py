@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from skunkqueue.envelope import DAY, Envelope, Filter, Outcome, Record
 from skunkqueue.metrics import survey as module
 from skunkqueue.metrics.survey import RouteState, first_ripe, survey, workers
+from skunkqueue.notes import NONE, encode_notes
 from skunkqueue.persistence import Persister
 from skunkqueue.testing.makers import LEASE, NOW, id_at, sealed, take, take_one
 
@@ -110,14 +112,31 @@ def test_a_full_route_is_not_listed(store: Persister, monkeypatch: pytest.Monkey
     ids = [id_at(NOW, number) for number in range(30)]
     store.put([Envelope(id, "demo", "foo", NOW + (60 if n else -5), b"", None, None, DAY) for n, id in enumerate(ids)])
 
-    def find(*_: object, **__: object) -> None:
-        raise AssertionError("a full route was listed")
+    monkeypatch.setattr(module, "SAMPLE", 7)
+    find = store.find_brief
 
-    monkeypatch.setattr(store, "find", find)
+    def find_few(*which: Any, limit: int, **how: Any) -> Any:
+        assert limit <= 7, "a full route was listed"
+        return find(*which, limit=limit, **how)
+
+    monkeypatch.setattr(store, "find_brief", find_few)
     foo = surveyed(store)["demo foo"]
 
     assert (foo.queued, foo.scheduled, foo.oldest) == (30, None, pytest.approx(5))
     assert surveyed(store, now=NOW - 6)["demo foo"].scheduled == 30  # none is ripe yet, so all of them
+
+
+def test_what_no_worker_can_have_waits_since_it_was_due_however_often_it_is_put_back(store: Persister) -> None:
+    """Else nobody would be told of the commonest mistake: workers in another folder."""
+    store.put([sealed(1, due=NOW - 80), sealed(2, due=NOW + 60)])
+    (claim,) = take(store)
+    again = Outcome.again(due=NOW + 5, error="there is no module shop", notes=encode_notes(NONE._replace(unknown=NOW)))
+    store.commit([(claim, again)], now=NOW)
+
+    foo = surveyed(store)["demo foo"]
+
+    assert (foo.queued, foo.unknown, foo.scheduled, foo.oldest) == (1, 1, 1, pytest.approx(80))
+    assert foo.why == "there is no module shop"
 
 
 def test_an_empty_route_has_no_first(store: Persister) -> None:

@@ -62,6 +62,8 @@ def _sums(routes: Sequence[RouteState]) -> dict[str, Any]:
     return {
         "workers": sum(route.workers for route in routes),
         "queued": sum(route.queued for route in routes),
+        "unknown": sum(route.unknown for route in routes),
+        "why_unknown": next((route.why for route in routes if route.unknown), ""),
         "running": sum(route.running for route in routes),
         "oldest_seconds": round(max(known, default=0.0), 3) if len(known) == len(routes) else None,
     }
@@ -78,6 +80,8 @@ def _wrong(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
         yield f"the oldest run has waited {span(found['oldest_seconds'])}, wanted {span(oldest)} or less"
     if queued is not None and found["queued"] > queued:
         yield f"{_count(found['queued'], 'run')} queued, wanted {queued:,} or fewer"
+    if found["unknown"] and (oldest is not None or queued is not None):
+        yield f"{_count(found['unknown'], 'run')} of a job that no worker here could have: {found['why_unknown']}"
 
 
 def _told(found: dict[str, Any]) -> str:

@@ -90,6 +90,16 @@ def _number(value: str) -> float | str:
         return value
 
 
+def module(value: str) -> str:
+    """The name of a module to import: as in Python, not a file."""
+    name = value.removeprefix("./").removesuffix("/").removesuffix(".py").replace("/", ".")
+    if name != value and all(part.isidentifier() for part in name.split(".")):
+        raise WrongCall(f"it is given the name of a module, not of a file: {name}, from the folder where that is found")
+    if not all(part.isidentifier() for part in value.split(".")):
+        raise WrongCall(f"it is given the name of a module, like shop.jobs; got {said(value)}")
+    return value
+
+
 def listen(value: str) -> str:
     """Where to listen: HOST:PORT."""
     _, colon, port = value.rpartition(":")

@@ -168,7 +168,8 @@ def _facts(record: Record, desk: Desk, unpickle: bool) -> Iterator[tuple[str, st
     yield "progress", rows.progress(record)
     yield "attempts", f"{attempts(record)}" + (f" (retries: {head.seal.retries})" if head else "")
     yield "deaths", ", ".join(rows.deaths(record))
-    yield "due", f"{rows.local(envelope.due)} ({rows.age_text(envelope.due, now)})"
+    when = rows.age_text(envelope.due, now)
+    yield "due", f"{rows.local(envelope.due)} ({when if envelope.due > now else f'{when} ago'})" if when else ""
     yield from _ran(record, desk)
     yield from _times(record)
     yield "limit", rows.limit_text(envelope)

@@ -34,6 +34,7 @@ URL = checked(checks.url)
 DURATION = checked(checks.duration)
 LEASE = checked(checks.lease)
 LISTEN = checked(checks.listen)
+MODULE = checked(checks.module)
 
 
 def at_least(least: float) -> Callable[[str], Any]:

@@ -18,7 +18,7 @@ _ATTACHED: Final = ("-r", "--route=")
 
 _SEVERAL: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "-r": ("routes", checks.route),
-    "--import": ("imports", str),
+    "--import": ("imports", checks.module),
     "--reload-dir": ("reload_dirs", str),
 }
 _ONE: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {

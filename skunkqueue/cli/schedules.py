@@ -153,7 +153,12 @@ def _list(found: list[Schedule], where: str, as_json: bool) -> None:
     elif found:
         output.print_table(COLUMNS, (list(_cells(schedule)) for schedule in found))
     else:
-        output.say(f"no schedules on {where}", err=True)
+        queue = where.split()[1]
+        output.say(
+            f"no schedules on {where}; those in code are made by workers that import it: "
+            f"skunq work -q {queue} --import MODULE",
+            err=True,
+        )
 
 
 def _row(schedule: Schedule) -> dict[str, Any]:

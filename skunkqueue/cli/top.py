@@ -15,6 +15,7 @@ from skunkqueue.durations import age
 from skunkqueue.envelope import State, Want
 from skunkqueue.facts import worker_label
 from skunkqueue.ids import new_token
+from skunkqueue.metrics.survey import SAMPLE, is_unknown, queued_on
 from skunkqueue.routes import base_route, is_internal
 
 if TYPE_CHECKING:
@@ -74,13 +75,19 @@ def rates(before: Look | None, now: Look, lane: Lane) -> tuple[float, float] | N
 
 
 def oldest(desk: Desk, lane: Lane, now: Look) -> float | None:
-    """For how many seconds the first queued run of a route could have started; None where none is waiting."""
+    """For how many seconds the first queued run of a route could have started; None where none is waiting.
+
+    One that no worker could have yet waits too.
+    """
     routes = tuple(now.queued.get(lane, ())[:MOST_SUB_ROUTES])
     if not routes:
         return None
     want = Want(lane[0], routes, "skunq top", new_token(), 0)  # none is claimed
     ripe = desk.store.exchange((), [want], now=now.at, until=now.at).next_ripe
-    return now.at - ripe if ripe is not None and ripe <= now.at else None
+    found = queued_on(desk.store, lane[0], base_route(lane[1]), now=now.at, limit=SAMPLE)
+    since = [record.envelope.due for record in found if is_unknown(record)]
+    since += [ripe] if ripe is not None and ripe <= now.at else []
+    return max(0.0, now.at - min(since)) if since else None
 
 
 def frame(desk: Desk, before: Look | None, now: Look) -> RenderableType:

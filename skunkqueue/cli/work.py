@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from skunkqueue.cli.options import DURATION, LEASE, LISTEN, QUEUE, ROUTE, log_format_option, url_option
+from skunkqueue.cli.options import DURATION, LEASE, LISTEN, MODULE, QUEUE, ROUTE, log_format_option, url_option
 from skunkqueue.cli.plain import LISTING, placed, spread
 from skunkqueue.errors import WrongCall
 
@@ -46,6 +46,7 @@ def _place(ctx: click.Context) -> None:
 @click.option(
     "--import",
     "imports",
+    type=MODULE,
     multiple=True,
     metavar="MODULE",
     help="Import this when a worker starts, so that it is quick and sure to know its jobs; may be repeated.",

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from skunkqueue.envelope import Filter, State, Want
+from skunkqueue.envelope import Filter, Record, State, Want
 from skunkqueue.ids import new_token
+from skunkqueue.notes import decode_notes
 from skunkqueue.persistence import Persister
 from skunkqueue.routes import base_route, is_internal
 
@@ -17,6 +18,9 @@ ADDRESSED: Final = "@"
 
 FEW: Final = 1000
 """Up to so many queued runs of a route, those that are due later are counted by listing them."""
+
+SAMPLE: Final = 100
+"""So many runs of a route with more are looked at, whether workers can have their jobs."""
 
 MOST_ROUTES: Final = 1000
 """Routes that are asked about one by one."""
@@ -28,15 +32,18 @@ _STORED: Final = frozenset(State) - {State.SCHEDULED}
 class RouteState:
     """One route of a queue, with all its priorities.
 
-    ``queued`` could run now. ``scheduled`` are due later, or wait for their retry; None where the route has so many
-    queued runs that telling the two apart would load the store: then ``queued`` is both. ``oldest`` is for how many
-    seconds the first of those that could run has waited; None where the store does not say. ``succeeded``, ``failed``
-    and ``cancelled`` are those still kept. ``busy`` of the ``workers`` execute something.
+    ``queued`` could run now; ``unknown`` of them, or more where there are very many, could if there were a worker that
+    can have their job: those alive put them back again and again; ``why`` says what was not found. ``scheduled`` are
+    due later, or wait for their retry; None where the route has so many queued runs that telling the two apart would
+    load the store: then ``queued`` is both. ``oldest`` is for how many seconds the first of those that could run has
+    waited; None where the store does not say. ``succeeded``, ``failed`` and ``cancelled`` are those still kept.
+    ``busy`` of the ``workers`` execute something.
     """
 
     queue: str
     route: str
     queued: int = 0
+    unknown: int = 0
     scheduled: int | None = 0
     oldest: float | None = 0.0
     running: int = 0
@@ -47,10 +54,11 @@ class RouteState:
     busy: int = 0
     sub_routes: list[str] = field(default_factory=list, repr=False)
     """Where its runs lie: the route itself, those of other priorities; of ADDRESSED the addresses."""
+    why: str = field(default="", repr=False)
 
     def row(self) -> dict[str, Any]:
         """The same for programs."""
-        hidden = ("sub_routes", "oldest")
+        hidden = ("sub_routes", "oldest", "why")
         named = {name: value for name, value in vars(self).items() if name not in hidden}
         return {**named, "oldest_seconds": None if self.oldest is None else round(self.oldest, 3)}
 
@@ -116,16 +124,39 @@ class _Found:
 def _look(store: Persister, route: RouteState, now: float) -> None:
     """Find out how long the first waits, and how many are due later."""
     ripe = first_ripe(store, route.queue, route.sub_routes[:MOST_ROUTES], now=now)
+    is_later = ripe is not None and ripe > now
     route.oldest = None if ripe is None else max(0.0, now - ripe)
-    if ripe is not None and ripe > now:
-        route.queued, route.scheduled = 0, route.queued
+    if is_later:
+        route.scheduled = route.queued
     elif route.queued > FEW or route.route == ADDRESSED:
         route.scheduled = None
-    elif route.queued:
-        which = Filter(route.queue, route.route, State.SCHEDULED)
-        found = store.find(which, now=now, limit=FEW)
-        route.scheduled = sum(not is_internal(record.envelope.route) for record in found)
-        route.queued = max(0, route.queued - route.scheduled)
+    if route.queued and route.route != ADDRESSED:
+        is_full = route.queued > FEW
+        found = queued_on(store, route.queue, route.route, now=now, limit=SAMPLE if is_full else FEW)
+        if not is_later and not is_full:
+            route.scheduled = sum(record.ripe > now for record in found)
+        _count_unknown(route, [record for record in found if is_unknown(record)], now)
+    route.queued = max(0, route.queued - (route.scheduled or 0))
+
+
+def _count_unknown(route: RouteState, unknown: Sequence[Record], now: float) -> None:
+    """These wait, also while they are put off for a moment: since they were due."""
+    if unknown:
+        route.unknown, route.why = len(unknown), unknown[0].error or ""
+        if route.scheduled is not None:
+            route.scheduled -= sum(record.ripe > now for record in unknown)
+        route.oldest = max(route.oldest or 0.0, *(now - record.envelope.due for record in unknown))
+
+
+def queued_on(store: Persister, queue: str, route: str, *, now: float, limit: int) -> list[Record]:
+    """The newest queued runs of a route, with what is due later; briefly."""
+    found = store.find_brief(Filter(queue, route, State.QUEUED), now=now, limit=limit, values=0)
+    return [record for record in found if not is_internal(record.envelope.route)]
+
+
+def is_unknown(record: Record) -> bool:
+    """Whether a worker has met it and could not have its job."""
+    return decode_notes(record.notes).unknown is not None
 
 
 def _read(about: str) -> dict[str, Any] | None:

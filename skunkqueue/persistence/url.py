@@ -84,6 +84,11 @@ def locate(conn_url: str | None = None, backend: str | None = None, dbname: Any 
         conn_url = os.environ.get("SKUNKQUEUE_URL") or "sqlite://"
     if conn_url is not None and "://" in conn_url:
         return _from_url(conn_url, backend, dbname)
+    if backend is None and _LIKE_A_URL.fullmatch(conn_url or ""):
+        raise WrongCall(
+            f"{without_secrets_in(conn_url or '')!r} has no :// and so would be the name of a file; "
+            "a URL begins with redis://, mongodb:// or the like, one of a file in this folder with sqlite:///"
+        )
     row = find_backend(backend or "sqlite")
     return Address(row.name, row.url_of(row.schemes[0], conn_url or "", dbname))
 
@@ -223,6 +228,8 @@ _loaded: dict[str, Backend] = {}
 
 HIDDEN: Final = "***"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}")
+_LIKE_A_URL = re.compile(r"[A-Za-z][\w.-]*:(?:\d+(?:/.*)?|/[^/].*)")
+"""Matches ``localhost:6379`` and ``redis:/localhost``, not ``C:\\folder`` nor the name of a file."""
 _HOST = re.compile(r"(?:[\w.-]+|\[[\w.:%]*\])?(?::\d+)?")
 _SECRET = re.compile(r"(?i)pass|pwd|secret|token|key$|cred|auth|user|login|sign")
 """Matches the names of parameters whose values are secret."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -109,8 +110,8 @@ class Completer:
         """Judge what happened to a run; False if its lease was taken away, so that it is not ours to judge."""
         spent = f"after {span(took)}"
         if held.cause in ("cancel", "lost"):
-            text = f" {spent}: its lease was taken away"
-            self._log.say_all([told(slot, "stopped", held.claim, held.name, text, took=took)])
+            verb, text = ("cancelled", "") if held.cause == "cancel" else ("stopped", ": its lease was taken away")
+            self._log.say_all([told(slot, verb, held.claim, held.name, f" {spent}{text}", took=took)])
             self.gone(held.claim)
             return False
         if isinstance(what, Unknown):
@@ -125,6 +126,9 @@ class Completer:
         if isinstance(what, Raised | Unknown) and (outcome.kind == "failed" or self._log.verbose):
             traceback = what.traceback
         level = INFO if isinstance(what, Unknown) else WARNING
+        if isinstance(what, Unknown) and outcome.kind == "again" and not self._log.verbose:
+            self.note(held.claim, outcome)  # of its job one line has told
+            return True
         self._conclude(slot, held.claim, held.name, outcome, spent, took=took, traceback=traceback, level=level)
         return True
 
@@ -138,8 +142,9 @@ class Completer:
             self._unknown.clear()
         self._unknown.add(key)
         text = f"{slot.label} cannot run {held.name}; its runs wait up to {self._patience:g} s for a worker that can: "
+        folder = "" if self._in_process else f"; its folder is {os.getcwd()}"
         self._log.say(
-            text + what.message,
+            text + what.message + folder,
             what="unknown job", worker=slot.label, level=ERROR, error=what.message, traceback=what.traceback,
         )  # fmt: skip
 

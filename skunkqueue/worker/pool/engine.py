@@ -386,7 +386,9 @@ class Engine:
         if len(result.taken) == len(outcomes) and not result.refused:
             self._log.say_all(delivery.reports)
             return
-        for (claim, _), report in zip(outcomes, delivery.reports, strict=True):
+        for (claim, outcome), report in zip(outcomes, delivery.reports, strict=True):
+            if outcome.kind == "progress" and claim.id not in result.taken:
+                continue  # of the run itself it is told when it ends
             if claim.id in result.refused:
                 self._log.say_all([not_kept(claim, report, result.refused[claim.id])])
             else:
