@@ -12,9 +12,9 @@ VENV_OLDEST := .venv-oldest
 READY_OLDEST := $(VENV_OLDEST)/ready-to-test
 # Other Pythons than the one of .venv, where they are found: on the PATH or in pyenv.
 VERSIONS := 3.12 3.13
-# Most tests wait more than they work, so on two processors four run at once: all but what measures time or processor.
+# Most tests wait more than they work, so on two processors six run at once: all but what measures time or processor.
 # Those are at rest nearly all the time, and two of them do not disturb each other: they are looked for in APART.
-BESIDE := -n 4 --dist worksteal
+BESIDE := -n 6 --dist worksteal
 AT_REST := -n 2 --dist worksteal
 APART := $(shell grep -l 'mark\.alone' tests/test_*.py)
 IN_SHORT := -m 'not alone and not slow' $(BESIDE)

@@ -166,7 +166,7 @@ def test_a_handler_can_be_called_by_hand(queue, divide):
         ((), {}, "on is given how runs end"),
         (("ended",), {}, 'there is no on\\("ended"\\): runs are cancelled, and expire, in the store'),
         (("failed",), {"expires": 5}, "on\\(...\\) takes no expires, unique, window or debounce"),
-        (("failed",), {"retry": 5}, "did you mean 'retries'"),
+        (("failed",), {"retry": 5}, "here it is retries="),
     ],
 )
 def test_a_wrong_handler_is_refused_where_it_is_declared(queue, events, options, said):

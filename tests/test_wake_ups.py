@@ -213,7 +213,7 @@ def test_what_is_put_for_later_while_a_pool_connects_anew_begins_on_time(shared_
             until(lambda: (tmp_path / "opening-2").exists(), LIMIT)
             with PoolProcess(tmp_path, queue.url, "a", prelude=NETS_OFF, **options) as two:
                 two.up()
-                run = job.fire_at(2.0, 1)
+                run = job.fire_at(4.0, 1)
                 time.sleep(0.5)
                 two.send(signal.SIGKILL)
             (tmp_path / "put").touch()
