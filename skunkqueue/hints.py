@@ -80,8 +80,8 @@ def _paused(queue: Any, route: str) -> str:
 def _unknown(run: Waited) -> str:
     """In one sentence, that the workers that have met it cannot have its job; empty if none has."""
     record = run._record
-    if record is None or decode_notes(record.notes).unknown is None:
-        return ""
+    if record is None or record.state != State.QUEUED or decode_notes(record.notes).unknown is None:
+        return ""  # it is executing, perhaps by one that can
     return f"the workers on its route cannot have its job: {record.error}"
 
 

@@ -135,7 +135,7 @@ def _no_option(name: str) -> str:
     from skunkqueue.elsewhere import OF_OPTIONS  # late: only mistakes need it
 
     if name in OF_EVENT:
-        return f"{name!r} is no option of a single fire: it is for the decorator, @queue.event({name}=...)"
+        return f"{name!r} is only for the decorator of a job, @queue.event({name}=...)"
     meant = OF_OPTIONS.get(name)
     hint = did_you_mean(name, [*_CHECKS, *OF_EVENT], 0.6) if meant is None else f"; here it is {meant}"
     return f"there is no option {name!r}{hint}"

@@ -58,13 +58,7 @@ class _Configured(Schedules):
         queue_type: QueueType = "direct",
         *,
         max_payload: int = MOST_PAYLOAD,
-        **unknown: Any,
     ) -> None:
-        if unknown:
-            word = next(iter(unknown))
-            known = ("conn_url", "backend", "dbname", "queue_type", "max_payload")
-            hint = "; here it is conn_url" if word in ("url", "broker", "uri", "dsn") else did_you_mean(word, known)
-            raise WrongCall(f"SkunkQueue takes no {word!r}{hint}")
         self.name: str = check_name(name, "queue name")
         self.queue_type: QueueType = cast(QueueType, choice("queue_type", queue_type, QUEUE_TYPES))
         if isinstance(max_payload, bool) or not isinstance(max_payload, int) or max_payload < 1:
@@ -115,6 +109,12 @@ class SkunkQueue(_Configured):
             max_payload: int = ...,
         ) -> SkunkQueue: ...
         def __new__(cls, *args: Any, **options: Any) -> Any: ...
+    else:
+
+        def __new__(cls, *args: Any, **options: Any) -> Any:
+            if cls.__init__ is _Configured.__init__:  # else it takes what it likes
+                _check_parameters(options)
+            return super().__new__(cls)
 
     last: Run[Any] | Runs[Any]
 
@@ -500,6 +500,14 @@ if TYPE_CHECKING:
         def event(self, function: Any = None, /, **options: Any) -> Any: ...  # type: ignore[misc]
 
         job = event  # type: ignore[assignment]
+
+
+def _check_parameters(given: Iterable[str]) -> None:
+    known = ("name", "conn_url", "backend", "dbname", "queue_type", "max_payload")
+    for word in given:
+        if word not in known:
+            hint = "; here it is conn_url" if word in ("url", "broker", "uri", "dsn") else did_you_mean(word, known)
+            raise WrongCall(f"SkunkQueue takes no {word!r}{hint}")
 
 
 def _is_limited(envelope: Envelope) -> bool:

@@ -73,13 +73,14 @@ def test_runs_of_a_job_that_no_worker_could_have_wait(skunq: Skunq, queue: Skunk
     queue.store.put([sealed(4, route="strange", due=queue.now() - 30)])
     hands = Hands(queue, "strange")
     (claim,) = hands.take()
-    notes = encode_notes(NONE._replace(unknown=queue.now()))
+    notes = encode_notes(NONE._replace(unknown=queue.now() - 30))
     hands.commit(claim, Outcome.again(due=queue.now() + 60, error="there is no module shop here", notes=notes))
 
+    assert "is well: 0 workers, 0 running, 1 queued, the oldest for 3" in skunq("check", "-r", "strange")
     skunq("check", "-q", "demo", "-r", "strange", "--oldest", "5s", code=1)
 
     assert "the oldest run has waited 3" in skunq.complaint
-    assert "1 run of a job that no worker here could have: there is no module shop here" in skunq.complaint
+    assert "1 run of a job that a worker could not have: there is no module shop here" in skunq.complaint
     assert '"oldest": 3' in skunq("top", "-q", "demo", "--json")
 
 

@@ -74,13 +74,14 @@ def test_an_option_of_elsewhere_says_its_name_here(queue):
             queue.event(**{option: 3})
     with pytest.raises(WrongCall, match="there is no option 'evry'; did you mean 'every'"):
         queue.event(evry=3)
-    with pytest.raises(WrongCall, match=r"for the decorator, @queue.event\(every=...\)"):
+    with pytest.raises(WrongCall, match=r"only for the decorator of a job, @queue.event\(every=...\)"):
         queue.event(print).options(every=3)
     with pytest.raises(WrongCall, match="SkunkQueue takes no 'url'; here it is conn_url"):
         SkunkQueue("demo", url="sqlite:///x.db")
-    for place in ("localhost:6379", "redis:/localhost"):
-        with pytest.raises(WrongCall, match="has no :// and so would be the name of a file"):
+    for place in ("localhost:6379", "127.0.0.1:6379/0", "[::1]:6379", "me:secret@host:6379", "redis:/localhost"):
+        with pytest.raises(WrongCall, match="has no :// and so would be the name of a file") as refused:
             SkunkQueue("demo", place)
+        assert "secret" not in str(refused.value)
     with pytest.raises(WrongCall, match="event is given a function"):
         queue.event()(42)
     with pytest.raises(WrongCall, match="there is no priority 'urgent'; choose one of high, low, normal"):

@@ -159,19 +159,16 @@ def test_a_run_that_was_stored_is_not_said_to_be_refused_where_the_store_is_full
     assert world.places() == {"a": [0, 1]}
 
 
-def test_a_run_whose_sender_died_before_it_was_looked_at_is_swept_though_another_runs_for_long(world, monkeypatch):
+def test_a_run_whose_sender_died_before_it_was_looked_at_starts_when_another_of_its_key_has_ended(world):
     world.fire(terms=Terms(2))
     (held,) = world.turns()
-    (long,) = world.claim(*ROUTES)
+    world.end(world.claim(*ROUTES))
     run = world.run("a", Terms(2), "mail", START)
     world.store.put([run])
 
-    before = sweep(world.store, "demo", ["mail"], {}, START)
-    sweep(world.store, "demo", ["mail"], before, START)
+    assert let_go(world.store, [held], START) == 1
 
-    assert world.places() == {"a": [0, 1]}
     assert [claim.id for claim in world.claim(*ROUTES)] == [run.id]
-    assert world.store.extend([held.claim, long], until=START + 99) == {held.claim.id, long.id}
 
 
 def test_what_the_store_took_starts_where_it_refused_another(world, monkeypatch):

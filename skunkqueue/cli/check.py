@@ -47,6 +47,8 @@ def check(url: str | None, queue: str | None, as_json: bool, route: str | None, 
         click.get_current_context().exit(AWAY)
     found = _sums(routes)
     wrong = list(_wrong(found, wanted))
+    if wrong and found["unknown"]:
+        wrong.append(f"{_count(found['unknown'], 'run')} of a job that a worker could not have: {found['why_unknown']}")
     where = desk.where if route is None else f"route {route} of {desk.where}"
     if as_json:
         output.print_json({"ok": not wrong, "wrong": wrong, **found})
@@ -80,8 +82,6 @@ def _wrong(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
         yield f"the oldest run has waited {span(found['oldest_seconds'])}, wanted {span(oldest)} or less"
     if queued is not None and found["queued"] > queued:
         yield f"{_count(found['queued'], 'run')} queued, wanted {queued:,} or fewer"
-    if found["unknown"] and (oldest is not None or queued is not None):
-        yield f"{_count(found['unknown'], 'run')} of a job that no worker here could have: {found['why_unknown']}"
 
 
 def _told(found: dict[str, Any]) -> str:

@@ -93,10 +93,11 @@ def _number(value: str) -> float | str:
 def module(value: str) -> str:
     """The name of a module to import: as in Python, not a file."""
     name = value.removeprefix("./").removesuffix("/").removesuffix(".py").replace("/", ".")
-    if name != value and all(part.isidentifier() for part in name.split(".")):
-        raise WrongCall(f"it is given the name of a module, not of a file: {name}, from the folder where that is found")
-    if not all(part.isidentifier() for part in value.split(".")):
+    parts = name.split(".")
+    if not all(parts) or any(part != part.strip() for part in parts):
         raise WrongCall(f"it is given the name of a module, like shop.jobs; got {said(value)}")
+    if name != value:
+        raise WrongCall(f"it is given the name of a module, not of a file: {name}, from the folder where that is found")
     return value
 
 

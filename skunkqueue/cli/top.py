@@ -15,7 +15,7 @@ from skunkqueue.durations import age
 from skunkqueue.envelope import State, Want
 from skunkqueue.facts import worker_label
 from skunkqueue.ids import new_token
-from skunkqueue.metrics.survey import SAMPLE, is_unknown, queued_on
+from skunkqueue.metrics.survey import FEW, put_off, unknown_since
 from skunkqueue.routes import base_route, is_internal
 
 if TYPE_CHECKING:
@@ -84,9 +84,10 @@ def oldest(desk: Desk, lane: Lane, now: Look) -> float | None:
         return None
     want = Want(lane[0], routes, "skunq top", new_token(), 0)  # none is claimed
     ripe = desk.store.exchange((), [want], now=now.at, until=now.at).next_ripe
-    found = queued_on(desk.store, lane[0], base_route(lane[1]), now=now.at, limit=SAMPLE)
-    since = [record.envelope.due for record in found if is_unknown(record)]
-    since += [ripe] if ripe is not None and ripe <= now.at else []
+    since = [ripe] if ripe is not None and ripe <= now.at else []
+    if now.counts[lane][State.QUEUED] <= FEW:
+        later = put_off(desk.store, lane[0], base_route(lane[1]), now=now.at)
+        since += [at for record in later if (at := unknown_since(record)) is not None]
     return max(0.0, now.at - min(since)) if since else None
 
 

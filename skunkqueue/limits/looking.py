@@ -141,13 +141,20 @@ def let_go(store: Persister, permits: Sequence[HeldTurn], now: float) -> int:
 
 
 def waiting(store: Persister, queue: str, routes: Iterable[str]) -> dict[str, int]:
-    """How many runs wait on each sub-route of a key on these routes."""
+    """How many runs wait on each sub-route of a key on these routes, where none is running.
+
+    Where one is, who executes it looks when it has ended, and to claim what waits might change its order.
+    """
     wanted = set(routes)
-    return {
-        route: number
-        for (its, route, state), number in store.count().items()
-        if its == queue and state == "queued" and key_of_route(route) and base_route(route) in wanted
-    }
+    queued: dict[str, int] = {}
+    running = set()
+    for (its, route, state), number in store.count().items():
+        if its == queue and key_of_route(route) and base_route(route) in wanted:
+            if state == "queued":
+                queued[route] = number
+            elif state == "running":
+                running.add(route)
+    return {route: number for route, number in queued.items() if route not in running}
 
 
 def sweep(store: Persister, queue: str, routes: Iterable[str], before: Mapping[str, int], now: float) -> dict[str, int]:

@@ -209,7 +209,7 @@ def _put_looks(store: Persister, turns: Iterable[Envelope], now: float) -> None:
     """Have the keys of these permits looked at, which were there already: others may be missing.
 
     Who holds one that is there looks at its key when it goes, but that may be much later. If the store is full by now,
-    or this is never called, the runs are there all the same: a sweep finds them.
+    or the sender dies before this is called, the runs are there all the same, and start then.
     """
     found = [read(turn) for turn in turns]
     missing = Counter([(turn.key, turn.terms) for turn in found if not turn.is_look and turn.terms.permits > 1])

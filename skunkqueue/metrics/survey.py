@@ -19,9 +19,6 @@ ADDRESSED: Final = "@"
 FEW: Final = 1000
 """Up to so many queued runs of a route, those that are due later are counted by listing them."""
 
-SAMPLE: Final = 100
-"""So many runs of a route with more are looked at, whether workers can have their jobs."""
-
 MOST_ROUTES: Final = 1000
 """Routes that are asked about one by one."""
 
@@ -32,12 +29,11 @@ _STORED: Final = frozenset(State) - {State.SCHEDULED}
 class RouteState:
     """One route of a queue, with all its priorities.
 
-    ``queued`` could run now; ``unknown`` of them, or more where there are very many, could if there were a worker that
-    can have their job: those alive put them back again and again; ``why`` says what was not found. ``scheduled`` are
-    due later, or wait for their retry; None where the route has so many queued runs that telling the two apart would
-    load the store: then ``queued`` is both. ``oldest`` is for how many seconds the first of those that could run has
-    waited; None where the store does not say. ``succeeded``, ``failed`` and ``cancelled`` are those still kept.
-    ``busy`` of the ``workers`` execute something.
+    ``queued`` could run now; ``unknown`` of them could if there were a worker that can have their job: others put them
+    back again and again; ``why`` says what was not found. ``scheduled`` are due later, or wait for their retry; None
+    where the route has so many queued runs that telling these apart would load the store: then ``queued`` is all.
+    ``oldest`` is for how many seconds the first of those that could run has waited; None where the store does not say.
+    ``succeeded``, ``failed`` and ``cancelled`` are those still kept. ``busy`` of the ``workers`` execute something.
     """
 
     queue: str
@@ -124,39 +120,39 @@ class _Found:
 def _look(store: Persister, route: RouteState, now: float) -> None:
     """Find out how long the first waits, and how many are due later."""
     ripe = first_ripe(store, route.queue, route.sub_routes[:MOST_ROUTES], now=now)
-    is_later = ripe is not None and ripe > now
+    is_listed = 0 < route.queued <= FEW and route.route != ADDRESSED
     route.oldest = None if ripe is None else max(0.0, now - ripe)
-    if is_later:
-        route.scheduled = route.queued
-    elif route.queued > FEW or route.route == ADDRESSED:
+    later = put_off(store, route.queue, route.route, now=now) if is_listed else []
+    if ripe is not None and ripe > now:
+        route.queued, route.scheduled = 0, route.queued
+    elif route.queued and not is_listed:
         route.scheduled = None
-    if route.queued and route.route != ADDRESSED:
-        is_full = route.queued > FEW
-        found = queued_on(store, route.queue, route.route, now=now, limit=SAMPLE if is_full else FEW)
-        if not is_later and not is_full:
-            route.scheduled = sum(record.ripe > now for record in found)
-        _count_unknown(route, [record for record in found if is_unknown(record)], now)
-    route.queued = max(0, route.queued - (route.scheduled or 0))
+    elif is_listed:
+        route.scheduled = len(later)
+        route.queued = max(0, route.queued - route.scheduled)
+    _count_unknown(route, [record for record in later if unknown_since(record) is not None], now)
 
 
 def _count_unknown(route: RouteState, unknown: Sequence[Record], now: float) -> None:
-    """These wait, also while they are put off for a moment: since they were due."""
+    """These are put off for a moment each time that a worker meets them, and wait all the same."""
     if unknown:
         route.unknown, route.why = len(unknown), unknown[0].error or ""
-        if route.scheduled is not None:
-            route.scheduled -= sum(record.ripe > now for record in unknown)
-        route.oldest = max(route.oldest or 0.0, *(now - record.envelope.due for record in unknown))
+        route.queued += len(unknown)
+        route.scheduled = max(0, (route.scheduled or 0) - len(unknown))
+        route.oldest = max(route.oldest or 0.0, *(now - (unknown_since(record) or now) for record in unknown))
 
 
-def queued_on(store: Persister, queue: str, route: str, *, now: float, limit: int) -> list[Record]:
-    """The newest queued runs of a route, with what is due later; briefly."""
-    found = store.find_brief(Filter(queue, route, State.QUEUED), now=now, limit=limit, values=0)
+def put_off(store: Persister, queue: str, route: str, *, now: float) -> list[Record]:
+    """The runs of a route that are due later, or wait for their retry or a worker that can have them: no more than
+    ``FEW``, briefly.
+    """
+    found = store.find_brief(Filter(queue, route, State.SCHEDULED), now=now, limit=FEW, values=0)
     return [record for record in found if not is_internal(record.envelope.route)]
 
 
-def is_unknown(record: Record) -> bool:
-    """Whether a worker has met it and could not have its job."""
-    return decode_notes(record.notes).unknown is not None
+def unknown_since(record: Record) -> float | None:
+    """When a worker first met a run that could not have its job; None if none has."""
+    return decode_notes(record.notes).unknown
 
 
 def _read(about: str) -> dict[str, Any] | None:

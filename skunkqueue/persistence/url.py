@@ -86,7 +86,7 @@ def locate(conn_url: str | None = None, backend: str | None = None, dbname: Any 
         return _from_url(conn_url, backend, dbname)
     if backend is None and _LIKE_A_URL.fullmatch(conn_url or ""):
         raise WrongCall(
-            f"{without_secrets_in(conn_url or '')!r} has no :// and so would be the name of a file; "
+            f"{(conn_url or '').rpartition('@')[2]!r} has no :// and so would be the name of a file; "
             "a URL begins with redis://, mongodb:// or the like, one of a file in this folder with sqlite:///"
         )
     row = find_backend(backend or "sqlite")
@@ -228,8 +228,8 @@ _loaded: dict[str, Backend] = {}
 
 HIDDEN: Final = "***"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}")
-_LIKE_A_URL = re.compile(r"[A-Za-z][\w.-]*:(?:\d+(?:/.*)?|/[^/].*)")
-"""Matches ``localhost:6379`` and ``redis:/localhost``, not ``C:\\folder`` nor the name of a file."""
+_LIKE_A_URL = re.compile(r"(?:\S+@)?(?:[\w.-]+|\[[\w.:]+\]):\d+(?:/.*)?|[A-Za-z][\w+.-]*:/[^/].*")
+"""Matches ``me:secret@localhost:6379`` and ``redis:/localhost``, not ``C:\\folder`` nor the name of a file."""
 _HOST = re.compile(r"(?:[\w.-]+|\[[\w.:%]*\])?(?::\d+)?")
 _SECRET = re.compile(r"(?i)pass|pwd|secret|token|key$|cred|auth|user|login|sign")
 """Matches the names of parameters whose values are secret."""

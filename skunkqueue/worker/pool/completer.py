@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -126,8 +127,8 @@ class Completer:
         if isinstance(what, Raised | Unknown) and (outcome.kind == "failed" or self._log.verbose):
             traceback = what.traceback
         level = INFO if isinstance(what, Unknown) else WARNING
-        if isinstance(what, Unknown) and outcome.kind == "again" and not self._log.verbose:
-            self.note(held.claim, outcome)  # of its job one line has told
+        if isinstance(what, Unknown) and not what.asked and outcome.kind == "again" and not self._log.verbose:
+            self.note(held.claim, outcome)  # there may be very many, and of their job it has been told
             return True
         self._conclude(slot, held.claim, held.name, outcome, spent, took=took, traceback=traceback, level=level)
         return True
@@ -138,15 +139,18 @@ class Completer:
         key = (held.name, what.message)
         if key in self._unknown:
             return
+        text = f"{slot.label} cannot run {held.name}; its runs wait up to {self._patience:g} s for a worker that can: "
+        self._log.say(
+            text + what.message + ("" if self._in_process else _folder()),
+            what="unknown job", worker=slot.label, level=ERROR, error=what.message, traceback=what.traceback,
+        )  # fmt: skip
         if len(self._unknown) >= MOST_UNKNOWN:
             self._unknown.clear()
         self._unknown.add(key)
-        text = f"{slot.label} cannot run {held.name}; its runs wait up to {self._patience:g} s for a worker that can: "
-        folder = "" if self._in_process else f"; its folder is {os.getcwd()}"
-        self._log.say(
-            text + what.message + folder,
-            what="unknown job", worker=slot.label, level=ERROR, error=what.message, traceback=what.traceback,
-        )  # fmt: skip
+
+    def forget_unknown(self) -> None:
+        """New workers may have what those before them could not, or still not: then that is said again."""
+        self._unknown.clear()
 
     def judge_death(self, slot: Slot, held: Held, how: str, alone: bool, killed: bool) -> bool:
         """Judge a run whose worker is dead; ``killed`` by this pool, because of one of its runs."""
@@ -186,6 +190,13 @@ class Completer:
             what, text, level, error = "handed back", f" {spent}", INFO, ""
         report = told(slot, what, claim, name, text, took=took, error=error, traceback=traceback, level=level)
         self.note(claim, outcome, report)
+
+
+def _folder() -> str:
+    """In which folder this pool's workers are, as the end of a sentence; nothing where it is gone."""
+    with contextlib.suppress(OSError):
+        return f"; its folder is {os.getcwd()}"
+    return ""
 
 
 def job_key(claim: Claim) -> JobKey:

@@ -92,6 +92,7 @@ class Supervisor:
 
     def _renew(self) -> None:
         self._renewal.begin()
+        self._completer.forget_unknown()
         if self._timekeeper is not None:
             self._timekeeper.begin_anew()
         for slot in [slot for slot in self._slots if not slot.is_older]:
