@@ -63,9 +63,11 @@ def ends(store: MongoPersister, keys: list[Key], change: Callable[[], object]) -
     before = time.monotonic()
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
-    while not store._notifier._waits:
+    while not store._notifier._waits and not over.is_set():
         time.sleep(0.001)
     time.sleep(0.1)
+    if over.is_set():  # it was told of something before
+        return ends(store, keys, change)
     change()
     thread.join()
     return time.monotonic() - before < SOON / 2
