@@ -472,6 +472,7 @@ def test_a_worker_has_one_name_in_the_log_the_list_and_ps(queue, desk, tmp_path)
     with WorkerPool(queue, ["foo", "foo"], log=log) as pool:
         until(lambda: log.getvalue().count("started, process") == 2)
         until(lambda: len(queue.alive_on(["foo"])) == 2)
+        until(lambda: all(row["PID"] for row in desk.rows("workers")))  # the first beat may come before they are up
         rows = desk.rows("workers")
         pids = {row["WORKER"]: row["PID"] for row in rows}
         assert set(pids) == {"foo.1", "foo.2"} == set(map(worker_label, queue.alive_on(["foo"])))
