@@ -548,7 +548,7 @@ def test_a_stop_by_signal_is_a_good_end(skunq: Skunq, name: str) -> None:
 def test_a_pid_file_holds_the_pool_for_as_long_as_it_works(skunq: Skunq) -> None:
     path = skunq.folder / "pool.pid"
     pool = skunq.start("work", "-q", "demo", "--pidfile", "pool.pid")
-    until(path.exists)
+    until(lambda: path.exists() and path.read_text())
 
     assert path.read_text() == f"{pool.pid}\n"
     skunq("work", "-q", "demo", "--pidfile", "pool.pid", "--burst", code=1)

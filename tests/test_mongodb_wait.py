@@ -52,25 +52,21 @@ def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ends(store: MongoPersister, keys: list[Key], change: Callable[[], object]) -> bool:
-    """Whether a change ends a wait on another thread at once."""
-    store.wait(keys, 0)
-    over = threading.Event()
+    """Whether a change ends a wait on another thread at once, and nothing else does before."""
+    has_met, over = threading.Event(), threading.Event()
 
     def wait() -> None:
+        store.wait(keys, 0)  # each thread knows by itself what it has met
+        has_met.set()
         store.wait(keys, SOON)
         over.set()
 
-    before = time.monotonic()
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    while not store._notifier._waits and not over.is_set():
-        time.sleep(0.001)
+    threading.Thread(target=wait, daemon=True).start()
+    has_met.wait()
     time.sleep(0.1)
-    if over.is_set():  # it was told of something before
-        return ends(store, keys, change)
+    assert not over.is_set()
     change()
-    thread.join()
-    return time.monotonic() - before < SOON / 2
+    return over.wait(SOON / 2)
 
 
 # -- this process ----------------------------------------------------------------------------------------------------
