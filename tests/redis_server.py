@@ -65,7 +65,6 @@ class RedisServer:
         return [
             find_redis_server(), *port, "--bind", "127.0.0.1", "--dir", self.folder, "--unixsocket", self.socket_path,
             "--save", "", "--daemonize", "no", "--logfile", str(Path(self.folder) / "log"),
-            "--repl-diskless-sync-delay", "0",  # else each replica waits 5 s for others that there are not
             *self.options,
         ]  # fmt: skip
 

@@ -24,7 +24,8 @@ PUTS = 2.5
 
 @pytest.fixture
 def servers() -> Iterator[tuple[RedisServer, RedisServer]]:
-    with RedisServer() as master, RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica:
+    at_once = ("--repl-diskless-sync-delay", "0")  # else it waits 5 s for further replicas
+    with RedisServer(*at_once) as master, RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica:
         until(lambda: replica.ask("INFO", "replication")["master_link_status"] == "up")
         until(lambda: _acknowledged(master))
         yield master, replica
