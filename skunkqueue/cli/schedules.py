@@ -62,7 +62,7 @@ def schedules(
         raise click.UsageError("pause, resume and fire are given the name of a schedule, and --for is for pause")
     found = opened(url, queue)
     if verb is None or name is None:
-        _list(found.schedules(), f"queue {queue} of {found.url}", as_json)
+        _list(found, as_json)
         return
     sentence, document = _DO[verb](found, name, time)
     if as_json:
@@ -145,18 +145,18 @@ def _fire(queue: SkunkQueue, name: str, _: float | None) -> tuple[str, dict[str,
 _DO = {"pause": _pause, "resume": _resume, "fire": _fire}
 
 
-def _list(found: list[Schedule], where: str, as_json: bool) -> None:
+def _list(queue: SkunkQueue, as_json: bool) -> None:
     from skunkqueue.cli import output
 
+    found = queue.schedules()
     if as_json:
         output.print_json_rows(_row(schedule) for schedule in found)
     elif found:
         output.print_table(COLUMNS, (list(_cells(schedule)) for schedule in found))
     else:
-        queue = where.split()[1]
         output.say(
-            f"no schedules on {where}; those in code are made by workers that import it: "
-            f"skunq work -q {queue} --import MODULE",
+            f"no schedules on queue {queue.name} of {queue.url}; those in code are made by workers that import it: "
+            f"skunq work -q {queue.name} --import MODULE",
             err=True,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -119,7 +119,7 @@ class Transaction:
     # claim
 
     def claim(
-        self, db: sqlite3.Connection, want: Want, until: float, there: Collection[Lane] | None = None
+        self, db: sqlite3.Connection, want: Want, until: float, there: set[Lane] | None = None
     ) -> Iterator[Claim]:
         """Lease what a want may have, route by route; ``there``: the lanes that there are, where that is known."""
         left = want.limit
@@ -423,7 +423,7 @@ def _bears(db: sqlite3.Connection, claim: Claim) -> bool:
     return bool(db.execute(sql.BEARER, (claim.id,)).fetchone() == (claim.token,))
 
 
-def lanes_there(db: sqlite3.Connection, wants: Sequence[Want]) -> Collection[Lane] | None:
+def lanes_there(db: sqlite3.Connection, wants: Sequence[Want]) -> set[Lane] | None:
     """Which lanes of these wants there are; None where they are so few that each is just looked at.
 
     The runs of a limit's key may lie on several routes, of which most keys have one.
@@ -445,7 +445,7 @@ def next_ripe(
     wants: Sequence[Want],
     claims: Sequence[Claim],
     now: float,
-    there: Collection[Lane] | None = None,
+    there: set[Lane] | None = None,
 ) -> float | None:
     """When to look again: now, if a want was filled (there may be more)."""
     given: Counter[str] = Counter([claim.token for claim in claims])
@@ -453,6 +453,6 @@ def next_ripe(
         return now
     lanes: set[Any] = {(want.queue, route) for want in wants for route in want.routes}
     if there is not None:
-        lanes &= set(there)
+        lanes &= there
     firsts = (db.execute(sql.NEXT_RIPE, lane).fetchone() for lane in lanes)
     return min((first[0] for first in firsts if first and isinstance(first[0], float)), default=None)

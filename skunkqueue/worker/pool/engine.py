@@ -387,11 +387,9 @@ class Engine:
             self._log.say_all(delivery.reports)
             return
         for (claim, outcome), report in zip(outcomes, delivery.reports, strict=True):
-            if outcome.kind == "progress" and claim.id not in result.taken:
-                continue  # of the run itself it is told when it ends
             if claim.id in result.refused:
                 self._log.say_all([not_kept(claim, report, result.refused[claim.id])])
-            else:
+            elif outcome.kind != "progress" or claim.id in result.taken:  # else it is told of when the run ends
                 self._log.say_all([report if claim.id in result.taken else refused(claim, report)])
 
     def _start_marked(self, delivery: Delivery) -> None:

@@ -183,7 +183,7 @@ end
 
 -- part counts
 -- The names of all counts, and true; for an internal route, which has no sub-routes, only its own. Nothing where they
--- more than so many.
+-- are more than so many.
 
 local function counts_of(route, most)
   if string.find(route, '~', 1, true) then
