@@ -128,7 +128,7 @@ def test_what_waits_behind_a_long_run_that_is_to_run_alone_is_taken_back_for_oth
     assert slot.is_stuck_from == float("inf")  # not known to have started
     slot.begun(1, 100.0)
 
-    assert slot.is_stuck_from == 100.0 + 5 * SOON
+    assert slot.is_stuck_from == 100.0 + 2 * SOON
     assert [held.claim.id for held in slot.take_back()] == ["b"]
 
 

@@ -253,6 +253,8 @@ def type_in(stack: ExitStack, folder: Path, words: list[str]) -> None:
     command = [program(words[0]), *(an_id_for(words[1]) if word == "ID" else word for word in words[1:])]
     if works_on(folder, words):
         stack.enter_context(started(folder, *command))
+        if "work" in words:  # it says that it starts before the store knows of its workers
+            until(lambda: execute(folder, program("skunq"), "workers", codes=(0, 1)))
     else:
         execute(folder, *command, codes=(0, 1) if words[1] == "workers" else (0,))  # 1: none is alive
 

@@ -188,7 +188,8 @@ class Permits:
                 self._ask_no_more(permit)
         for slot, permits in waiting.items():
             room = slot.room(self._most(slot)) + len(permits)
-            number = min(len(permits), max(1, int(room / slot.turn_yield))) if room > 0 else 0
+            each = 1.0 if _gives_one(permits[0]) else slot.turn_yield
+            number = min(len(permits), max(1, int(room / each))) if room > 0 else 0
             for permit in permits[:number]:
                 want = self._want(permit, room // number)
                 if want is not None:
@@ -212,8 +213,8 @@ class Permits:
                 self._ask_next(permit)
 
     def _want(self, permit: Permit, limit: int) -> Want | None:
-        slot, (key, _, terms) = permit.slot, permit.turn
-        if terms.is_at_once and slot.concurrency > 1:
+        slot, (key, _, _) = permit.slot, permit.turn
+        if _gives_one(permit):
             limit = 1
         if permit.credit is not None:
             permit.credit = permit.credit.then(self._clock.now())
@@ -284,6 +285,8 @@ class Permits:
             if permit is not None:
                 permit.slot.reserved -= permit.asked
                 self._answered(permit, got.get(want.token, 0))
+        if self._fresh:  # they had no room beside those
+            self._look()
 
     def _answered(self, permit: Permit, got: int) -> None:
         terms, asked = permit.turn.terms, permit.asked
@@ -420,9 +423,6 @@ class Permits:
 
     def tend(self, *, stops: bool) -> list[str]:
         """What time brings. ``stops``: the pool asks for nothing more. Gives sentences for the log."""
-        for slot in self._slots:
-            if slot.turns_until and slot.is_overladen():
-                self._completer.hand_back(slot, slot.take_back())
         if self._fresh or self._slow or self._resting:
             now = ticks()
             for permit in [permit for permit, until in self._resting.items() if stops or now >= until]:
@@ -469,3 +469,8 @@ class Permits:
         """Whether a run must not go on when leases have ended."""
         permit = self._runs.get(mark)
         return permit is not None and permit.turn.terms.is_at_once and not self._settings.in_process
+
+
+def _gives_one(permit: Permit) -> bool:
+    """Whether it is asked for one run at a time, as its worker could execute several at once."""
+    return permit.turn.terms.is_at_once and permit.slot.concurrency > 1

@@ -23,15 +23,14 @@ from skunkqueue.worker.pool.process import Process, Thread
 
 MOST_AHEAD: Final = 512
 """Most runs that the worker of a slot has at a time, executed and handed ahead."""
-OVERLADEN: Final = 4
-"""With so many times as many runs as are handed ahead, a worker of limited runs gives back what it has not started."""
 UNLADE_EVERY: Final = 1.0
+"""Seconds from one time to the next that a worker gives back, for others, what it has not started and was too much."""
 FEW: Final = 4
 """Up to so many runs, turns are claimed with them: each may be one run."""
 LEAST_YIELD: Final = 2.0
 """Runs that a turn is asked for at least, where there is room: with one less, it is known that its key has no more."""
 SOON: Final = 0.05
-"""Seconds of work that are handed ahead to a worker."""
+"""Seconds of work that are handed ahead to a worker. After twice that time, what is too much is taken back."""
 MOST_BYTES: Final = 8 << 20
 """Most bytes of envelopes that the worker of a slot has at a time, estimated from the size of the last ones."""
 CHUNK: Final = 1 << 16  # the memory of a read of 128 KiB and more is mapped and unmapped each time
@@ -106,6 +105,7 @@ class Slot:
         self.reserved: int = 0  # runs that permits of this slot have asked for, or will
         self.turns_until: float = 0.0  # ticks until which turns are likely to come, and are asked for apart
         self.turn_yield: float = 8.0  # runs that a turn gives, about
+        self._handed_at: float = 0.0  # ticks
         self._unladen_at: float = 0.0
         self.is_filled: bool = False  # its last want got all that it asked for
         self.body: Process | Thread | None = None
@@ -206,12 +206,15 @@ class Slot:
             limit = min(limit, most - len(self.held))
         return (0 if self._runs_alone else limit) - self.reserved
 
+    def overladen_from(self) -> float:
+        """Ticks from which it has more than its worker will finish soon, as runs take longer now; or infinite."""
+        if len(self.held) <= self._ahead or self.leaving:
+            return float("inf")
+        return max(self._handed_at + 2 * SOON, self._unladen_at + UNLADE_EVERY)
+
     def is_overladen(self) -> bool:
-        """Whether it has many times what its worker will finish soon, as runs take longer now; not twice a second."""
-        if len(self.held) <= OVERLADEN * self._ahead or self.leaving or ticks() < self._unladen_at + UNLADE_EVERY:
-            return False
-        executing = self.executing()
-        if not executing or ticks() < executing[0].since + SOON:
+        """Whether it has that now; not twice a second."""
+        if ticks() < self.overladen_from():
             return False
         self._unladen_at = ticks()
         return True
@@ -271,6 +274,11 @@ class Slot:
             fitting = min(fitting, int(MOST_BYTES / self._weight))
         self._ahead = max(self.concurrency, min(fitting, self._ahead * 4, MOST_AHEAD))
 
+    def doubt_pace(self) -> None:
+        """Runs take longer now: an idle worker is handed none ahead until it is known how long."""
+        if not self.held:
+            self._ahead = self.concurrency
+
     def learn_strange(self, job: JobKey | None, what: Unknown) -> None:
         """Learn that the worker could not open a run; ``job``: of which it can open none, if that is so.
 
@@ -301,8 +309,9 @@ class Slot:
             attempt = min(held.attempt, frames.MOST_ATTEMPTS) | (frames.GUARDED if held.guarded else 0)
             written += frames.run(number, attempt, held.claim[0][0].encode(), held.claim[0][4])
         self._number = number
+        self._handed_at = ticks()
         if not busy:
-            self.since = ticks()
+            self.since = self._handed_at
         frame = b"".join(written)
         self._weight = len(frame) / len(many)
         self._unsent = self._unsent[self._sent :] + frame if self._unsent else frame
@@ -451,7 +460,7 @@ class Slot:
                 due.append(held.since + held.seal.timeout)
         if self.held and any(held.alone for held in self.waiting):
             due.append(self.lull.until(ticks()))
-        return min(self.is_stuck_from, *due)
+        return min(self.is_stuck_from, self.overladen_from(), *due)
 
     def _is_slow(self) -> bool:
         """Whether the runs take so long that no others should wait behind them."""
@@ -459,10 +468,10 @@ class Slot:
 
     def _slow_from(self) -> float:
         if self.concurrency == 1:
-            return self.since + 5 * SOON if self.held else float("inf")
+            return self.since + 2 * SOON if self.held else float("inf")
         if len(self.started) < self._places:
             return float("inf")
-        return next(iter(self.started.values())).since + 5 * SOON
+        return next(iter(self.started.values())).since + 2 * SOON
 
     @property
     def _places(self) -> int:

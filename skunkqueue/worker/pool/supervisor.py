@@ -219,12 +219,21 @@ class Supervisor:
                 self._look()
             if slot.has_come_out_of_lull():
                 self._look()
-            if now >= slot.is_stuck_from and not slot.leaving:
-                self._completer.hand_back(slot, slot.take_back())
+            if not slot.leaving and (now >= slot.is_stuck_from or slot.is_overladen()):
+                self._offer(slot)
             if slot.leave_by and now >= slot.leave_by:
                 self._kill(slot)
             elif slot.body is not None and slot.body.death < 0:
                 self._died(slot)
+
+    def _offer(self, slot: Slot) -> None:
+        """Hand back what it has not started, and have the others that are idle take no more of it than they start."""
+        back = slot.take_back()
+        if back:
+            for other in self._slots:
+                if other.route == slot.route:
+                    other.doubt_pace()
+            self._completer.hand_back(slot, back)
 
     def _enforce_on(self, slot: Slot, held: Held, now: float) -> None:
         timeout = held.seal.timeout
