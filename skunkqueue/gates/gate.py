@@ -22,10 +22,12 @@ ON: Final = ("succeeded", "failed", "ended")
 ON_LOST: Final = ("cancel", "run")
 VERSION: Final = 1
 
-FIRST_LOOK: Final = 0.05
+FIRST_LOOK: Final = 0.01
 LONGEST_LOOK: Final = 30.0
 SHARE: Final = 0.1
 """Seconds until the next look: this share of the time since something last happened, within those bounds."""
+EACH: Final = 0.0005
+"""Seconds for which a pool waits at least, before its next look, for each gate that it looked at together."""
 UNKNOWN: Final = 60.0
 """Seconds for which a run that is not there may still be on its way."""
 
@@ -166,6 +168,6 @@ def _why_lost(on: str, id: str, record: Record | None) -> str | None:
 _ENDED: Final = {State.FAILED: "failed", State.CANCELLED: "was cancelled"}
 
 
-def next_look(progress: Progress, now: float) -> float:
-    """When to look again."""
-    return now + min(max(SHARE * (now - progress.since), FIRST_LOOK), LONGEST_LOOK)
+def next_look(progress: Progress, now: float, together: int = 1) -> float:
+    """When to look again at a gate that was looked at with so many in all."""
+    return now + min(max(SHARE * (now - progress.since), FIRST_LOOK, EACH * together), LONGEST_LOOK)

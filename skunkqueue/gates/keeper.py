@@ -24,16 +24,20 @@ class _Item(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """What a step did: the outcomes for the gates' claims, how many runs it let go, and which run each gate awaits."""
+    """What a step did: the outcomes for the gates' claims, how many runs it let go, and which run each gate awaits.
+
+    ``together``: at how many gates it looked.
+    """
 
     outcomes: list[tuple[Claim, Outcome]]
     released: int
     awaited: dict[str, str]
+    together: int = 1
 
 
 def step_all(store: Persister, claims: Sequence[Claim], now: float) -> Stepped:
     """Look at what these gates wait for."""
-    stepped = Stepped([], 0, {})
+    stepped = Stepped([], 0, {}, len(claims))
     items = [item for claim in claims if (item := _read(claim, stepped)) is not None]
     size = max(4, min(WINDOW, AT_ONCE // max(1, len(items))))
     records = _get(store, [id for item in items for id in (item.gate.run, *_window(item.gate, item.progress, size))])
@@ -104,7 +108,7 @@ def _judged(
     if not (found.is_met or found.lost):
         if progress.seen < len(gate.ids):
             stepped.awaited[gate.ids[progress.seen]] = item.claim.id
-        return Outcome.again(due=next_look(progress, now), notes=progress.packed())
+        return Outcome.again(due=next_look(progress, now, stepped.together), notes=progress.packed())
     progress = progress if progress.is_open else progress._replace(is_open=True, since=now)
     if gate.at > now:
         return Outcome.again(due=gate.at, notes=progress.packed())

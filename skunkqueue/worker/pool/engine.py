@@ -308,7 +308,7 @@ class Engine:
         elif verb == "cancel":
             self._leases.cancelled(slot, rest)
         elif verb == "schedules":
-            self._timekeeper.look_now()
+            self._timekeeper.told()
 
     # 3. exchange outcomes for claims
 
@@ -366,6 +366,8 @@ class Engine:
             if self._timekeeper.ends:
                 self._call_handlers(delivery)
             self._start_marked(delivery)
+        if delivery.outcomes or delivery.result.claims:
+            self._timekeeper.stir()
         if delivery.result.claims:
             self._leases.claimed(ticks() + delivery.now + self.settings.lease - self._clock.now())
             self._hand_out(delivery.result)

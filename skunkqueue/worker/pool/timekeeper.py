@@ -31,6 +31,9 @@ SOONEST: Final = 0.01
 ACTIVE: Final = 10.0
 """Seconds after a gate was seen for which the pool looks often: more may follow, and nothing announces them."""
 OFTEN: Final = 0.1
+"""Seconds between two looks then, at most. Sooner after runs have come or ended, as theirs may have been put since."""
+SHARE: Final = 0.1
+"""Of the time may be spent on looks that runs have led to."""
 
 
 class Timekeeper:
@@ -66,6 +69,9 @@ class Timekeeper:
         self._ended_meanwhile: set[str] = set()  # runs that ended while a look was under way
         self._under_way = False
         self._told_meanwhile = False
+        self._is_active = False  # a gate was seen some time ago, and not long
+        self._stirred_at = 0.0  # ticks when runs came or ended, while it was
+        self._rests_until = 0.0  # ticks until which that leads to no look
         self._lock = threading.Lock()  # of what both threads change
         self._due_gates: list[str] = []
         self._heard: list[bytes] = []
@@ -113,6 +119,17 @@ class Timekeeper:
             self._told_meanwhile = self._under_way
             self._pauses_until = 0.0
 
+    def told(self) -> None:
+        """Somebody has put a schedule, a pause or a gate: look now, and often for a while, as more gates may follow."""
+        self._active_until = ticks() + ACTIVE
+        self.look_now()
+
+    def stir(self) -> None:
+        """Runs have come, or ended. Where gates were seen, there may be new ones of these by now, or soon."""
+        if self._is_active:
+            self._stirred_at = ticks()
+            self.look_at = min(self.look_at, max(self._stirred_at, self._rests_until))
+
     @property
     def minds_ends(self) -> bool:
         """Whether it wants to know what has ended."""
@@ -159,6 +176,11 @@ class Timekeeper:
             self._has_looked = self._has_looked or look.is_whole
             self.look_at = 0.0 if self._told_meanwhile else look.again_at
             self._told_meanwhile = False
+            self._is_active = look.is_active
+            self._rests_until = ticks() + max(SOONEST, look.took / SHARE)
+            if look.is_active:
+                since = ticks() - self._stirred_at
+                self.look_at = min(self.look_at, max(self._rests_until, ticks() + min(since, OFTEN)))
             if len(self.awaited) > MOST_AWAITED:
                 self.awaited.clear()
             self.awaited.update(look.awaited)
@@ -209,7 +231,9 @@ class Timekeeper:
         every = OFTEN if began < self._active_until else self._every
         soon = min([kept.next, *(one.until for one in kept.pauses)], key=lambda at: FOREVER if at is None else at)
         left = every if soon is None else min(max(soon - now, SOONEST), every)
-        return _Look(began + left, kept.made, troubles, True, frozenset(paused(kept.pauses, ROUTE)), kept.awaited)
+        look = _Look(began + left, kept.made, troubles, True, frozenset(paused(kept.pauses, ROUTE)), kept.awaited)
+        look.is_active, look.took = began < self._active_until, ticks() - began
+        return look
 
     def _declare(self, store: Persister, troubles: list[str]) -> None:
         """Put into the store what has been declared since the last look."""
@@ -272,3 +296,6 @@ class _Look:
         self.is_whole = is_whole
         self.paused = paused
         self.awaited = awaited
+        self.is_active = False
+        """Whether gates were seen some time ago, and not long."""
+        self.took = 0.0
