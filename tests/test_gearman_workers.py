@@ -184,6 +184,28 @@ def test_a_server_that_is_gone_again_at_once_is_dialed_anew(
         until(lambda: len(adopted) == 3 and job_server.status("echo")[2] == 1)
 
 
+def test_a_server_that_no_thread_could_dial_is_dialed_later(
+    job_server: Gearmand, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start, tried = threading.Thread.start, []
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name == "skunkqueue-dialer":
+            tried.append(thread)
+            if len(tried) < 3:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    worker = GearmanWorker([job_server.server])
+    worker.register_task("echo", lambda worker, job: job.data)
+
+    with working(worker):
+        until(lambda: job_server.status("echo")[2] == 1)
+
+    assert "can't start new thread" in caplog.text
+
+
 def test_a_worker_announces_itself_again_to_a_server_that_was_restarted(job_server: Gearmand) -> None:
     worker = GearmanWorker([job_server.server])
     worker.set_client_id("it@here")

@@ -42,12 +42,17 @@ class Dialer:
         self._found_at = float("-inf")  # ticks
 
     def dial(self) -> None:
-        """Begin to dial, unless that is under way."""
+        """Begin to dial, unless that is under way. Where no thread can be started now, the next call tries again."""
         with self._lock:
             if self._thread is not None or self._closed.is_set():
                 return
-            self._thread = threading.Thread(target=self._work, name="skunkqueue-dialer", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="skunkqueue-dialer", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._tell(f"{self._connection.server} cannot be connected to: {error}; trying again until it can")
+                return
+            self._thread = thread
 
     def close(self) -> None:
         """Dial no more."""

@@ -120,8 +120,13 @@ class GearmanServers:
         self._closed.set()
 
     def tend(self) -> None:
-        """Every few seconds: give up servers that do not answer, ask silent ones for a sign of life, give back jobs."""
+        """Every few seconds: give up servers that do not answer, ask silent ones for a sign of life, give back jobs.
+
+        Those that are gone are being dialed, unless there was no thread to do so.
+        """
         self.close_unanswered()
+        if self._is_open:
+            self.open()
         for connection in self.connections:
             if connection.is_up and ticks() - connection.heard_at > PROVE and not connection.is_owing:
                 connection.prove()
