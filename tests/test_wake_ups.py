@@ -19,6 +19,7 @@ from skunkqueue import SkunkQueue, WorkerPool
 from skunkqueue.clock import ticks
 from skunkqueue.envelope import Claim, Envelope, Seal
 from skunkqueue.ids import new_id
+from skunkqueue.persistence import WorkKey
 from skunkqueue.policy import NONE
 from skunkqueue.worker.pool.engine import Engine
 from skunkqueue.worker.pool.exchanger import SHORT, Exchanger
@@ -330,6 +331,38 @@ def test_a_watch_is_roused_for_who_idles_and_not_for_who_is_soon_through(shared_
         envelope = Envelope(new_id(0.0), "demo", "b", 0.0, b"")
         slots[1].held[1] = Held(Claim(envelope, "token", slots[1].name, 0.0), Seal(), NONE, "job", False)
         assert not fetcher._leaves_out_a_slot()
+        fetcher.close()
+
+
+def test_what_is_announced_while_a_watch_looks_is_looked_for_after_it(tmp_path, monkeypatch):
+    """The watch may have looked before it was there; for the slots that it claims for, nobody else looks."""
+    settings = Settings("pool", "demo", ("a",))
+    (slot,) = make_slots(settings)
+    slot.ready = True
+    looking, go_on = threading.Event(), threading.Event()
+    with SkunkQueue("demo", f"sqlite:///{tmp_path}/runs.db") as queue:
+        exchange = type(queue.store).exchange
+
+        def slowly(store, *args, **options):
+            looking.set()
+            assert go_on.wait(LIMIT)
+            return exchange(store, *args, **options)
+
+        exchanger = Exchanger(queue.store, queue.clock, "demo", NEVER, lambda: None)
+        fetcher = Fetcher(queue.store, queue.clock, settings, [slot], exchanger, lambda: None)
+        slot.look_at = ticks() + NEVER
+        fetcher.look_out()
+        monkeypatch.setattr(type(queue.store), "exchange", slowly)
+        until(lambda: queue.store.rouse([WorkKey("demo", "a")]) and looking.wait(0.1))
+
+        fetcher.call_all()
+        assert fetcher.wants(anyway=False) == []
+        go_on.set()
+        (delivery,) = until(exchanger.collect)
+        fetcher.learn(delivery, False)
+
+        assert fetcher.until() <= ticks()
+        assert len(fetcher.wants(anyway=False)) == 1
         fetcher.close()
 
 

@@ -55,6 +55,7 @@ class Fetcher:
         self._slots = slots
         self._exchanger = exchanger
         self._called = False  # ``call`` came since the last look began
+        self._missed = False  # ``call_all`` came while a watch may have been looking
         self._wanted: dict[str, Slot] = {}  # by token: the slots that the last exchange claims for
         self._watched_for: dict[str, Slot] = {}  # by token: the slots that the watch claims for
         self._rouse_at = 0.0
@@ -92,6 +93,7 @@ class Fetcher:
         """The same, also for those slots that a watch claims for."""
         self._called = True
         self._back_at = 0.0
+        self._missed = self._exchanger.watching  # which may have looked before there was something
 
     @property
     def called(self) -> bool:
@@ -175,7 +177,9 @@ class Fetcher:
         # Before a burst may end, one look must ask for all slots. And a wake-up on a route that the watch did not serve
         # reached no other pool, so look.
         passed_by = delivery.woken is not None and not self._is_served(delivery.woken, wants)
-        if (by_watch and burst) or passed_by:
+        if by_watch:
+            missed, self._missed = self._missed, False
+        if (by_watch and (burst or missed)) or passed_by:
             self.call()
         whole = len(wants) == sum(not slot.paused for slot in self._slots) and not by_watch
         self.looked = whole and not more and (ripe is None or ripe > delivery.now)
