@@ -366,8 +366,7 @@ class Engine:
             if self._timekeeper.ends:
                 self._call_handlers(delivery)
             self._start_marked(delivery)
-        if delivery.outcomes or delivery.result.claims:
-            self._timekeeper.stir()
+        self._timekeeper.stir(delivery.outcomes, delivery.result.claims)
         if delivery.result.claims:
             self._leases.claimed(ticks() + delivery.now + self.settings.lease - self._clock.now())
             self._hand_out(delivery.result)

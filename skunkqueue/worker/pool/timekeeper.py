@@ -124,9 +124,9 @@ class Timekeeper:
         self._active_until = ticks() + ACTIVE
         self.look_now()
 
-    def stir(self) -> None:
-        """Runs have come, or ended. Where gates were seen, there may be new ones of these by now, or soon."""
-        if self._is_active:
+    def stir(self, outcomes: Iterable[tuple[Claim, Outcome]], claims: Collection[Claim]) -> None:
+        """Where runs have come or ended, and gates were seen, there may be new ones of these by now, or soon."""
+        if self._is_active and (claims or any(outcome.kind in ENDS for _, outcome in outcomes)):
             self._stirred_at = ticks()
             self.look_at = min(self.look_at, max(self._stirred_at, self._rests_until))
 
