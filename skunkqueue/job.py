@@ -137,13 +137,13 @@ class Firing(Generic[P, R]):
         pairs = [as_call(call) for call in each]
         if is_importing():
             return Runs(_inert(plan, len(pairs)))
-        if plan.spaced:
+        if plan.asks_first:
             runs = Runs[R](self._spaced(NOW, pairs))
         else:
             code = plan.code() if pairs else b""
             keys = default_keys() if code else default_keys  # looked up once; without code, only if a call is pickled
             bodies = [plan.body(code, *pair, keys, self._headers) for pair in pairs]
-            runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW, plan.keys(pairs))))
+            runs = Runs[R](self._put_batches(self._envelopes(bodies, NOW, plan.keys(pairs), self._uniques(pairs))))
         plan.job._last = runs if len(runs) <= MOST_KEPT else ref(runs)
         return runs
 
@@ -174,11 +174,11 @@ class Firing(Generic[P, R]):
         plan = self._plan
         if is_importing():
             runs = _inert(plan, 1)
-        elif plan.spaced:
+        elif plan.asks_first:
             runs = self._spaced(when, [(args, kwargs)])
         else:
-            body = plan.body(plan.code(), args, kwargs, headers=self._headers)
-            runs = self._put(self._envelopes([body], when, plan.keys([(args, kwargs)])))
+            body, pairs = plan.body(plan.code(), args, kwargs, headers=self._headers), [(args, kwargs)]
+            runs = self._put(self._envelopes([body], when, plan.keys(pairs), self._uniques(pairs)))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
@@ -187,27 +187,26 @@ class Firing(Generic[P, R]):
         if is_importing():
             return self._fire(when, args, kwargs)
         if (
-            self._via is not None or plan.spaced
+            self._via is not None or plan.asks_first
         ):  # what is fired in a caller's transaction is not put together with other runs
             import asyncio
 
             return await asyncio.to_thread(self._fire, when, args, kwargs)
         body = plan.body(plan.code(), args, kwargs, headers=self._headers)
-        keys = plan.keys([(args, kwargs)])
-        runs = await plan.job.queue.batcher.put(lambda: self._envelopes([body], when, keys))
+        keys, uniques = plan.keys([(args, kwargs)]), self._uniques([(args, kwargs)])
+        runs = await plan.job.queue.batcher.put(lambda: self._envelopes([body], when, keys, uniques))
         plan.job._last = fired = Runs(runs) if plan.several else runs[0]
         return cast("Run[R]", fired)
 
     def _spaced(self, when: When, pairs: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> list[Run[Any]]:
-        """Fire calls of which the keys, or earlier calls with those keys, say whether and when they run."""
-        from skunkqueue.spacing import adjusted, key_of, put_spaced
+        """Fire calls of which earlier ones with their keys say whether and when they run."""
+        from skunkqueue.spacing import adjusted, put_spaced
 
         plan, options, queue = self._plan, self._plan.options, self._plan.job.queue
         if self._via is not None:
-            raise WrongCall("via= does not go with window, debounce or a function for unique: they ask the store first")
+            raise WrongCall("via= does not go with window or debounce: they ask the store first")
         spaced: list[tuple[Envelope, bytes | Unsigned]] = []
-        for args, kwargs in pairs:
-            key = self._unique or key_of(options, plan.job.name, args, kwargs)
+        for (args, kwargs), key in zip(pairs, self._uniques(pairs) or repeat(self._unique, len(pairs)), strict=True):
             if key is None:
                 name = plan.job.name
                 raise WrongCall(f"window and debounce are for a unique key, and {name} was given none: unique=...")
@@ -226,22 +225,41 @@ class Firing(Generic[P, R]):
             runs.append(Run(queue, id, envelope if id == envelope.id else None))
         return runs
 
-    def _envelopes(self, bodies: Sequence[bytes | Unsigned], when: When, limits: Sequence[str] = ()) -> list[Envelope]:
-        """The runs of these bodies, of each on all routes; ``limits``: the digests of their keys, if they have any."""
+    def _uniques(self, pairs: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> Sequence[str | None]:
+        """The unique keys that the job's own function makes of these calls; none at all if it has no such function."""
+        plan = self._plan
+        if self._unique is not None or plan.options.unique_of is None:
+            return ()
+        from skunkqueue.spacing import key_of
+
+        return [key_of(plan.options, plan.job.name, args, kwargs) for args, kwargs in pairs]
+
+    def _envelopes(
+        self,
+        bodies: Sequence[bytes | Unsigned],
+        when: When,
+        limits: Sequence[str] = (),
+        uniques: Sequence[str | None] = (),
+    ) -> list[Envelope]:
+        """The runs of these bodies, of each on all routes. ``limits``: the digests of their keys, if they have any;
+        ``uniques``: their unique keys, where these are not all the same.
+        """
         plan, options = self._plan, self._plan.options
         queue = plan.job.queue
         now = queue.now()
         due = when.due(now)
         expires = None if options.expires is None else due + options.expires
         routes = _addresses(queue, options.routes) if queue.broadcast and bodies else plan.routes
-        name, unique, keep = queue.name, self._unique, options.keep
+        name, keep = queue.name, options.keep
         routes_of_each = map(plan.routes_of, limits) if limits else repeat(routes, len(bodies))
         return [
             Envelope(
                 id := new_id(now), name, route, due,
                 body if type(body) is bytes else cast(Unsigned, body).sealed(id, name), expires, unique, keep,
             )
-            for body, its_routes in zip(bodies, routes_of_each, strict=True)
+            for body, its_routes, unique in zip(
+                bodies, routes_of_each, uniques or repeat(self._unique, len(bodies)), strict=True
+            )
             for route in its_routes
         ]  # fmt: skip
 

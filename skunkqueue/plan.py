@@ -75,6 +75,7 @@ class Plan:
         self.options = options
         self.routes: list[str] = [route + PRIORITIES[options.priority] for route in options.routes]
         self.spaced: bool = options.is_spaced()
+        self.asks_first: bool = options.window is not None or options.debounce is not None
         self.several: bool = len(self.routes) > 1 or job.queue.broadcast
         self.limited: Limit | None = options.limited
         if options.limited is not None and job.queue.broadcast:

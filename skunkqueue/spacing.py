@@ -29,10 +29,9 @@ and is moved."""
 TRIES: Final = 20
 
 
-def key_of(options: Options, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """The unique key of a call, by the job's own function; None if it has none. Raises WrongCall."""
-    if options.unique_of is None:
-        return None
+def key_of(options: Options, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """The unique key of a call, by the job's own function. Raises WrongCall."""
+    assert options.unique_of is not None
     key = options.unique_of(*args, **kwargs)
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
@@ -57,16 +56,14 @@ def adjusted(envelope: Envelope, options: Options, now: float) -> Envelope:
 def put_spaced(
     store: Persister, envelope: Envelope, options: Options, sealed: Callable[[str], bytes], *, now: float
 ) -> str:
-    """Put a run whose unique key is set; returns the id of the run that stands for the key now.
+    """Put a run whose unique key is set, with a window or debounced; returns the id of the run that stands for it now.
 
     ``sealed`` makes its body for another id.
     """
     envelope = adjusted(envelope, options, now)
     if options.window is not None:
         return _put_in_window(store, envelope, options.window, sealed, now)
-    if options.debounce is not None:
-        return _put_debounced(store, envelope, now)
-    return store.put([envelope])[0]
+    return _put_debounced(store, envelope, now)
 
 
 # -- windows -----------------------------------------------------------------------------------------------------------

@@ -205,3 +205,71 @@ def test_what_is_wrong_is_said(queue):
     for wrong in (None, "", b"x", "a\nb", 1.5):
         with pytest.raises(WrongCall, match="a printable text or a whole number"):
             queue.event(unique=lambda value: value)(lambda value: value).fire(wrong)
+
+
+# -- keys without more -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A queue, a job whose keys are made by a function, and how many envelopes each call of its store put."""
+    sizes = []
+    with SkunkQueue("demo", "memory://keys") as queue:
+        put = type(queue.store).put
+        monkeypatch.setattr(
+            type(queue.store), "put", lambda store, some, **given: sizes.append(len(some)) or put(store, some, **given)
+        )
+        yield queue, queue.event(lambda user, text="": text, name="index", unique=lambda user, text="": user), sizes
+
+
+def test_runs_with_keys_of_their_own_are_put_together(counted):
+    queue, job, sizes = counted
+
+    runs = list(job.fire_many([(1, "a"), (2, "b"), (1, "c"), (3, "d")]))
+
+    assert sizes == [4]
+    assert runs[2].id == runs[0].id
+    assert len({run.id for run in runs}) == 3
+    assert {record.envelope.unique for record in queue.store.get([run.id for run in runs]).values()} == {
+        "index\n1", "index\n2", "index\n3"
+    }  # fmt: skip
+    assert job.fire(2).id == runs[1].id
+    drain(queue)
+    assert [run.result for run in runs] == ["a", "b", "a", "d"]
+    assert job.fire(2).id != runs[1].id
+
+
+def test_so_are_those_that_are_fired_at_the_same_time(counted):
+    _, job, sizes = counted
+
+    async def fire():
+        return await asyncio.gather(*[job.afire(n % 10) for n in range(50)])
+
+    runs = asyncio.run(fire())
+
+    assert len({run.id for run in runs}) == 10
+    assert sum(sizes) == 50
+    assert len(sizes) < 10
+
+
+def test_a_key_made_by_a_function_goes_with_a_transaction_of_ones_own(tmp_path):
+    import sqlite3
+
+    with SkunkQueue("demo", f"sqlite:///{tmp_path}/runs.db") as queue:
+        job = queue.event(lambda user: user, name="index", unique=lambda user: user)
+        first = job.fire(1)
+        with sqlite3.connect(tmp_path / "runs.db") as mine:
+            assert job.options(via=mine).fire(1).id == first.id
+            second = job.options(via=mine).fire(2)
+        mine.close()
+
+        assert second.state == State.QUEUED
+        assert job.fire(2).id == second.id
+
+
+def test_a_text_given_for_one_run_goes_before_the_function(counted):
+    queue, job, _ = counted
+
+    run = job.options(unique="mine").fire(1)
+
+    assert queue.store.get([run.id])[run.id].envelope.unique.endswith("mine")

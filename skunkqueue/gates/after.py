@@ -53,7 +53,9 @@ class After(Firing[P, R]):
     def _ids(self) -> frozenset[str]:
         return frozenset(run.id for run in self._awaited)
 
-    def _envelopes(self, bodies: Any, when: When, limits: Sequence[str] = ()) -> list[Envelope]:
+    def _envelopes(
+        self, bodies: Any, when: When, limits: Sequence[str] = (), uniques: Sequence[str | None] = ()
+    ) -> list[Envelope]:
         """Each run, due at the end of time, and behind it its gate."""
         now = self._plan.job.queue.now()
         ids = [run.id for run in self._awaited]
