@@ -1,7 +1,8 @@
-"""Limited jobs for the checkers: each leaves a mark in a file of its process when it starts and when it ends."""
+"""Limited jobs for the checkers: each leaves a mark in a file of its thread when it starts and when it ends."""
 
 import os
 import struct
+import threading
 import time
 
 from skunkqueue import Limit, SkunkQueue
@@ -13,10 +14,11 @@ _files = {}
 
 
 def mark(key, what):
-    file = _files.get(os.getpid())
+    me = os.getpid(), threading.get_ident()
+    file = _files.get(me)
     if file is None:
         path = os.path.join(os.environ["MARKS"], f"marks-{os.getpid()}-{time.monotonic_ns()}")
-        file = _files[os.getpid()] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        file = _files[me] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(file, MARK.pack(key, time.monotonic(), what))
 
 

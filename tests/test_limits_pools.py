@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import sqlite3
 import time
 from collections import Counter, defaultdict
@@ -506,3 +508,119 @@ def test_a_hundred_of_each_kind_fired_one_by_one_while_pools_come_and_go(queue, 
         name: {"succeeded": 100} for name in ("one", "three", "fair")
     }
     assert all(most <= (1 if key.startswith("one") else 3) for key, most in going.most.items() if "fair" not in key)
+
+
+# -- one behind the other, in a worker that executes several at a time ----------------------------------------------
+
+
+@pytest.fixture
+def spread(lone, going):
+    """A job with a limit of two at once; a worker with eight places has learned that its runs are quick."""
+    job = lone.event(module.work, name="work", limit=Limit(2, key="k"))
+    hold = lone.event(module.hold, name="hold", limit=Limit(2, key="k"))
+    with working(lone, concurrency=8) as pool:
+        job.fire_many([("quick", 0.0)] * 400).wait(60)
+        going.most.clear()
+        yield job, hold, pool
+
+
+def test_several_runs_of_a_limit_are_claimed_together_and_start_one_behind_the_other(spread, going, monkeypatch):
+    job, _, _ = spread
+    got = []
+    exchange = MemoryPersister.exchange
+
+    def recorded(self, outcomes, wants, **options):
+        result = exchange(self, outcomes, wants, **options)
+        got.append(Counter(claim.token for claim in result.claims if key_of_route(claim.envelope.route)))
+        return result
+
+    monkeypatch.setattr(MemoryPersister, "exchange", recorded)
+    del going.order[:]
+    job.fire_many([(n, 0.001, "all") for n in range(200)]).wait(60)
+
+    assert going.most == {"all": 2}
+    assert max(max(each.values(), default=0) for each in got) > 5
+    assert sorted(going.order) == list(range(200))
+
+
+def test_of_one_at_once_they_keep_their_order(lone, going):
+    job = lone.event(module.work, name="work", limit=Limit(1, key="k"))
+    with working(lone, concurrency=8):
+        job.fire_many([(n, 0.0005, "all") for n in range(400)]).wait(60)
+
+    assert going.most == {"all": 1}
+    assert going.order == list(range(400))
+
+
+def test_what_is_behind_a_long_run_is_given_back(spread, going):
+    job, hold, _ = spread
+    long = hold.fire("long")
+    until(lambda: long.state == State.RUNNING)
+    job.fire_many([("quick", 0.0)] * 100).wait(30)
+
+    also = hold.fire_many([("long too",), ("third",)])
+    until(lambda: State.RUNNING in {run.state for run in also})
+    time.sleep(0.3)
+    assert sorted(run.state for run in (long, *also)) == ["queued", "running", "running"]
+    going.release.set()
+    also.wait(30)
+
+
+def test_where_the_pool_stops_it_is_handed_back_and_lost_nowhere(lone, going):
+    job = lone.event(module.work, name="work", limit=Limit(2, key="k"))
+    runs = job.fire_many([("all", 0.002)] * 600)
+    for _ in range(3):
+        with working(lone, concurrency=4):
+            time.sleep(0.2)
+    with working(lone, concurrency=4):
+        runs.wait(60)
+
+    assert going.most == {"all": 2}
+    assert len(going.order) == 600
+    assert {run.attempts for run in runs} == {1}
+
+
+def test_one_that_is_cancelled_does_not_start_and_those_behind_it_do(spread, going):
+    job, _, _ = spread
+    del going.order[:]
+    runs = job.fire_many([(n, 0.004, "all") for n in range(60)])
+    for run in list(runs)[20:40:4]:
+        run.cancel()
+    until(lambda: not any(run.state in ("queued", "running") for run in runs))
+
+    cancelled = [n for n, run in enumerate(runs) if run.state == State.CANCELLED]
+    assert set(going.order) | set(cancelled) == set(range(60))
+    assert len(going.order) == len(set(going.order))
+    assert all(run.state == State.SUCCEEDED for n, run in enumerate(runs) if n not in cancelled)
+    assert going.most == {"all": 2}
+
+
+def test_a_failure_ends_none_of_those_behind_it(lone, going):
+    job = lone.event(module.bad_at_first, name="bad", limit=Limit(1, key="k"), retries=1, backoff=0.01)
+    with working(lone, concurrency=4):
+        lone.event(module.same, name="same", limit=Limit(1, key="k")).fire_many([("q",)] * 300).wait(60)
+        runs = job.fire_many([("bad",)] + [(n,) for n in range(30)])
+        runs.wait(30)
+
+    assert going.tries["bad"] == 2
+    assert all(going.tries[n] == 1 for n in range(30))
+
+
+def test_when_a_worker_is_killed_those_behind_are_run_by_the_next(url, store, tmp_path):
+    if store.url.startswith("memory"):
+        pytest.skip("processes share no memory")
+    from pools import PoolProcess
+
+    with SkunkQueue("demo", url) as queue:
+        job = queue.event(module.work, name="work", limit=Limit(2, key="k"))
+        runs = job.fire_many([("all", 0.005)] * 300)
+        with PoolProcess(tmp_path, url, "default", concurrency=4) as pool:
+            for _ in range(3):
+                until(lambda: queue.count()["running"] > 2)
+                time.sleep(0.15)
+                for pid in pool.workers():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, 9)
+            runs.wait(60)
+
+        assert {run.state for run in runs} == {State.SUCCEEDED}

@@ -56,14 +56,14 @@ class Watch(threading.Thread):
 
 
 def read_marks(folder, seen, mark):
-    """What was marked. A run that has no end went on for as long as its process was seen alive, or to its next run."""
+    """What was marked. A run that has no end went on for as long as its process was seen alive, or to its thread's next."""
     intervals, starts = defaultdict(list), defaultdict(list)
     for file in folder.glob("marks-*"):
         pid = int(file.name.split("-")[1])
         data, began = file.read_bytes(), {}
         for key, at, what in mark.iter_unpack(data[: len(data) // mark.size * mark.size]):
             if what > 0:
-                for other, then in began.items():  # one at a time is executed: that one was interrupted
+                for other, then in began.items():  # a thread executes one at a time: that one was interrupted
                     intervals[other].append((then, at))
                 began = {key: at}
                 starts[key].append(at)
@@ -135,7 +135,9 @@ class Torment:
         self.now = [pool for pool in self.now if pool.process.poll() is None]
         while len(self.now) < POOLS:
             routes = ["foo"] * self.chance.choice([1, 2])
-            self.now.append(PoolProcess(self.folder, self.url, *routes, lease=LEASE, kill_after=1))
+            places = self.chance.choice([1, 1, 4])
+            pool = PoolProcess(self.folder, self.url, *routes, lease=LEASE, kill_after=1, concurrency=places)
+            self.now.append(pool)
             self.ever.append(self.now[-1])
 
     def blow(self):

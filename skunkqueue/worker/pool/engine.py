@@ -171,7 +171,7 @@ class Engine:
         )
         self._fetcher.further = permits.wants
         self._leases.others, self._leases.others_lost, self._leases.gone = permits.claims, permits.lost, permits.gone
-        self._completer.gone = permits.gone
+        self._completer.gone, permits.hand = permits.gone, self._hand
         if isinstance(self._source, Persister):
             for slot in self._slots:
                 slot.take_turns()
@@ -317,6 +317,7 @@ class Engine:
             self._exchanger.drop_channel()
         is_paused = self._claims_nothing()
         outcomes = self._completer.outcomes and not self._exchanger.asking
+        self._permits.pass_on(self._completer.outcomes)
         if outcomes:
             self._permits.ending(self._completer.outcomes)
         wants = [] if is_paused else self._fetcher.wants(anyway=bool(outcomes))
@@ -324,7 +325,7 @@ class Engine:
             done, reports = self._completer.take()
             ends = self._timekeeper.ends
             self._exchanger.carry(done, reports, wants, ends.runs(done, self._clock.now()) if ends and done else ())
-            if not self._source.is_far:
+            if not (self._source.is_far or any(slot.behind for slot in self._slots)):
                 self._exchanger.linger(LINGER)
             self._collect()
         elif is_paused:
@@ -435,6 +436,8 @@ class Engine:
             # Another may be quicker than it is replaced, or than its route goes on.
             if slot.leaving or slot.paused or not slot.ready or slot.gave_back:
                 self._completer.hand_back(slot, [held])
+            elif permit is not None and self._permits.follows(permit, held):
+                slot.put_behind(held)
             elif held.careful:
                 slot.waiting.append(held)
             else:

@@ -34,7 +34,7 @@ from skunkqueue.worker.pool.exchanger import Delivery
 from skunkqueue.worker.pool.lookout import Lookout
 from skunkqueue.worker.pool.process import Process, Thread
 from skunkqueue.worker.pool.settings import Settings
-from skunkqueue.worker.pool.slot import Slot
+from skunkqueue.worker.pool.slot import Held, Slot
 
 TURN: Final = 0.1
 """Seconds after which a permit goes back, to let other keys and other pools have their turn."""
@@ -62,7 +62,8 @@ class Permit:
     """A permit that this pool holds, for one slot."""
 
     __slots__ = (
-        "asked", "claim", "credit", "fresh_at", "is_dry", "is_lost", "runs", "since", "slot", "turn", "worker",
+        "asked", "claim", "credit", "first", "fresh_at", "is_dry", "is_lost", "reserves", "runs", "since", "slot", "turn",
+        "worker",
     )  # fmt: skip
 
     def __init__(self, slot: Slot, claim: Claim, turn: Turn) -> None:
@@ -73,7 +74,9 @@ class Permit:
         self.since: float = ticks()
         self.fresh_at: float = self.since
         self.runs: set[Mark] = set()
+        self.first: Held | None = None  # of its runs, where they follow each other: the one that the worker has
         self.asked: int = 0
+        self.reserves: int = 0  # of the room of its slot, while it asks
         self.is_dry: bool = False
         self.is_lost: bool = False
         self.credit: Credit | None = None
@@ -120,6 +123,8 @@ class Permits:
         self._resting: dict[Permit, float] = {}  # those of a rate, with the ticks at which their next run may start
         self._letting_go: set[Permit] = set()
         self._runs: dict[Mark, Permit] = {}
+        self._firsts: dict[Mark, Permit] = {}  # by the run that the worker has, where others follow it
+        self.hand: Callable[[Slot, list[Held]], None] = lambda slot, many: None
         self._more_at: dict[tuple[LimitKey, Terms], float] = {}  # ticks until which they need no more permits
 
     @property
@@ -205,6 +210,11 @@ class Permits:
             if now >= permit.since + TURN or not permit.is_usable:
                 self._going.discard(permit)
                 continue
+            if _gives_one(permit):
+                if len(permit.runs) <= slot.each // 2:
+                    self._going.discard(permit)
+                    self._ask_next(permit)
+                continue
             if slot not in rooms:
                 rooms[slot] = slot.room(self._most(slot))
             if rooms[slot] > len(permit.runs):
@@ -214,8 +224,9 @@ class Permits:
 
     def _want(self, permit: Permit, limit: int) -> Want | None:
         slot, (key, _, _) = permit.slot, permit.turn
-        if _gives_one(permit):
-            limit = 1
+        is_one = _gives_one(permit)
+        if is_one:
+            limit = slot.each
         if permit.credit is not None:
             permit.credit = permit.credit.then(self._clock.now())
             limit = min(limit, permit.credit.whole)
@@ -226,7 +237,8 @@ class Permits:
             self._completer.note(permit.claim, Outcome.started(notes=permit.credit.packed()))
         self._unfresh(permit)
         permit.asked = limit
-        slot.reserved += limit
+        permit.reserves = 1 if is_one else limit
+        slot.reserved += permit.reserves
         want = Want(key.queue, keyed_routes(key.route, key.digest), slot.name, new_token(), limit)
         self._asking[want.token] = permit
         return want
@@ -283,7 +295,7 @@ class Permits:
         for want in delivery.wants:
             permit = self._asking.pop(want.token, None)
             if permit is not None:
-                permit.slot.reserved -= permit.asked
+                permit.slot.reserved -= permit.reserves
                 self._answered(permit, got.get(want.token, 0))
         if self._fresh:  # they had no room beside those
             self._look()
@@ -291,7 +303,7 @@ class Permits:
     def _answered(self, permit: Permit, got: int) -> None:
         terms, asked = permit.turn.terms, permit.asked
         permit.asked, permit.is_dry = 0, got < asked
-        if asked > 1:
+        if asked > 1 and not _gives_one(permit):
             permit.slot.learn_turn(asked, got)
         if permit.credit is not None:
             permit.credit = permit.credit.less(got - asked)
@@ -302,7 +314,7 @@ class Permits:
             return
         if not permit.is_dry:
             self._have_more(permit, asked)
-            if permit.slot.concurrency == 1:
+            if permit.slot.concurrency == 1 or asked > 1:
                 self._going.add(permit)
         if permit.is_dry and permit.runs and not terms.is_at_once:
             self._slow[permit] = ticks() + SLOW
@@ -316,6 +328,50 @@ class Permits:
             self._lookout.have_more(key, terms)
             if asked > 1:  # it asks again soon
                 self._more_at[key, terms] = ticks() + AGAIN
+
+    # one behind the other
+
+    def follows(self, permit: Permit, held: Held) -> bool:
+        """Whether a run is to start behind another one of its permit: in a worker that could execute both at once."""
+        if not _gives_one(permit):
+            return False
+        if permit.first is not None:
+            permit.first.followed = True
+            return True
+        self._begin(permit, held)
+        return False
+
+    def _begin(self, permit: Permit, held: Held) -> None:
+        permit.first = held
+        self._firsts[held.claim.id, held.claim.token] = permit
+
+    def pass_on(self, outcomes: Sequence[tuple[Claim, Outcome]]) -> None:
+        """Hand out what follows the runs of these outcomes: these have ended in their workers, if not in the source."""
+        if not self._firsts:
+            return
+        for claim, outcome in list(outcomes):  # to which come those that are handed back
+            if outcome.kind not in ("started", "progress"):
+                self._after((claim.id, claim.token))
+
+    def _after(self, mark: Mark) -> None:
+        permit = self._firsts.pop(mark, None)
+        if permit is None:
+            return
+        permit.first = None
+        following = [held for held in permit.slot.behind if self._runs.get(_mark(held)) is permit]
+        if not following:
+            return
+        if not permit.is_usable:
+            self._completer.hand_back(permit.slot, permit.slot.drop({_mark(held) for held in following}))
+            return
+        held = following[0]
+        permit.slot.behind.remove(held)
+        held.followed = len(following) > 1
+        self._begin(permit, held)
+        if held.careful:
+            permit.slot.waiting.append(held)
+        else:
+            self.hand(permit.slot, [held])
 
     # ends
 
@@ -359,6 +415,7 @@ class Permits:
         """A run has ended here, or was taken away."""
         mark = claim.id, claim.token
         permit = self._runs.pop(mark, None)
+        self._after(mark)
         if permit is None:
             return
         permit.runs.discard(mark)
@@ -412,6 +469,7 @@ class Permits:
             del self._with_key[name]
         for mark in permit.runs:
             self._runs.pop(mark, None)
+            self._firsts.pop(mark, None)
 
     def _let_go(self, permit: Permit) -> None:
         self._drop(permit)
@@ -472,5 +530,9 @@ class Permits:
 
 
 def _gives_one(permit: Permit) -> bool:
-    """Whether it is asked for one run at a time, as its worker could execute several at once."""
+    """Whether its runs start one behind the other though its worker could execute several at once."""
     return permit.turn.terms.is_at_once and permit.slot.concurrency > 1
+
+
+def _mark(held: Held) -> Mark:
+    return held.claim.id, held.claim.token

@@ -23,6 +23,8 @@ from skunkqueue.worker.pool.process import Process, Thread
 
 MOST_AHEAD: Final = 512
 """Most runs that the worker of a slot has at a time, executed and handed ahead."""
+MOST_BEHIND: Final = 64
+"""Most runs that follow each other in one of several places of a worker, under a permit of runs at once."""
 UNLADE_EVERY: Final = 1.0
 """Seconds from one time to the next that a worker gives back, for others, what it has not started and was too much."""
 FEW: Final = 4
@@ -55,8 +57,8 @@ class Held:
     """A claim that this pool holds."""
 
     __slots__ = (
-        "alone", "attempt", "careful", "cause", "claim", "guarded", "importing", "kill_at", "name", "notes", "number",
-        "seal", "since",
+        "alone", "attempt", "careful", "cause", "claim", "followed", "guarded", "importing", "kill_at", "name", "notes",
+        "number", "seal", "since",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, seal: Seal, notes: Notes, name: str, careful: bool, alone: bool = False) -> None:
@@ -69,6 +71,7 @@ class Held:
         self.attempt: int = notes.starts + 1
         self.number: int = 0
         self.guarded: bool = False  # the worker ends rather than execute it beyond its lease
+        self.followed: bool = False  # others start behind it, under the same permit
         self.since: float = 0.0  # ticks when it started, as far as known
         self.importing: bool = False  # the worker is importing its job
         self.cause: str = ""  # why it is being interrupted: timeout, cancel, lost, stop
@@ -106,6 +109,7 @@ class Slot:
         self.turns_until: float = 0.0  # ticks until which turns are likely to come, and are asked for apart
         self.turn_yield: float = 8.0  # runs that a turn gives, about
         self._handed_at: float = 0.0  # ticks
+        self._behind_at: float = 0.0  # ticks when the last run was put behind another
         self._unladen_at: float = 0.0
         self.is_filled: bool = False  # its last want got all that it asked for
         self.body: Process | Thread | None = None
@@ -123,6 +127,7 @@ class Slot:
         self.started: dict[int, Held] = {}  # those reported as started, in order; only if concurrency > 1
         self.recalled: list[Held] = []  # handed out, but the ticket was taken back until the lease is known to hold
         self.waiting: deque[Held] = deque()  # careful runs, each to be marked as started before it starts
+        self.behind: list[Held] = []  # each to be handed out when the one before it under its permit has ended
         self.lull: Lull = Lull()  # of claims, while one of them is to run alone
         self._was_in_lull = False
         self.marking: Held | None = None  # the one of them being marked as started in the store
@@ -150,6 +155,11 @@ class Slot:
     def free(self) -> int:
         """How many more runs the worker could start now."""
         return self.concurrency - len(self.held)
+
+    @property
+    def each(self) -> int:
+        """How many runs one of several places is to have in advance, one behind the other."""
+        return max(1, min(self._ahead // self.concurrency, MOST_BEHIND))
 
     def want(self, most: int | None, limit: int = MOST_AHEAD) -> Want | None:
         """What to claim for this slot now. ``most``: how many more runs its worker may start before it is replaced.
@@ -208,9 +218,20 @@ class Slot:
 
     def overladen_from(self) -> float:
         """Ticks from which it has more than its worker will finish soon, as runs take longer now; or infinite."""
-        if len(self.held) <= self._ahead or self.leaving:
-            return float("inf")
-        return max(self._handed_at + 2 * SOON, self._unladen_at + UNLADE_EVERY)
+        since = min(
+            self._handed_at if len(self.held) > self._ahead else float("inf"),
+            self._behind_at if self.behind and len(self.behind) > self._fit_behind() else float("inf"),
+        )
+        return float("inf") if self.leaving else max(since + 2 * SOON, self._unladen_at + UNLADE_EVERY)
+
+    def _fit_behind(self) -> int:
+        """How many may be behind others, in all places that have some."""
+        return self.each * max(1, sum(held.followed for held in self.held.values()))
+
+    def put_behind(self, held: Held) -> None:
+        """Hand it out when the one before it under its permit has ended."""
+        self.behind.append(held)
+        self._behind_at = ticks()
 
     def is_overladen(self) -> bool:
         """Whether it has that now; not twice a second."""
@@ -275,9 +296,9 @@ class Slot:
         self._ahead = max(self.concurrency, min(fitting, self._ahead * 4, MOST_AHEAD))
 
     def doubt_pace(self) -> None:
-        """Runs take longer now: an idle worker is handed none ahead until it is known how long."""
-        if not self.held:
-            self._ahead = self.concurrency
+        """Runs take longer now: an idle worker is handed none ahead until it is known how long; nor is a place of one."""
+        if not self.held or self.concurrency > 1:
+            self._ahead = max(self.concurrency, len(self.held))
 
     def learn_strange(self, job: JobKey | None, what: Unknown) -> None:
         """Learn that the worker could not open a run; ``job``: of which it can open none, if that is so.
@@ -349,23 +370,25 @@ class Slot:
 
     @property
     def busy(self) -> bool:
-        return bool(self.held or self.recalled or self.waiting or self.marking)
+        return bool(self.held or self.recalled or self.waiting or self.marking or self.behind)
 
     def in_hand(self) -> Iterator[Held]:
         """All claims of this slot, started or not."""
         yield from self.held.values()
         yield from self.recalled
         yield from self.waiting
+        yield from self.behind
         if self.marking is not None:
             yield self.marking
 
     def drop(self, keys: set[tuple[str, str]]) -> list[Held]:
-        """Remove these from what is recalled or waiting; returns them."""
+        """Remove these from what is recalled, waiting or behind others; returns them."""
 
         def kept(held: Held) -> bool:
             return (held.claim.id, held.claim.token) not in keys
 
-        gone = [held for held in (*self.recalled, *self.waiting) if not kept(held)]
+        gone = [held for held in (*self.recalled, *self.waiting, *self.behind) if not kept(held)]
+        self.behind = [held for held in self.behind if kept(held)]
         self.recalled = [held for held in self.recalled if kept(held)]
         self.waiting = deque(held for held in self.waiting if kept(held))
         return gone
@@ -378,9 +401,10 @@ class Slot:
         return [self.held.pop(number) for number in sorted(numbers) if number in self.held]
 
     def take_back(self) -> list[Held]:
-        """Take back all runs that the worker has not started, careful runs too."""
+        """Take back all runs that the worker has not started, careful runs and those behind others too."""
         waiting, self.waiting = self.waiting, deque()
-        return [*self.recall(), *waiting]
+        behind, self.behind = self.behind, []
+        return [*self.recall(), *waiting, *behind]
 
     def start_later(self) -> None:
         """After a failed start: try again after a pause that grows."""
@@ -482,15 +506,18 @@ class Slot:
     def is_stuck_from(self) -> float:
         """Ticks from which runs that wait for others to end are taken back; infinite if there are none."""
         waiting = len(self.held) + len(self.waiting) > self._places
-        return self._slow_from() if waiting else float("inf")
+        slow_from = self._slow_from() if waiting else float("inf")
+        if not self.behind:
+            return slow_from
+        return min([slow_from, *(held.since + 2 * SOON for held in self.started.values() if held.followed)])
 
     # ending
 
     def leave(self) -> list[Held]:
         """Stop handing out: the worker ends after its current runs. Returns the runs that it has not started."""
         self.leaving = True
-        back = [*self.recall(), *self.recalled, *self.waiting]
-        self.recalled, self.waiting = [], deque()
+        back = [*self.recall(), *self.recalled, *self.waiting, *self.behind]
+        self.recalled, self.waiting, self.behind = [], deque(), []
         if self.marking is not None:
             back.append(self.marking)
             self.marking = None
@@ -513,6 +540,7 @@ class Slot:
         running = list(self.held.values())
         back += self.recalled
         back += self.waiting
+        back += self.behind
         if self.marking is not None:
             back.append(self.marking)
         how = self.body.reap()
@@ -530,7 +558,7 @@ class Slot:
     def _empty(self) -> None:
         """Forget the worker, and what it holds."""
         self.body = None
-        self.waiting, self.marking = deque(), None
+        self.waiting, self.marking, self.behind = deque(), None, []
         self.lull, self._was_in_lull = Lull(), False  # a worker that was replaced keeps its own
         self.ready = self.leaving = self.killed = False
         self.held, self.started, self.recalled = {}, {}, []
