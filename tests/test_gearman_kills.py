@@ -351,6 +351,25 @@ def test_what_several_servers_gave_at_once_is_claimed_next() -> None:
         assert len(source.exchange([], [want()], now=ticks(), until=ticks() + 15).claims) == 1
 
 
+def test_more_is_taken_ahead_only_once_something_has_ended(job_server: Gearmand) -> None:
+    """Else the first of several pools takes all that there is, one exchange after the other, and the others have none."""
+    with source_at(job_server.server) as source:
+        ready_channel(source)
+        with peers(job_server) as (client,):
+            for _ in range(8):
+                client.submit("job", b"x", background=True)
+        first = claim(source)
+        for _ in range(3):
+            found = source.exchange([], [want()], now=ticks(), until=ticks() + 15)
+            assert len(found.claims) == 1
+            assert found.next_ripe is not None and found.next_ripe > ticks() + 1
+
+        found = source.exchange([(first[0], done())], [want()], now=ticks(), until=ticks() + 15)
+
+        assert len(found.claims) == 1
+        assert found.next_ripe is not None and found.next_ripe <= ticks()
+
+
 def test_an_exchange_ends_where_its_source_is_closed(job_server: Gearmand) -> None:
     with source_at(job_server.server) as source:
         ready_channel(source)

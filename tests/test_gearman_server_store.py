@@ -424,6 +424,28 @@ def test_workers_of_the_queue_run_what_gearman_clients_submit(ours: Gearmand, sk
     client.close()
 
 
+@pytest.mark.parametrize("is_able", [False, True])
+def test_a_client_is_told_at_once_of_what_was_run_elsewhere(
+    ours: Gearmand, skunq_work: None, monkeypatch: pytest.MonkeyPatch, is_able: bool
+) -> None:
+    """By what the store says when it is waited for: the ticks of the server come much later, and so do other looks."""
+    client = Peer(ours)
+    assert client.call("size", b"abc") == b"3"  # there is a worker
+    if is_able:  # so is one here, which is at something else
+        worker = able(ours, "size")
+        sync(worker)
+    for name in ("LONGEST", "SHORTEST", "SAFETY"):
+        monkeypatch.setattr(f"skunkqueue.gearman.server.watch.{name}", 120.0)
+    time.sleep(0.3)  # the ticks that are due by now
+
+    for _ in range(5):
+        assert client.call("size", b"abc") == b"3"
+        time.sleep(0.05)
+    client.close()
+    if is_able:
+        worker.close()
+
+
 def test_a_gearman_worker_runs_what_the_queue_fires(ours: Gearmand, jobs: Any) -> None:
     worker = able(ours, "elsewhere", "add", "size")
     worker.send(KIND.PRE_SLEEP)

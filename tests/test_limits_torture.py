@@ -56,7 +56,8 @@ class Watch(threading.Thread):
 
 
 def read_marks(folder, seen, mark):
-    """What was marked. A run that has no end went on for as long as its process was seen alive, or to its thread's next."""
+    """What was marked. A run that has no end went on for as long as its process was seen alive, or to its thread's next
+    run."""
     intervals, starts = defaultdict(list), defaultdict(list)
     for file in folder.glob("marks-*"):
         pid = int(file.name.split("-")[1])

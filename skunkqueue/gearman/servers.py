@@ -249,8 +249,10 @@ class GearmanServers:
                 connection = self._next(asking, route)
                 if connection is not None:
                     grabs[connection] = asking.grabs(route, connection)
-            # Where they had nothing left the last time, one job does not mean that there are more.
-            asking.is_light = all(connection.was_empty for connection in grabs)
+            # Where they had nothing left the last time, one job does not mean that there are more. And before one has
+            # ended here, more of them would wait here, while workers elsewhere have none.
+            has_ended = any(outcome.kind in ("complete", "failed") for _, outcome in outcomes)
+            asking.is_light = not has_ended or all(connection.was_empty for connection in grabs)
         self._askings.append(asking)
         for connection in {**told, **grabs}:
             self._ask(asking, connection, told.get(connection, ()), grabs.get(connection, 0))

@@ -126,6 +126,8 @@ class ServerJobs:
 
     def __init__(self) -> None:
         self._by_id: dict[str, ServerJob] = {}
+        self.attached: int = 0
+        """How often a client has begun to await a job."""
 
     def __iter__(self) -> Iterator[ServerJob]:
         return iter(list(self._by_id.values()))
@@ -145,6 +147,7 @@ class ServerJobs:
 
     def attach(self, job: ServerJob, client: Peer) -> None:
         """This client awaits the end of the job."""
+        self.attached += 1
         job.clients.append(client)
         client.awaited[job.id] = job
 

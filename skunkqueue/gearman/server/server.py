@@ -25,7 +25,7 @@ from skunkqueue.gearman.server.peer import Peer
 from skunkqueue.gearman.server.replies import error
 from skunkqueue.gearman.server.service import Service
 from skunkqueue.gearman.server.upkeep import Upkeep
-from skunkqueue.gearman.server.watch import StoreWatch
+from skunkqueue.gearman.server.watch import YOUNG, StoreWatch
 from skunkqueue.gearman.server.workers import WorkerRequests
 from skunkqueue.queue import SkunkQueue
 from skunkqueue.signals import ROUGH_SIGNALS, catch, give_back
@@ -258,6 +258,8 @@ class _Handler:
         self._workers = WorkerRequests(service)
         self._admin = AdminCommands(service, shut)
         self._watch = StoreWatch(service)
+        self._attached = 0  # how often clients had begun to await jobs when the watch was told so
+        self._is_hurried = False
         self._upkeep = Upkeep(service, addresses)
         self._handlers = {**self._clients.handlers, **self._workers.handlers}
         service.loop.at(ticks(), self._tick_watch)
@@ -299,6 +301,9 @@ class _Handler:
         service = self.service
         if service.look_at == 0.0:
             self._watch.look()
+        if service.jobs.attached != self._attached and not self._is_hurried:
+            self._attached, self._is_hurried = service.jobs.attached, True
+            service.loop.at(ticks() + YOUNG, self._tick_once)
         left = service.calls.flush()
         if service.is_leaving and service.calls.is_idle and not any(job.peer for job in service.jobs):
             service.loop.stop()
@@ -306,6 +311,11 @@ class _Handler:
 
     def _tick_watch(self) -> None:
         self.service.loop.at(ticks() + self._watch.tick(), self._tick_watch)
+
+    def _tick_once(self) -> None:
+        """Somebody awaits a job since a moment ago, which may be run elsewhere."""
+        self._is_hurried = False
+        self._watch.tick()
 
     def _tick_upkeep(self) -> None:
         self.service.loop.at(ticks() + self._upkeep.tick(), self._tick_upkeep)

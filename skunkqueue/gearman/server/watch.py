@@ -23,11 +23,11 @@ from skunkqueue.ids import new_token
 from skunkqueue.pauses import pause_after
 from skunkqueue.persistence import Key, Persister, RunKey, WorkerKey, WorkKey
 
-YOUNG: Final = 0.02
+YOUNG: Final = 0.002
 """Seconds after which the end of a job is looked for elsewhere."""
-OURS: Final = 1.0
+OURS: Final = 0.1
 """The same where workers here can do it, and nobody else is known to do such jobs."""
-REMEMBERED: Final = 10.0
+REMEMBERED: Final = 60.0
 """Seconds for which it is known of a function that others do its jobs."""
 POLL: Final = 0.05
 """Seconds between two looks at a store of this process alone."""
@@ -40,8 +40,9 @@ MOST_KEYS: Final = 200
 PACE: Final = 0.005
 """Least seconds between two waits."""
 PAGE: Final = 500
+SHORTEST: Final = 0.02
 LONGEST: Final = 0.1
-"""Seconds between two ticks."""
+"""Seconds between two ticks, where there are jobs and where there are none."""
 
 
 class StoreWatch:
@@ -75,7 +76,7 @@ class StoreWatch:
         service = self._service
         left = max(service.look_at, self._look_allowed_at) - now if service.sleepers else LONGEST
         if len(service.jobs):
-            left = min(left, max(YOUNG, self._awaited_at - now))
+            left = min(left, max(SHORTEST, self._awaited_at - now))
         return min(max(left, 0.001), LONGEST)
 
     def look(self) -> None:

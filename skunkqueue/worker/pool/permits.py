@@ -62,8 +62,8 @@ class Permit:
     """A permit that this pool holds, for one slot."""
 
     __slots__ = (
-        "asked", "claim", "credit", "first", "fresh_at", "is_dry", "is_lost", "reserves", "runs", "since", "slot", "turn",
-        "worker",
+        "asked", "claim", "credit", "first", "fresh_at", "is_dry", "is_lost", "reserves", "runs", "since", "slot",
+        "turn", "worker",
     )  # fmt: skip
 
     def __init__(self, slot: Slot, claim: Claim, turn: Turn) -> None:

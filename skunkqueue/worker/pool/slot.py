@@ -296,7 +296,8 @@ class Slot:
         self._ahead = max(self.concurrency, min(fitting, self._ahead * 4, MOST_AHEAD))
 
     def doubt_pace(self) -> None:
-        """Runs take longer now: an idle worker is handed none ahead until it is known how long; nor is a place of one."""
+        """Runs take longer now: an idle worker is handed none ahead until it is known how long; nor is one of several
+        places."""
         if not self.held or self.concurrency > 1:
             self._ahead = max(self.concurrency, len(self.held))
 
