@@ -352,7 +352,7 @@ def test_what_several_servers_gave_at_once_is_claimed_next() -> None:
 
 
 def test_more_is_taken_ahead_only_once_something_has_ended(job_server: Gearmand) -> None:
-    """Else the first of several pools takes all that there is, one exchange after the other, and the others have none."""
+    """Else the first of several pools takes all that there is, exchange by exchange, and the others have none."""
     with source_at(job_server.server) as source:
         ready_channel(source)
         with peers(job_server) as (client,):
