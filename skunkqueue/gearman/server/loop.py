@@ -83,7 +83,8 @@ class PeerLoop:
                 listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
             except OSError as error:
                 self.stop_listening()
-                raise WrongCall(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+                why = (error.strerror or str(error)).partition(" (while ")[0]  # without the address once more
+                raise WrongCall(f"cannot listen on {host}:{port}: {why}") from error
             listener.setblocking(False)
             self._listeners.append(listener)
             self.addresses.append((host, listener.getsockname()[1]))

@@ -456,12 +456,16 @@ class Engine:
             return
         if away is not None and not self._was_away:
             what = str(away) if isinstance(away, StoreError) else named(away)
-            sentence = f"the store is away, trying again until it is back: {what}"
+            sentence = f"{self._where} is away, trying again until it is back: {what}"
             self._log.say(sentence, what="store away", level=WARNING, error=what)
         elif away is None and self._was_away:
-            self._log.say("the store is back", what="store back")
+            self._log.say(f"{self._where} is back", what="store back")
             self._leases.beat_now()
         self._was_away = away is not None
+
+    @property
+    def _where(self) -> str:
+        return "the store" if isinstance(self._source, Persister) else self._source.url
 
     # 4. end
 
