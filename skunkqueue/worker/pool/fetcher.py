@@ -93,7 +93,7 @@ class Fetcher:
         """The same, also for those slots that a watch claims for."""
         self._called = True
         self._back_at = 0.0
-        self._missed = self._exchanger.watching  # which may have looked before there was something
+        self._missed = self._missed or self._exchanger.watching  # which may have looked before there was something
 
     @property
     def called(self) -> bool:
