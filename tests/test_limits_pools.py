@@ -19,11 +19,15 @@ from pools import until
 
 from skunkqueue import JobMixin, Limit, SkunkQueue, WorkerPool, WrongCall
 from skunkqueue.cli.commands import skunq
-from skunkqueue.envelope import State
+from skunkqueue.envelope import Outcome, State, Want
+from skunkqueue.ids import new_token
 from skunkqueue.limits.turns import is_turn
 from skunkqueue.persistence.memory import MemoryPersister
+from skunkqueue.policy import Notes, encode_notes
 from skunkqueue.routes import key_of_route
 from skunkqueue.testing import drain
+from skunkqueue.worker.pool.completer import Completer
+from skunkqueue.worker.pool.slot import Slot
 
 
 @pytest.fixture
@@ -624,3 +628,77 @@ def test_when_a_worker_is_killed_those_behind_are_run_by_the_next(url, store, tm
             runs.wait(60)
 
         assert {run.state for run in runs} == {State.SUCCEEDED}
+
+
+def suspect(queue, job, *args):
+    """A run that has killed its worker once, as far as the store knows: the next one executes nothing beside it."""
+    run = job.fire_at(3600, *args)
+    now, route = queue.now(), queue.store.get([run.id])[run.id].envelope.route
+    later = now + 4000  # so that no pool is quicker
+    (claim,) = queue.store.claim([Want("demo", (route,), "w", new_token(), 1)], now=later, until=later + 60)
+    again = Outcome.again(due=now, notes=encode_notes(Notes(suspect=True)))
+    assert queue.store.commit([(claim, again)], now=now)
+    return run
+
+
+def test_nothing_that_follows_starts_beside_a_run_that_is_to_run_alone(lone, going):
+    job = lone.event(module.work, name="work", limit=Limit(1, key="k"))
+    other = lone.event(module.work, name="other")
+    with working(lone, concurrency=4):
+        job.fire_many([("quick", 0.0)] * 400).wait(60)
+        runs = job.fire_many([("short", 0.003, "all")] * 300)
+        time.sleep(0.1)
+        before = going.most["all"]
+        alone = suspect(lone, other, "alone", 0.3, "all")
+        alone.wait(30)
+        runs.wait(30)
+
+    assert before == going.most["all"] == 1
+
+
+def test_nothing_waits_behind_a_run_that_waits_to_run_alone(lone, going):
+    """It may wait for as long as a run of another job takes."""
+    job = lone.event(module.work, name="work", limit=Limit(2, key="k"))
+    hold = lone.event(module.hold, name="hold")
+    with working(lone, concurrency=4):
+        job.fire_many([("quick", 0.0)] * 400).wait(60)
+        long = hold.fire("long")
+        until(lambda: long.state == State.RUNNING)
+        waits = suspect(lone, job, "alone", 0.0)
+        job.fire_many([("quick", 0.0)] * 30).wait(30)
+        assert waits.state in (State.QUEUED, State.RUNNING)
+        going.release.set()
+        waits.wait(30)
+
+
+def test_one_long_run_has_nothing_given_back_that_follows_others(lone, going, monkeypatch):
+    given = []
+    hand_back = Completer.hand_back
+    monkeypatch.setattr(
+        Completer, "hand_back", lambda self, slot, many: given.extend(many) or hand_back(self, slot, many)
+    )
+    one = lone.event(module.work, name="one", limit=Limit(1, key="one"))
+    hold = lone.event(module.hold, name="hold", limit=Limit(1, key="one"))
+    other = lone.event(module.work, name="other", limit=Limit(1, key="other"))
+    with working(lone, concurrency=4):
+        one.fire_many([("quick", 0.0)] * 400).wait(60)
+        long = hold.fire("long")
+        behind = one.fire_many([("quick", 0.0)] * 30)
+        until(lambda: long.state == State.RUNNING)
+        time.sleep(0.5)
+        given.clear()
+        other.fire_many([("other", 0.0)] * 1000).wait(60)
+        assert len(given) < 300
+        going.release.set()
+        behind.wait(30)
+
+
+def test_a_worker_is_replaced_in_time_whatever_follows_there(lone, going, monkeypatch):
+    left = []
+    leave = Slot.leave
+    monkeypatch.setattr(Slot, "leave", lambda self: left.append(self.runs) or leave(self))
+    job = lone.event(module.work, name="work", limit=Limit(4, key="k"))
+    with working(lone, concurrency=4, max_runs=20):
+        job.fire_many([("all", 0.0005)] * 300).wait(60)
+
+    assert max(left) <= 20

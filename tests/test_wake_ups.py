@@ -222,6 +222,34 @@ def test_what_is_put_for_later_while_a_pool_connects_anew_begins_on_time(shared_
             until(lambda: run.state == "succeeded", LIMIT)
 
 
+UNOPENED = REOPENING.replace("return first", "if len(opened) == 2: raise OSError('not yet')\n    return first")
+
+
+def test_a_channel_that_cannot_be_opened_at_once_is_opened_soon(shared_redis, tmp_path):
+    """Until then nobody hears of what is put for later, and who knew of it dies."""
+    with shared_redis.client() as client:
+        client.flushall()
+    prelude = f"MARKS = {str(tmp_path)!r}\n{UNOPENED}{NETS_OFF}"
+    with SkunkQueue("demo", shared_redis.url) as queue:
+        job = queue.event(routes=["a"])(begin)
+        with PoolProcess(tmp_path, queue.url, "a", prelude=prelude, lease=2 * NEVER) as one:
+            one.up()
+            until(lambda: job.fire(0).wait(LIMIT) is None, LIMIT)
+            time.sleep(SHORT)
+            with shared_redis.client() as client:
+                client.client_kill_filter(_type="pubsub")
+                client.client_kill_filter(_type="normal", skipme=True)
+            until(lambda: (tmp_path / "opening-2").exists(), LIMIT)
+            with PoolProcess(tmp_path, queue.url, "a", prelude=NETS_OFF, lease=2 * NEVER) as two:
+                two.up()
+                run = job.fire_at(4.0, 1)
+                time.sleep(0.5)
+                two.send(signal.SIGKILL)
+            (tmp_path / "put").touch()
+
+            until(lambda: run.state == "succeeded", LIMIT)
+
+
 def test_a_pool_killed_amid_a_run_is_noticed_though_its_lease_is_short(shared_redis, tmp_path):
     with shared_redis.client() as client:
         client.flushall()

@@ -259,7 +259,7 @@ class _Handler:
         self._admin = AdminCommands(service, shut)
         self._watch = StoreWatch(service)
         self._attached = 0  # how often clients had begun to await jobs when the watch was told so
-        self._is_hurried = False
+        self._is_hurried, self._hurries_from = False, 0.0
         self._upkeep = Upkeep(service, addresses)
         self._handlers = {**self._clients.handlers, **self._workers.handlers}
         service.loop.at(ticks(), self._tick_watch)
@@ -303,7 +303,7 @@ class _Handler:
             self._watch.look()
         if service.jobs.attached != self._attached and not self._is_hurried:
             self._attached, self._is_hurried = service.jobs.attached, True
-            service.loop.at(ticks() + YOUNG, self._tick_once)
+            service.loop.at(max(ticks() + YOUNG, self._hurries_from), self._tick_once)
         left = service.calls.flush()
         if service.is_leaving and service.calls.is_idle and not any(job.peer for job in service.jobs):
             service.loop.stop()
@@ -315,7 +315,9 @@ class _Handler:
     def _tick_once(self) -> None:
         """Somebody awaits a job since a moment ago, which may be run elsewhere."""
         self._is_hurried = False
+        began = ticks()
         self._watch.tick()
+        self._hurries_from = ticks() + 10 * (ticks() - began)  # at most a tenth of the time goes into this
 
     def _tick_upkeep(self) -> None:
         self.service.loop.at(ticks() + self._upkeep.tick(), self._tick_upkeep)

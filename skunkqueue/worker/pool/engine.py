@@ -186,6 +186,7 @@ class Engine:
             self._warn(warning)
         self._await_more_orders()
         self._leases.check()
+        self._permits.pass_on(self._completer.outcomes)
         self._supervisor.enforce()
         self._supervisor.tend()
         self._exchange()
@@ -317,7 +318,6 @@ class Engine:
             self._exchanger.drop_channel()
         is_paused = self._claims_nothing()
         outcomes = self._completer.outcomes and not self._exchanger.asking
-        self._permits.pass_on(self._completer.outcomes)
         if outcomes:
             self._permits.ending(self._completer.outcomes)
         wants = [] if is_paused else self._fetcher.wants(anyway=bool(outcomes))
@@ -434,10 +434,11 @@ class Engine:
                 continue
             held.guarded = permit is not None and self._permits.is_guarded((claim.id, claim.token))
             # Another may be quicker than it is replaced, or than its route goes on.
-            if slot.leaving or slot.paused or not slot.ready or slot.gave_back:
+            may_have = permit is None or self._permits.may_have(permit, slot, held)
+            if slot.leaving or slot.paused or not slot.ready or slot.gave_back or not may_have:
                 self._completer.hand_back(slot, [held])
             elif permit is not None and self._permits.follows(permit, held):
-                slot.put_behind(held)
+                slot.put_behind(permit.chain, held)
             elif held.careful:
                 slot.waiting.append(held)
             else:

@@ -139,6 +139,7 @@ class Exchanger:
         self._opened_at = 0.0  # ticks
         self._open_from = 0.0  # ticks from which a channel may be opened
         self._short = 0  # how many channels in a row have failed at once
+        self._unopened = 0  # how many could not be opened, in a row
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="skunkqueue-exchanger", daemon=True)
 
@@ -398,6 +399,8 @@ class Exchanger:
     def _work(self) -> None:
         self._open_channel()
         while self._await_work():
+            if self._opens_in() == 0.0:
+                self._open_channel()
             for errand in self._take_errands():
                 self._try(errand)
             if load := self._next():
@@ -410,11 +413,22 @@ class Exchanger:
             return
         try:
             channel = self._source.channel(self._queue)
-        except Exception:
-            return  # the next exchange reports the error; after it, try again
+        except Exception:  # the next exchange reports the error
+            self._unopened += 1
+            self._open_from = ticks() + pause_after(self._unopened)
+            return
+        self._unopened = 0
         self._may_have_channel = channel is not None
         self._opened_at = ticks()
         self.channel = channel
+
+    def _opens_in(self) -> float | None:
+        """Seconds until the next try to open a channel; None where there is one, or can be none.
+
+        Without one, nobody hears here of what is put for later.
+        """
+        is_there = self.channel is not None or not self._may_have_channel
+        return None if is_there or self._closing else max(0.0, self._open_from - ticks())
 
     def _rest(self) -> None:
         with self._state:
@@ -435,7 +449,9 @@ class Exchanger:
             while not (self._errands or self._is_called()):
                 if self._closing:
                     return False
-                self._state.wait()
+                if (left := self._opens_in()) == 0.0:
+                    break
+                self._state.wait(left)
             self._busy = True
             return True
 

@@ -34,7 +34,7 @@ from skunkqueue.worker.pool.exchanger import Delivery
 from skunkqueue.worker.pool.lookout import Lookout
 from skunkqueue.worker.pool.process import Process, Thread
 from skunkqueue.worker.pool.settings import Settings
-from skunkqueue.worker.pool.slot import Held, Slot
+from skunkqueue.worker.pool.slot import Chain, Held, Slot
 
 TURN: Final = 0.1
 """Seconds after which a permit goes back, to let other keys and other pools have their turn."""
@@ -62,7 +62,7 @@ class Permit:
     """A permit that this pool holds, for one slot."""
 
     __slots__ = (
-        "asked", "claim", "credit", "first", "fresh_at", "is_dry", "is_lost", "reserves", "runs", "since", "slot",
+        "asked", "chain", "claim", "credit", "fresh_at", "is_dry", "is_lost", "reserves", "runs", "since", "slot",
         "turn", "worker",
     )  # fmt: skip
 
@@ -74,7 +74,7 @@ class Permit:
         self.since: float = ticks()
         self.fresh_at: float = self.since
         self.runs: set[Mark] = set()
-        self.first: Held | None = None  # of its runs, where they follow each other: the one that the worker has
+        self.chain: Chain = Chain()  # of its runs, where they follow each other
         self.asked: int = 0
         self.reserves: int = 0  # of the room of its slot, while it asks
         self.is_dry: bool = False
@@ -226,7 +226,9 @@ class Permits:
         slot, (key, _, _) = permit.slot, permit.turn
         is_one = _gives_one(permit)
         if is_one:
-            limit = slot.each
+            most = self._most(slot)
+            left = slot.each if most is None else most - len(slot.held) - slot.number_behind
+            limit = max(1, min(slot.each, left))
         if permit.credit is not None:
             permit.credit = permit.credit.then(self._clock.now())
             limit = min(limit, permit.credit.whole)
@@ -331,18 +333,24 @@ class Permits:
 
     # one behind the other
 
+    def may_have(self, permit: Permit, slot: Slot, held: Held) -> bool:
+        """Whether the worker of this slot may have a run of a permit; nothing waits behind one that is to run alone."""
+        if permit.worker is not slot.body:
+            return False
+        first = permit.chain.first
+        return first is None or not (first.alone or held.alone) or not _gives_one(permit)
+
     def follows(self, permit: Permit, held: Held) -> bool:
         """Whether a run is to start behind another one of its permit: in a worker that could execute both at once."""
         if not _gives_one(permit):
             return False
-        if permit.first is not None:
-            permit.first.followed = True
+        if permit.chain.first is not None:
             return True
         self._begin(permit, held)
         return False
 
     def _begin(self, permit: Permit, held: Held) -> None:
-        permit.first = held
+        permit.chain.first, permit.chain.since = held, ticks()
         self._firsts[held.claim.id, held.claim.token] = permit
 
     def pass_on(self, outcomes: Sequence[tuple[Claim, Outcome]]) -> None:
@@ -357,21 +365,27 @@ class Permits:
         permit = self._firsts.pop(mark, None)
         if permit is None:
             return
-        permit.first = None
-        following = [held for held in permit.slot.behind if self._runs.get(_mark(held)) is permit]
-        if not following:
+        slot, chain = permit.slot, permit.chain
+        chain.first = None
+        if chain not in slot.behind:
             return
-        if not permit.is_usable:
-            self._completer.hand_back(permit.slot, permit.slot.drop({_mark(held) for held in following}))
+        most = self._most(slot)
+        if not permit.is_usable or slot.is_for_one or (most is not None and most <= len(slot.held) + slot.reserved):
+            self._hand_back_behind(permit)
             return
-        held = following[0]
-        permit.slot.behind.remove(held)
-        held.followed = len(following) > 1
+        held = slot.behind[chain].popleft()
+        if not slot.behind[chain]:
+            del slot.behind[chain]
         self._begin(permit, held)
         if held.careful:
-            permit.slot.waiting.append(held)
+            slot.waiting.append(held)
         else:
-            self.hand(permit.slot, [held])
+            self.hand(slot, [held])
+
+    def _hand_back_behind(self, permit: Permit) -> None:
+        back = permit.slot.behind.pop(permit.chain, None)
+        if back:
+            self._completer.hand_back(permit.slot, list(back))
 
     # ends
 
@@ -470,6 +484,7 @@ class Permits:
         for mark in permit.runs:
             self._runs.pop(mark, None)
             self._firsts.pop(mark, None)
+        self._hand_back_behind(permit)
 
     def _let_go(self, permit: Permit) -> None:
         self._drop(permit)
@@ -532,7 +547,3 @@ class Permits:
 def _gives_one(permit: Permit) -> bool:
     """Whether its runs start one behind the other though its worker could execute several at once."""
     return permit.turn.terms.is_at_once and permit.slot.concurrency > 1
-
-
-def _mark(held: Held) -> Mark:
-    return held.claim.id, held.claim.token

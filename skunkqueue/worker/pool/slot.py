@@ -57,8 +57,8 @@ class Held:
     """A claim that this pool holds."""
 
     __slots__ = (
-        "alone", "attempt", "careful", "cause", "claim", "followed", "guarded", "importing", "kill_at", "name", "notes",
-        "number", "seal", "since",
+        "alone", "attempt", "careful", "cause", "claim", "guarded", "importing", "kill_at", "name", "notes", "number",
+        "seal", "since",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, seal: Seal, notes: Notes, name: str, careful: bool, alone: bool = False) -> None:
@@ -71,11 +71,18 @@ class Held:
         self.attempt: int = notes.starts + 1
         self.number: int = 0
         self.guarded: bool = False  # the worker ends rather than execute it beyond its lease
-        self.followed: bool = False  # others start behind it, under the same permit
         self.since: float = 0.0  # ticks when it started, as far as known
         self.importing: bool = False  # the worker is importing its job
         self.cause: str = ""  # why it is being interrupted: timeout, cancel, lost, stop
         self.kill_at: float = 0.0  # ticks when the worker is killed, if the run has not ended by then
+
+
+class Chain:
+    """Runs of which one starts when the one before has ended, in a worker that could execute several at once."""
+
+    def __init__(self) -> None:
+        self.first: Held | None = None  # the one that is handed out, or about to be
+        self.since: float = 0.0  # ticks since when that is so
 
 
 class CannotHave:
@@ -127,7 +134,7 @@ class Slot:
         self.started: dict[int, Held] = {}  # those reported as started, in order; only if concurrency > 1
         self.recalled: list[Held] = []  # handed out, but the ticket was taken back until the lease is known to hold
         self.waiting: deque[Held] = deque()  # careful runs, each to be marked as started before it starts
-        self.behind: list[Held] = []  # each to be handed out when the one before it under its permit has ended
+        self.behind: dict[Chain, deque[Held]] = {}  # to be handed out when the first of their chain has ended
         self.lull: Lull = Lull()  # of claims, while one of them is to run alone
         self._was_in_lull = False
         self.marking: Held | None = None  # the one of them being marked as started in the store
@@ -220,18 +227,25 @@ class Slot:
         """Ticks from which it has more than its worker will finish soon, as runs take longer now; or infinite."""
         since = min(
             self._handed_at if len(self.held) > self._ahead else float("inf"),
-            self._behind_at if self.behind and len(self.behind) > self._fit_behind() else float("inf"),
+            self._behind_at if self.behind and self.number_behind > self.each * len(self.behind) else float("inf"),
         )
         return float("inf") if self.leaving else max(since + 2 * SOON, self._unladen_at + UNLADE_EVERY)
 
-    def _fit_behind(self) -> int:
-        """How many may be behind others, in all places that have some."""
-        return self.each * max(1, sum(held.followed for held in self.held.values()))
+    @property
+    def number_behind(self) -> int:
+        return sum(map(len, self.behind.values()))
 
-    def put_behind(self, held: Held) -> None:
-        """Hand it out when the one before it under its permit has ended."""
-        self.behind.append(held)
+    def put_behind(self, chain: Chain, held: Held) -> None:
+        """Have it handed out when those before it in its chain have ended."""
+        self.behind.setdefault(chain, deque()).append(held)
         self._behind_at = ticks()
+
+    @property
+    def is_for_one(self) -> bool:
+        """Whether a run that is to run alone is executed, or is about to be, or waits for that."""
+        if self.marking is not None and self.marking.alone:
+            return True
+        return self._runs_alone or any(held.alone for held in self.waiting)
 
     def is_overladen(self) -> bool:
         """Whether it has that now; not twice a second."""
@@ -299,7 +313,7 @@ class Slot:
         """Runs take longer now: an idle worker is handed none ahead until it is known how long; nor is one of several
         places."""
         if not self.held or self.concurrency > 1:
-            self._ahead = max(self.concurrency, len(self.held))
+            self._ahead = min(self._ahead, max(self.concurrency, len(self.held)))
 
     def learn_strange(self, job: JobKey | None, what: Unknown) -> None:
         """Learn that the worker could not open a run; ``job``: of which it can open none, if that is so.
@@ -378,7 +392,8 @@ class Slot:
         yield from self.held.values()
         yield from self.recalled
         yield from self.waiting
-        yield from self.behind
+        for several in self.behind.values():
+            yield from several
         if self.marking is not None:
             yield self.marking
 
@@ -388,8 +403,11 @@ class Slot:
         def kept(held: Held) -> bool:
             return (held.claim.id, held.claim.token) not in keys
 
-        gone = [held for held in (*self.recalled, *self.waiting, *self.behind) if not kept(held)]
-        self.behind = [held for held in self.behind if kept(held)]
+        behind = [held for several in self.behind.values() for held in several]
+        gone = [held for held in (*self.recalled, *self.waiting, *behind) if not kept(held)]
+        if not all(map(kept, behind)):
+            left = {chain: deque(filter(kept, several)) for chain, several in self.behind.items()}
+            self.behind = {chain: several for chain, several in left.items() if several}
         self.recalled = [held for held in self.recalled if kept(held)]
         self.waiting = deque(held for held in self.waiting if kept(held))
         return gone
@@ -404,8 +422,11 @@ class Slot:
     def take_back(self) -> list[Held]:
         """Take back all runs that the worker has not started, careful runs and those behind others too."""
         waiting, self.waiting = self.waiting, deque()
-        behind, self.behind = self.behind, []
-        return [*self.recall(), *waiting, *behind]
+        return [*self.recall(), *waiting, *self._take_behind()]
+
+    def _take_behind(self) -> list[Held]:
+        behind, self.behind = self.behind, {}
+        return [held for several in behind.values() for held in several]
 
     def start_later(self) -> None:
         """After a failed start: try again after a pause that grows."""
@@ -506,19 +527,21 @@ class Slot:
     @property
     def is_stuck_from(self) -> float:
         """Ticks from which runs that wait for others to end are taken back; infinite if there are none."""
+        if self.leaving:
+            return float("inf")
         waiting = len(self.held) + len(self.waiting) > self._places
+        if self.concurrency > 1:  # what has started cannot be taken back
+            waiting = waiting and len(self.held) + len(self.waiting) > len(self.started)
         slow_from = self._slow_from() if waiting else float("inf")
-        if not self.behind:
-            return slow_from
-        return min([slow_from, *(held.since + 2 * SOON for held in self.started.values() if held.followed)])
+        return min([slow_from, *(chain.since + 2 * SOON for chain in self.behind)]) if self.behind else slow_from
 
     # ending
 
     def leave(self) -> list[Held]:
         """Stop handing out: the worker ends after its current runs. Returns the runs that it has not started."""
         self.leaving = True
-        back = [*self.recall(), *self.recalled, *self.waiting, *self.behind]
-        self.recalled, self.waiting, self.behind = [], deque(), []
+        back = [*self.recall(), *self.recalled, *self.waiting, *self._take_behind()]
+        self.recalled, self.waiting = [], deque()
         if self.marking is not None:
             back.append(self.marking)
             self.marking = None
@@ -541,7 +564,7 @@ class Slot:
         running = list(self.held.values())
         back += self.recalled
         back += self.waiting
-        back += self.behind
+        back += self._take_behind()
         if self.marking is not None:
             back.append(self.marking)
         how = self.body.reap()
@@ -559,7 +582,7 @@ class Slot:
     def _empty(self) -> None:
         """Forget the worker, and what it holds."""
         self.body = None
-        self.waiting, self.marking, self.behind = deque(), None, []
+        self.waiting, self.marking, self.behind = deque(), None, {}
         self.lull, self._was_in_lull = Lull(), False  # a worker that was replaced keeps its own
         self.ready = self.leaving = self.killed = False
         self.held, self.started, self.recalled = {}, {}, []

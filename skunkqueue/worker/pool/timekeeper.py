@@ -178,9 +178,9 @@ class Timekeeper:
             self._told_meanwhile = False
             self._is_active = look.is_active
             self._rests_until = ticks() + max(SOONEST, look.took / SHARE)
-            if look.is_active:
+            if look.is_active and self.look_at > 0.0:
                 since = ticks() - self._stirred_at
-                self.look_at = min(self.look_at, max(self._rests_until, ticks() + min(since, OFTEN)))
+                self.look_at = max(self._rests_until, min(self.look_at, ticks() + min(since, OFTEN)))
             if len(self.awaited) > MOST_AWAITED:
                 self.awaited.clear()
             self.awaited.update(look.awaited)
