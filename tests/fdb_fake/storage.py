@@ -150,9 +150,13 @@ class Clock:
         self._open = False
         return self.version
 
-    def stamp(self) -> tuple[int, int]:
-        """For a commit. Those that come without a pause and with no read version handed out between are one batch."""
-        if self._open and self.batch < 0xFFFF and self._monotonic() - self._seen < 0.001:
+    def stamp(self, read_version: int = 0) -> tuple[int, int]:
+        """For a commit. Those that come without a pause and with no read version handed out between are one batch.
+
+        But for one as of the version of that batch: whoever knows that one has seen it end.
+        """
+        is_known = read_version >= self.version
+        if self._open and not is_known and self.batch < 0xFFFF and self._monotonic() - self._seen < 0.001:
             self.batch += 1
         else:
             self.advance()
@@ -244,7 +248,7 @@ class Cluster:
             if self.resolver.conflicts(merged(reads), read_version):
                 self.conflicts += 1
                 raise Refusal(NOT_COMMITTED)
-        version, batch = self.clock.stamp()
+        version, batch = self.clock.stamp(read_version)
         stamp = struct.pack(">QH", version, batch)
         done = [stamped(mutation, stamp) for mutation in mutations]
         keys = [(m[1], m[1] + b"\0") for m, before in zip(done, mutations, strict=True) if m is not before and m[3:]]

@@ -505,7 +505,7 @@ class Engine:
         self._orders.close()
         self._exchanger.run(self._end_waits)
         self._exchanger.run(self._heartbeat.stop)
-        self._exchanger.drop_channel()
+        self._exchanger.end_channel()
         self._attend()
         if not self._has_closed_exchanger() and self._exchanger.owes:
             sentence = "gave up on the store: runs whose outcome it lacks will be run again when their leases end"

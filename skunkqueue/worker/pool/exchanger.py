@@ -134,6 +134,7 @@ class Exchanger:
         self._busy = False  # with an exchange or an errand
         self._closing = False
         self._dropped = False  # something was never carried
+        self._is_ending = False  # no channel is opened any more
         self._last_trouble = ""
         self._may_have_channel = True
         self._opened_at = 0.0  # ticks
@@ -307,6 +308,12 @@ class Exchanger:
                 self._ask_again(self._watched)
             self._state.notify()
 
+    def end_channel(self) -> None:
+        """Give up the channel, and open no other."""
+        with self._state:
+            self._is_ending = True
+        self.drop_channel()
+
     def _put_off_channel(self) -> None:
         """Open the next one after a pause that grows with each that fails at once: the thread does its work as well."""
         is_short = ticks() - self._opened_at < SHORT
@@ -409,7 +416,8 @@ class Exchanger:
 
     def _open_channel(self) -> None:
         """Open a channel, unless the source has none."""
-        if self._closing or self.channel is not None or not self._may_have_channel or ticks() < self._open_from:
+        is_wanted = not (self._closing or self._is_ending) and self.channel is None and self._may_have_channel
+        if not is_wanted or ticks() < self._open_from:
             return
         try:
             channel = self._source.channel(self._queue)
@@ -420,7 +428,10 @@ class Exchanger:
         self._unopened = 0
         self._may_have_channel = channel is not None
         self._opened_at = ticks()
-        self.channel = channel
+        with self._state:
+            late, self.channel = (channel, None) if self._is_ending else (None, channel)
+        if late is not None:  # the engine attends to none any more
+            late.close()
 
     def _opens_in(self) -> float | None:
         """Seconds until the next try to open a channel; None where there is one, or can be none.
@@ -428,7 +439,7 @@ class Exchanger:
         Without one, nobody hears here of what is put for later.
         """
         is_there = self.channel is not None or not self._may_have_channel
-        return None if is_there or self._closing else max(0.0, self._open_from - ticks())
+        return None if is_there or self._closing or self._is_ending else max(0.0, self._open_from - ticks())
 
     def _rest(self) -> None:
         with self._state:
