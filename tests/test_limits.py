@@ -416,3 +416,26 @@ def test_limits_say_what_they_are():
 def test_look_times_of_the_same_moment_are_one(store):
     due = START + 5.0
     assert len({*store.put([look(KEY, FIVE, START, due), look(KEY, FIVE, START, due)])}) == 1
+
+
+def test_what_is_put_while_a_permit_leaves_is_started_though_a_store_looks_first(world, monkeypatch):
+    """As of a moment before the outcomes of the same call, where the store does not mind what was put since."""
+    one = Terms(1)
+    world.fire(terms=one)
+    (held,) = world.turns()
+    world.end(world.claim(*ROUTES))
+    kind, late = type(world.store), []
+    exchange = kind.exchange
+
+    def looking_first(store, outcomes, wants, **times):
+        before = exchange(store, (), wants, **times)
+        if not late:
+            late.append(1)
+            world.fire(terms=one)
+        return exchange(store, outcomes, (), **times)._replace(claims=before.claims, next_ripe=before.next_ripe)
+
+    monkeypatch.setattr(kind, "exchange", looking_first)
+    let_go(world.store, [held], START)
+    monkeypatch.undo()
+
+    assert world.places() == {"a": [0]}

@@ -127,7 +127,9 @@ def let_go(store: Persister, permits: Sequence[HeldTurn], now: float) -> int:
     terms = {held.turn.key: held.turn.terms for held in permits}
     keys = list(terms)
     outcomes = [(held.claim, Outcome.complete(None)) for held in permits]
-    ripe = store.exchange(outcomes, [asking(keys)], now=now, until=now).next_ripe
+    store.commit(outcomes, now=now)
+    # Only then: in one call, a store may have looked before the permits had ended, and not see what was put between.
+    ripe = store.exchange((), [asking(keys)], now=now, until=now).next_ripe
     if ripe is None:
         return 0
     each = ripe_of(store, keys, now) if len(keys) > 1 else {keys[0]: ripe}
