@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -250,3 +251,13 @@ def _is_long_walk(name: str) -> bool:
     test, _, parameters = name.rstrip("]").partition("[")
     seed = parameters.rpartition("-")[2]
     return test == "test_the_random_walk_finds_no_difference" and seed.isdigit() and int(seed) >= 8
+
+
+@pytest.fixture
+def pools_url(store, request, tmp_path):
+    """The URL of each store, for pools, which open it by themselves."""
+    if store.url.startswith("memory"):
+        return f"memory://pools-{time.monotonic_ns()}"
+    if "fake" in request.node.callspec.id:
+        pytest.skip("the stand-in lives in one connection")
+    return f"sqlite:///{tmp_path}/runs.db" if store.url.startswith("sqlite") else store.url

@@ -31,18 +31,8 @@ from skunkqueue.worker.pool.slot import Slot
 
 
 @pytest.fixture
-def url(store, request, tmp_path):
-    """The URL of each store; pools open it by themselves."""
-    if store.url.startswith("memory"):
-        return f"memory://limits-{time.monotonic_ns()}"
-    if "fake" in request.node.callspec.id:
-        pytest.skip("the stand-in lives in one connection")
-    return f"sqlite:///{tmp_path}/runs.db" if store.url.startswith("sqlite") else store.url
-
-
-@pytest.fixture
-def queue(url):
-    with SkunkQueue("demo", url) as queue:
+def queue(pools_url):
+    with SkunkQueue("demo", pools_url) as queue:
         yield queue
 
 
@@ -610,15 +600,15 @@ def test_a_failure_ends_none_of_those_behind_it(lone, going):
     assert all(going.tries[n] == 1 for n in range(30))
 
 
-def test_when_a_worker_is_killed_those_behind_are_run_by_the_next(url, store, tmp_path):
+def test_when_a_worker_is_killed_those_behind_are_run_by_the_next(pools_url, store, tmp_path):
     if store.url.startswith("memory"):
         pytest.skip("processes share no memory")
     from pools import PoolProcess
 
-    with SkunkQueue("demo", url) as queue:
+    with SkunkQueue("demo", pools_url) as queue:
         job = queue.event(module.work, name="work", limit=Limit(2, key="k"))
         runs = job.fire_many([("all", 0.005)] * 300)
-        with PoolProcess(tmp_path, url, "default", concurrency=4) as pool:
+        with PoolProcess(tmp_path, pools_url, "default", concurrency=4) as pool:
             for _ in range(3):
                 until(lambda: queue.count()["running"] > 2)
                 time.sleep(0.15)

@@ -16,18 +16,8 @@ LIMITS = {"no limit": None, "at once": Limit(4, key="k"), "rate": Limit(100_000,
 
 
 @pytest.fixture
-def url(store, request, tmp_path):
-    """The URL of each store; pools open it by themselves."""
-    if store.url.startswith("memory"):
-        return f"memory://shared-{time.monotonic_ns()}"
-    if "fake" in request.node.callspec.id:
-        pytest.skip("the stand-in lives in one connection")
-    return f"sqlite:///{tmp_path}/runs.db" if store.url.startswith("sqlite") else store.url
-
-
-@pytest.fixture
-def queue(url):
-    with SkunkQueue("demo", url) as queue:
+def queue(pools_url):
+    with SkunkQueue("demo", pools_url) as queue:
         yield queue
 
 
