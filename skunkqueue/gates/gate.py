@@ -22,7 +22,7 @@ ON: Final = ("succeeded", "failed", "ended")
 ON_LOST: Final = ("cancel", "run")
 VERSION: Final = 1
 
-FIRST_LOOK: Final = 0.01
+FIRST_LOOK: Final = 0.03
 LONGEST_LOOK: Final = 30.0
 SHARE: Final = 0.1
 """Seconds until the next look: this share of the time since something last happened, within those bounds."""
