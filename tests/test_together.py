@@ -174,14 +174,15 @@ def test_a_window_holds_though_its_run_is_not_kept(queue, same):
     assert queue.count()[State.SUCCEEDED] == 1
 
 
-def test_a_fire_of_many_with_keys_tells_what_is_stored_when_the_store_goes_away(queue, monkeypatch):
-    once = queue.event(unique=lambda value: value)(lambda value: value)
+@pytest.mark.parametrize(("spacing", "puts"), [({}, 1), ({"debounce": 0.001}, 2)], ids=["in batches", "one by one"])
+def test_a_fire_of_many_with_keys_tells_what_is_stored_when_the_store_goes_away(queue, monkeypatch, spacing, puts):
+    once = queue.event(unique=lambda value: value, **spacing)(lambda value: value)
     monkeypatch.setattr("skunkqueue.job.BATCH", 2)
     put, calls = queue.store.put, []
 
     def away(envelopes, **rest):
         calls.append(1)
-        if len(calls) > 1:
+        if len(calls) > puts:
             raise StoreAway("gone")
         return put(envelopes, **rest)
 
@@ -195,31 +196,9 @@ def test_a_fire_of_many_with_keys_tells_what_is_stored_when_the_store_goes_away(
     assert [len(raised.value.accepted), len(raised.value.missing), len(alone.value.runs)] == [2, 2, 1]
     raised.value.missing.fire()
     alone.value.runs.fire()
+    time.sleep(0.05)  # until the debounced ones are due
     drain(queue)
     assert queue.count()[State.SUCCEEDED] == 5
-
-
-def test_so_does_one_of_runs_that_are_debounced(queue, monkeypatch):
-    """They are put one by one."""
-    once = queue.event(unique=lambda value: value, debounce=0.001)(lambda value: value)
-    put, calls = queue.store.put, []
-
-    def away(envelopes, **rest):
-        calls.append(1)
-        if len(calls) > 2:
-            raise StoreAway("gone")
-        return put(envelopes, **rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(queue.store, "put", away)
-        with pytest.raises(PartialFire) as raised:
-            once.fire_many([(1,), (2,), (3,), (4,)])
-
-    assert [len(raised.value.accepted), len(raised.value.missing)] == [2, 2]
-    raised.value.missing.fire()
-    time.sleep(0.05)
-    drain(queue)
-    assert queue.count()[State.SUCCEEDED] == 4
 
 
 def test_a_fire_of_many_with_keys_encodes_all_before_it_stores_one(queue):
