@@ -163,6 +163,9 @@ def test_a_server_that_is_not_there_is_away_for_every_verb(open_store: Callable[
         (1, "read tcp 127.0.0.1:5432: i/o timeout", StoreAway),
         (8, "timeout: context deadline exceeded", StoreAway),
         (1, "canceling statement due to lock timeout", StoreAway),
+        (16908292, "deadlock detected", StoreAway),  # FerretDB 2, a packed 40P01
+        (16777220, "could not serialize access due to concurrent update", StoreAway),  # 40001
+        (16908293, "terminating connection due to administrator command", StoreAway),  # 57P01
         (1, "cannot execute INSERT in a read-only transaction", StoreFull),
         (14031, "Out of disk space", StoreFull),
         (1, "could not extend file: No space left on device", StoreFull),

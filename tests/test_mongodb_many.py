@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("pymongo")
 
 from mongo_servers import client_of, fresh_url
-from pymongo.errors import OperationFailure
+from pymongo.errors import BulkWriteError, OperationFailure, WriteError
 
 from skunkqueue.envelope import Outcome
 from skunkqueue.persistence.mongodb import MongoPersister, open_url
@@ -204,6 +204,39 @@ def test_a_batch_that_meets_another_is_written_again(store: MongoPersister, monk
     assert extended == taken == set(ids_of(claims))
     assert [record.id for record in cancelled] == [sealed(4).id, sealed(5).id]
     assert store.count() == {("demo", "foo", "succeeded"): 4, ("demo", "foo", "cancelled"): 2}
+
+
+@pytest.mark.parametrize("many", [1, 6])
+def test_a_put_that_meets_another_is_repeated(store: MongoPersister, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    """As FerretDB 2 says it, of a batch and of one. What had been put before stands, and holds its key."""
+    store.put([sealed(9, unique="key")])
+    collection, calls = type(store._link.runs), []
+    real = collection.insert_many
+
+    def insert_one(self: Any, document: Any) -> Any:
+        calls.append(1)
+        if len(calls) < 4:
+            raise WriteError("deadlock detected", 16908292)
+        return real(self, [document], ordered=False)
+
+    def insert_many(self: Any, documents: Any, **options: Any) -> Any:
+        calls.append(len(documents))
+        if len(calls) < 4:
+            with suppress(BulkWriteError):  # what was there
+                real(self, documents[:1], **options)
+            raise BulkWriteError({"writeErrors": [{"index": 1, "code": 16908292, "errmsg": "deadlock detected"}]})
+        return real(self, documents, **options)
+
+    monkeypatch.setattr(collection, "insert_one", insert_one)
+    monkeypatch.setattr(collection, "insert_many", insert_many)
+    monkeypatch.setattr("skunkqueue.persistence.mongodb.PUT_RETRY", 0.0)
+    if many == 1:
+        assert store.put([sealed(0, unique="other")]) == [sealed(0).id]
+    else:
+        first = [sealed(n, unique=f"{n}") for n in range(5)]
+        assert store.put([*first, sealed(5, unique="key")]) == [*ids_of(first), sealed(9).id]
+
+    assert store.count() == {("demo", "foo", "queued"): 2 if many == 1 else 6}
 
 
 def test_an_earlier_want_takes_what_a_later_repeated_one_held_too_long(store: MongoPersister) -> None:

@@ -171,7 +171,7 @@ def check(db: Database[Document], url: str) -> None:
     found = db[STORE].find_one({"_id": "schema"})
     if found is None:
         found = {"version": SCHEMA}
-        if _despite_conflicts(lambda: make_indexes(db)):
+        if despite_conflicts(lambda: make_indexes(db)):
             db[STORE].update_one({"_id": "schema"}, {"$setOnInsert": found}, upsert=True)
     version = found.get("version")
     if isinstance(version, int) and version > SCHEMA:
@@ -206,16 +206,16 @@ def make_indexes(db: Database[Document]) -> bool:
     return True
 
 
-def _despite_conflicts(make: Callable[[], T]) -> T:
-    """Make; again where it met another process that makes the same."""
+def despite_conflicts(call: Callable[[], T]) -> T:
+    """Call; again where it met another process that does the same, for what a repetition does not harm."""
     for attempt in range(1, ATTEMPTS):
         try:
-            return make()
+            return call()
         except OperationFailure as error:
             if not is_conflict(error):
                 raise
         time.sleep(random.uniform(0.0, 0.1) * attempt)  # noqa: S311 - not a secret
-    return make()
+    return call()
 
 
 def _knows_partial(probe: Collection[Document]) -> bool:

@@ -38,6 +38,9 @@ _FULL: Final = frozenset({12501, 14031})
 _TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420, 16493})
 _INTERNAL: Final = frozenset({0, 1, 8, 96})
 """What a gateway to another database says for all that it cannot put in a code of MongoDB's."""
+_PACKED_SQLSTATE: Final = 1 << 24
+"""From here on codes are no longer MongoDB's: FerretDB 2 passes on PostgreSQL's SQLSTATE, five characters of six bits,
+the first one lowest (``MAKE_SQLSTATE`` in elog.h). One that ends in 0 is smaller, and cannot be told from MongoDB's."""
 
 _FULL_WORDS: Final = (
     "no space left", "disk full", "could not extend file", "disk quota", "read-only file system",
@@ -118,7 +121,7 @@ def of_code(url: str, code: int, text: str) -> StoreError:
         return StoreFull(f"MongoDB at {url} takes no writes: {text}")
     if code in _TOO_LARGE:
         return StoreRefused(f"it is too large for a document of MongoDB: {text}")
-    if code in _AWAY or (code in _INTERNAL and any(word in lower for word in _AWAY_WORDS)):
+    if code in _AWAY or (_is_internal(code) and any(word in lower for word in _AWAY_WORDS)):
         return StoreAway(f"MongoDB at {url} cannot answer now: {text}")
     return StoreError(f"MongoDB at {url} refused a command: {text}")
 
@@ -130,7 +133,11 @@ def is_internal(error: StoreError) -> bool:
         codes = [each.get("code", 0) for each in (cause.details or {}).get("writeErrors", ())]
     else:
         codes = [cause.code or 0] if isinstance(cause, OperationFailure) else []
-    return type(error) is StoreError and any(code in _INTERNAL for code in codes)
+    return type(error) is StoreError and any(_is_internal(code) for code in codes)
+
+
+def _is_internal(code: int) -> bool:
+    return code in _INTERNAL or code >= _PACKED_SQLSTATE
 
 
 def _of_bulk(url: str, error: BulkWriteError) -> StoreError:

@@ -10,6 +10,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from skunkqueue.envelope import Envelope
 from skunkqueue.errors import StoreRefused
+from skunkqueue.persistence.mongodb.connect import despite_conflicts
 from skunkqueue.persistence.mongodb.documents import Document, document_of, in_one, key_of
 from skunkqueue.persistence.mongodb.errors import DUPLICATE
 
@@ -55,12 +56,15 @@ def _first_of_each(envelopes: Sequence[Envelope], places: list[int]) -> tuple[li
 
 
 def _insert(runs: Collection[Document], documents: list[Document]) -> list[int]:
-    """Insert documents; returns the places of those that met an id or a unique key that is there."""
+    """Insert documents; returns the places of those that met an id or a unique key that is there.
+
+    On PostgreSQL two inserts of one unique key may wait for each other until one of them is undone; that is repeated.
+    """
     try:
         if len(documents) == 1:
-            runs.insert_one(documents[0])
+            despite_conflicts(lambda: runs.insert_one(documents[0]))
         elif documents:
-            runs.insert_many(documents, ordered=False)
+            despite_conflicts(lambda: runs.insert_many(documents, ordered=False))
     except DuplicateKeyError:
         return [0]
     except BulkWriteError as error:
