@@ -8,7 +8,10 @@ import time
 import pytest
 
 from skunkqueue import SkunkQueue, WorkerPool
-from skunkqueue.worker.pool import timekeeper
+from skunkqueue.gates import gate
+from skunkqueue.persistence.memory import MemoryPersister
+from skunkqueue.testing.makers import ids_of, sealed
+from skunkqueue.worker.pool import awaited, timekeeper
 
 
 @pytest.fixture
@@ -17,12 +20,24 @@ def queue(pools_url):
         yield queue
 
 
-def working(queue, **options):
-    return WorkerPool(queue, ["default", "default"], in_process=True, log=io.StringIO(), **options)
+@pytest.fixture
+def nobody_looks(monkeypatch):
+    """No pool looks at a gate a second time, unless it has been told something."""
+    monkeypatch.setattr(gate, "FIRST_LOOK", 600.0)
+    monkeypatch.setattr(gate, "LONGEST_LOOK", 600.0)
+
+
+def working(queue, *routes, **options):
+    return WorkerPool(queue, routes or ["default", "default"], in_process=True, log=io.StringIO(), **options)
 
 
 def grow(seen=()):
     return [*seen, time.monotonic()]
+
+
+def slow(seconds):
+    time.sleep(seconds)
+    return seconds
 
 
 def last_of(members):
@@ -41,3 +56,70 @@ def test_gates_that_are_fired_soon_after_others_are_seen_at_once(queue, pools, m
         for _ in range(3):
             members = job.fire_many([()] * 20)
             assert report.after(members).fire(members).wait(30) == 20
+
+
+# -- where another pool executes what is waited for -----------------------------------------------------------------
+
+
+def test_a_step_on_another_route_follows_at_once(queue, nobody_looks):
+    """The pool that keeps the gate does not execute what it waits for, and is not told by the one that does."""
+    one, other = queue.event(slow, routes="one"), queue.event(slow, name="other", routes="other")
+    with working(queue, "one", lease=600), working(queue, "other", lease=600):
+        for seconds in (0.5, 0.4):
+            assert one.then(other).then(one).then(other).fire(seconds).wait(30) == seconds
+
+
+def test_a_member_that_ends_last_on_another_route_is_noticed_at_once(queue, nobody_looks):
+    job, report = queue.event(slow, routes="one"), queue.event(last_of, routes="other")
+    with working(queue, "one", lease=600), working(queue, "other", lease=600):
+        members = job.fire_many([(0.5,), (0.1,), (0.4,)])
+        assert report.after(members).fire(members).wait(30) == 3
+
+
+def test_many_that_wait_for_something_else_keep_none_from_being_noticed(queue, nobody_looks, monkeypatch):
+    monkeypatch.setattr(awaited, "MOST", 2)
+    job, other = queue.event(slow, routes="one"), queue.event(slow, name="other", routes="other")
+    never = [job.options(routes="nowhere").fire(0) for _ in range(7)]
+    with working(queue, "one", lease=600), working(queue, "other", lease=600):
+        waiting = [other.after(run).fire(0) for run in never]
+        assert job.then(other).fire(1.0).wait(30) == 1.0
+        assert job.then(other).fire(0.5).wait(30) == 0.5
+
+    assert {str(run.state) for run in waiting} == {"waiting"}
+
+
+def turned(keeper, ids, until):
+    """What it tells until that is so."""
+    told, end = [], time.monotonic() + 30
+    while not until(told) and time.monotonic() < end:
+        told += keeper.keep(ids)
+        time.sleep(0.005)
+    return told
+
+
+def test_a_run_that_is_not_there_is_told_once_and_others_are_waited_for(monkeypatch):
+    """What a gate waits for may be put later. It is not asked for again and again until then."""
+    monkeypatch.setattr(awaited, "AGAIN", 600.0)
+    store, asked = MemoryPersister(), []
+    open_of = MemoryPersister.open_of
+    monkeypatch.setattr(MemoryPersister, "open_of", lambda self, ids: asked.append(len(ids)) or open_of(self, ids))
+    store.put([sealed(1)])
+    keeper = awaited.Awaited(store, lambda: None)
+    ids = [sealed(n).id for n in (1, 2)]
+
+    assert turned(keeper, ids, bool) == [sealed(2).id]
+    assert turned(keeper, ids, lambda _: len(asked) >= 2) == []
+    store.cancel([sealed(1).id], now=0.0)
+    assert turned(keeper, ids, bool) == ids_of([sealed(1)])
+
+    keeper.close()
+    assert asked[0] == 2 and set(asked[1:]) == {1}
+
+
+def test_nothing_is_asked_where_nothing_is_awaited_or_has_been_only_for_a_moment(monkeypatch):
+    monkeypatch.setattr(awaited, "YOUNG", 600.0)
+    keeper = awaited.Awaited(MemoryPersister(), lambda: None)
+
+    assert list(keeper.keep([])) == list(keeper.keep([sealed(1).id])) == list(keeper.keep([])) == []
+
+    assert keeper._listener is None

@@ -207,7 +207,9 @@ def test_a_batch_that_meets_another_is_written_again(store: MongoPersister, monk
 
 
 @pytest.mark.parametrize("many", [1, 6])
-def test_a_put_that_meets_another_is_repeated(store: MongoPersister, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+def test_a_put_that_meets_another_is_repeated(
+    store: MongoPersister, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
     """As FerretDB 2 says it, of a batch and of one. What had been put before stands, and holds its key."""
     store.put([sealed(9, unique="key")])
     collection, calls = type(store._link.runs), []

@@ -154,7 +154,7 @@ class Engine:
         hand_back = self._completer.hand_back
         self._leases = Leases(slots, settings, self._heartbeat, self._log, self._exchanger.run, look, hand_back)
         self._open_permits(look)
-        self._timekeeper = Timekeeper(source, self._clock, settings, self._exchanger.run, look)
+        self._timekeeper = Timekeeper(source, self._clock, settings, self._exchanger.run, look, self.poke)
         self._supervisor = Supervisor(
             slots, settings, self._selector, self._completer, self._leases, self._log, look, self._timekeeper
         )
@@ -503,6 +503,7 @@ class Engine:
     def _close(self) -> None:
         self._fetcher.close()
         self._orders.close()
+        self._timekeeper.elsewhere.close()
         self._exchanger.run(self._end_waits)
         self._exchanger.run(self._heartbeat.stop)
         self._exchanger.end_channel()
@@ -532,7 +533,8 @@ class Engine:
         """On the exchanger's thread: end waits. Repeated, as a wait may only be about to begin."""
         for _ in range(25):
             orders = self._orders.watching and self._source.rouse(self._order_keys)
-            if not (self._fetcher.end_wait() or orders):
+            awaited = self._timekeeper.elsewhere.end_wait()
+            if not (self._fetcher.end_wait() or orders or awaited):
                 return
             sleep(0.02)
 

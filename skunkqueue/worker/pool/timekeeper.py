@@ -20,6 +20,7 @@ from skunkqueue.schedules.declared import Announcement, announced_here, unpacked
 from skunkqueue.schedules.keeper import Keeper
 from skunkqueue.schedules.paused import ROUTE, Paused, paused, pauses_of, standing
 from skunkqueue.schedules.registry import registry
+from skunkqueue.worker.pool.awaited import Awaited
 from skunkqueue.worker.pool.settings import Settings
 
 FOREVER: Final = float("inf")
@@ -32,6 +33,8 @@ ACTIVE: Final = 10.0
 """Seconds after a gate was seen for which the pool looks often: more may follow, and nothing announces them."""
 OFTEN: Final = 0.1
 """Seconds between two looks then, at most. Sooner after runs have come or ended, as theirs may have been put since."""
+LATE: Final = 1.5
+"""How many times as long it may be, where something is due by then: one look is enough for both."""
 SHARE: Final = 0.1
 """Of the time may be spent on looks that runs have led to."""
 
@@ -50,6 +53,7 @@ class Timekeeper:
         settings: Settings,
         run: Callable[[Callable[[], None]], None],
         made: Callable[[], None],
+        poke: Callable[[], None] = lambda: None,
     ) -> None:
         self.look_at: float = 0.0 if isinstance(source, Persister) else FOREVER
         """Ticks when to look."""
@@ -64,6 +68,8 @@ class Timekeeper:
         """The routes that are paused."""
         self.awaited: dict[str, str] = {}
         """Runs that gates wait for, each with its gate, as far as this pool has met them."""
+        self.elsewhere: Awaited = Awaited(source, poke)
+        """Waits for these, as other pools may end them."""
         self.ends: Ends = Ends(settings.queue)
         """The handlers that are called for runs that end."""
         self._ended_meanwhile: set[str] = set()  # runs that ended while a look was under way
@@ -108,6 +114,8 @@ class Timekeeper:
 
     def keep(self) -> None:
         """Start a look, if it is time."""
+        if ended := self.elsewhere.keep(self.awaited):
+            self._open_soon(self.awaited, ended)
         if not self._under_way and ticks() >= self.look_at:
             self._under_way = True
             self._run(self._look)
@@ -180,7 +188,7 @@ class Timekeeper:
             self._rests_until = ticks() + max(SOONEST, look.took / SHARE)
             if look.is_active and self.look_at > 0.0:
                 since = ticks() - self._stirred_at
-                self.look_at = max(self._rests_until, min(self.look_at, ticks() + min(since, OFTEN)))
+                self.look_at = max(self._rests_until, min(self.look_at, ticks() + since))
             if len(self.awaited) > MOST_AWAITED:
                 self.awaited.clear()
             self.awaited.update(look.awaited)
@@ -228,11 +236,12 @@ class Timekeeper:
         troubles += kept.troubles
         if kept.gates:
             self._active_until = began + ACTIVE
-        every = OFTEN if began < self._active_until else self._every
-        soon = min([kept.next, *(one.until for one in kept.pauses)], key=lambda at: FOREVER if at is None else at)
-        left = every if soon is None else min(max(soon - now, SOONEST), every)
-        look = _Look(began + left, kept.made, troubles, True, frozenset(paused(kept.pauses, ROUTE)), kept.awaited)
-        look.is_active, look.took = began < self._active_until, ticks() - began
+        is_active = began < self._active_until
+        soon = min([FOREVER if at is None else at - now for at in (kept.next, *(one.until for one in kept.pauses))])
+        left = (soon if soon < LATE * OFTEN else OFTEN) if is_active else min(soon, self._every)
+        stopped = frozenset(paused(kept.pauses, ROUTE))
+        look = _Look(began + max(left, SOONEST), kept.made, troubles, True, stopped, kept.awaited)
+        look.is_active, look.took = is_active, ticks() - began
         return look
 
     def _declare(self, store: Persister, troubles: list[str]) -> None:
