@@ -12,6 +12,9 @@ from skunkqueue.errors import WrongCall
 
 LATEST: Final = 253_402_214_400.0
 """The latest time at which a run may be due: the start of the last day of 9999, which every time zone can show."""
+YEAR: Final = 365.25 * 86_400
+EPOCH_LIKE: Final = 1_000_000_000
+"""From here on a plain number is taken for a time since the epoch, given by mistake: as a delay it is 31 years."""
 
 
 class When(NamedTuple):
@@ -37,6 +40,11 @@ def when_of(value: Any) -> When:
         return When(at=_check(since_epoch(value)))
     after = seconds_left(value, "the time of fire_at (or give a datetime)", math.inf)
     _check(time.time() + after)
+    if isinstance(value, int | float) and after >= EPOCH_LIKE:
+        raise WrongCall(
+            f"a number is seconds from now, and {value:.0f} s are {after / YEAR:.0f} years; for a point in time give a "
+            f"datetime: fire_at(datetime.fromtimestamp({value:.0f}), ...)"
+        )
     return When(after)
 
 

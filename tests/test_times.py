@@ -142,6 +142,17 @@ def test_what_is_too_late_to_be_held_is_refused(job, when, zone):
         job.fire_at(when)
 
 
+@pytest.mark.parametrize("when", [1_000_000_000, 1_796_079_600.25])
+def test_a_time_since_the_epoch_is_not_taken_for_a_delay(queue, job, when):
+    with pytest.raises(WrongCall, match=rf"seconds from now.* years; .*datetime.fromtimestamp\({when:.0f}\)"):
+        job.fire_at(when)
+    with pytest.raises(WrongCall, match="seconds from now"):
+        job.after(job.fire()).fire_at(when)
+
+    assert job.fire_at(999_999_999).due > datetime(2058, 1, 1, tzinfo=UTC)
+    assert job.fire_at(timedelta(seconds=1e9)).due > datetime(2058, 1, 1, tzinfo=UTC)
+
+
 # -- what is counted from now
 
 
