@@ -9,9 +9,13 @@ import pytest
 from pools import LIMIT, marks, until
 from test_worker_faults import jobs, pool, store_url  # noqa: F401
 
+from skunkqueue.clock import ticks
 from skunkqueue.envelope import Claim, Envelope, Outcome, Seal, Want
 from skunkqueue.policy import Notes, encode_notes
+from skunkqueue.worker.pool.heartbeat import Beaten
+from skunkqueue.worker.pool.leases import Leases
 from skunkqueue.worker.pool.lull import Lull
+from skunkqueue.worker.pool.settings import Settings
 from skunkqueue.worker.pool.slot import SOON, Held, Slot
 
 
@@ -138,3 +142,18 @@ def test_a_run_that_is_to_run_alone_is_not_handed_out_with_those_that_were_recal
     slot.waiting.append(suspect("b"))
 
     assert slot.to_mark() is None
+
+
+def test_a_run_whose_permit_is_lost_while_it_is_being_marked_is_handed_back():
+    """Else it would start once it is marked, though it may no longer run."""
+    slot = Slot("w", "foo.1", "demo", "foo", 1)
+    slot.waiting.append(suspect("a"))
+    marking = slot.to_mark()
+    permit = Claim(Envelope("permit", "demo", "foo~turns", 0.0, b"", None, None, 0.0), "other", "w", 0.0, 0, b"")
+    back = []
+    leases = Leases([slot], Settings("pool", "demo", ("foo",)), None, None, None, None, lambda _, many: back.extend(many))
+    leases.others_lost = lambda lost: {*lost, (marking.claim.id, marking.claim.token)}
+
+    leases.beaten(Beaten([permit, marking.claim], {marking.claim.id}, ticks() + 9, {}, ()))
+
+    assert (back, slot.marking, slot.busy) == ([marking], None, False)

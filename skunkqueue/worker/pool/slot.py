@@ -398,7 +398,7 @@ class Slot:
             yield self.marking
 
     def drop(self, keys: set[tuple[str, str]]) -> list[Held]:
-        """Remove these from what is recalled, waiting or behind others; returns them."""
+        """Remove these from what is recalled, waiting, behind others or being marked as started; returns them."""
 
         def kept(held: Held) -> bool:
             return (held.claim.id, held.claim.token) not in keys
@@ -410,6 +410,9 @@ class Slot:
             self.behind = {chain: several for chain, several in left.items() if several}
         self.recalled = [held for held in self.recalled if kept(held)]
         self.waiting = deque(held for held in self.waiting if kept(held))
+        if self.marking is not None and not kept(self.marking):
+            gone.append(self.marking)
+            self.marking = None
         return gone
 
     def recall(self) -> list[Held]:
