@@ -151,7 +151,9 @@ def test_a_run_whose_permit_is_lost_while_it_is_being_marked_is_handed_back():
     marking = slot.to_mark()
     permit = Claim(Envelope("permit", "demo", "foo~turns", 0.0, b"", None, None, 0.0), "other", "w", 0.0, 0, b"")
     back = []
-    leases = Leases([slot], Settings("pool", "demo", ("foo",)), None, None, None, None, lambda _, many: back.extend(many))
+    leases = Leases(
+        [slot], Settings("pool", "demo", ("foo",)), None, None, None, None, lambda _, many: back.extend(many)
+    )
     leases.others_lost = lambda lost: {*lost, (marking.claim.id, marking.claim.token)}
 
     leases.beaten(Beaten([permit, marking.claim], {marking.claim.id}, ticks() + 9, {}, ()))
