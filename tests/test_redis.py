@@ -479,6 +479,21 @@ def test_everyone_who_waits_for_a_run_is_woken(server: RedisServer, store: Redis
     assert wakes(store, keys, lambda: other.commit([(claims[1], Outcome.complete(b""))], now=NOW), 4) == 4
 
 
+def test_what_ended_during_one_wait_does_not_end_the_next(server: RedisServer, store: RedisPersister) -> None:
+    """One wake-up is enough for several runs; what is left of it would make a poll of all waits that follow."""
+    store.put([sealed(n) for n in range(5)])
+    claims = take(store, limit=5)
+    other = open_url(server.url)
+    keys = [RunKey(claim.id) for claim in claims]
+    done = [(claim, Outcome.complete(b"")) for claim in claims[1:]]
+    assert wakes(store, keys, lambda: other.commit(done, now=NOW), 1) == 1
+
+    began = time.monotonic()
+    store.wait(keys[:1], 1.0)
+
+    assert time.monotonic() - began > 0.9
+
+
 def test_an_ended_run_is_not_waited_for(store: RedisPersister) -> None:
     store.put([sealed()])
     store.cancel([sealed().id], now=NOW)

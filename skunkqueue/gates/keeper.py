@@ -24,14 +24,14 @@ class _Item(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """What a step did: the outcomes for the gates' claims, how many runs it let go, and which run each gate awaits.
+    """What a step did: the outcomes for the gates' claims, how many runs it let go, and which gates await each run.
 
     ``together``: at how many gates it looked.
     """
 
     outcomes: list[tuple[Claim, Outcome]]
     released: int
-    awaited: dict[str, str]
+    awaited: dict[str, list[str]]
     together: int = 1
 
 
@@ -107,7 +107,7 @@ def _judged(
         return Outcome.failed(found.lost)
     if not (found.is_met or found.lost):
         if progress.seen < len(gate.ids):
-            stepped.awaited[gate.ids[progress.seen]] = item.claim.id
+            stepped.awaited.setdefault(gate.ids[progress.seen], []).append(item.claim.id)
         return Outcome.again(due=next_look(progress, now, stepped.together), notes=progress.packed())
     progress = progress if progress.is_open else progress._replace(is_open=True, since=now)
     if gate.at > now:

@@ -31,14 +31,14 @@ AGAIN: Final = 60.0
 class Kept(NamedTuple):
     """What ``keep`` did: how many runs it made or let go, when to look next (None: nothing is there), and the pauses.
 
-    ``awaited``: runs that gates wait for, each with its gate, as far as they were looked at. ``gates``: how many.
+    ``awaited``: runs that gates wait for, each with its gates, as far as they were looked at. ``gates``: how many.
     """
 
     made: int
     next: float | None
     pauses: Sequence[Paused]
     troubles: Sequence[str]
-    awaited: Mapping[str, str]
+    awaited: Mapping[str, Sequence[str]]
     gates: int
 
 
@@ -60,7 +60,7 @@ class Keeper:
         self._worker = worker
         self._lease = lease
         self._troubles: list[str] = []
-        self._awaited: dict[str, str] = {}
+        self._awaited: dict[str, list[str]] = {}
         self._gates = 0
         self._now = 0.0
 
@@ -112,7 +112,8 @@ class Keeper:
     def _open(self, claims: Sequence[Claim], now: float) -> tuple[list[tuple[Claim, Outcome]], int]:
         """Look at what these gates wait for."""
         stepped = step_gates(self._store, claims, now)
-        self._awaited.update(stepped.awaited)
+        for id, gates in stepped.awaited.items():
+            self._awaited.setdefault(id, []).extend(gates)
         self._gates += len(claims)
         return stepped.outcomes, stepped.released
 

@@ -25,6 +25,9 @@ from skunkqueue.worker.pool.settings import Settings
 
 FOREVER: Final = float("inf")
 MOST_AWAITED: Final = 100_000
+"""Gates whose runs the pool minds; where there are more it begins anew, and the gates' own looks serve the others."""
+PROMOTED: Final = 1000
+"""Gates that are promoted in one call."""
 ENDS: Final = ("complete", "failed")
 """The outcomes that end a run."""
 SOONEST: Final = 0.01
@@ -66,9 +69,10 @@ class Timekeeper:
         self._every = settings.lease / 3
         self.paused: frozenset[str] = frozenset()
         """The routes that are paused."""
-        self.awaited: dict[str, str] = {}
-        """Runs that gates wait for, each with its gate, as far as this pool has met them."""
-        self.elsewhere: Awaited = Awaited(source, poke)
+        self.awaited: dict[str, set[str]] = {}
+        """Runs that gates wait for, each with its gates, as far as this pool has met them."""
+        self._number_awaited = 0  # gates in all of that
+        self.elsewhere: Awaited = Awaited(source, run, poke)
         """Waits for these, as other pools may end them."""
         self.ends: Ends = Ends(settings.queue)
         """The handlers that are called for runs that end."""
@@ -76,7 +80,7 @@ class Timekeeper:
         self._under_way = False
         self._told_meanwhile = False
         self._is_active = False  # a gate was seen some time ago, and not long
-        self._stirred_at = 0.0  # ticks when runs came or ended, while it was
+        self._stirred_at = 0.0  # ticks when runs came or ended, or it was told of gates
         self._rests_until = 0.0  # ticks until which that leads to no look
         self._lock = threading.Lock()  # of what both threads change
         self._due_gates: list[str] = []
@@ -110,12 +114,12 @@ class Timekeeper:
 
     def until(self) -> float:
         """Ticks when there is something to do."""
-        return FOREVER if self._under_way else self.look_at
+        return min(FOREVER if self._under_way else self.look_at, self.elsewhere.until())
 
     def keep(self) -> None:
         """Start a look, if it is time."""
         if ended := self.elsewhere.keep(self.awaited):
-            self._open_soon(self.awaited, ended)
+            self._open_soon(ended)
         if not self._under_way and ticks() >= self.look_at:
             self._under_way = True
             self._run(self._look)
@@ -129,14 +133,16 @@ class Timekeeper:
 
     def told(self) -> None:
         """Somebody has put a schedule, a pause or a gate: look now, and often for a while, as more gates may follow."""
-        self._active_until = ticks() + ACTIVE
+        self._stirred_at = ticks()
+        self._active_until = self._stirred_at + ACTIVE
         self.look_now()
 
     def stir(self, outcomes: Iterable[tuple[Claim, Outcome]], claims: Collection[Claim]) -> None:
         """Where runs have come or ended, and gates were seen, there may be new ones of these by now, or soon."""
-        if self._is_active and (claims or any(outcome.kind in ENDS for _, outcome in outcomes)):
-            self._stirred_at = ticks()
-            self.look_at = min(self.look_at, max(self._stirred_at, self._rests_until))
+        if claims or any(outcome.kind in ENDS for _, outcome in outcomes):
+            self._stirred_at = ticks()  # also where it is not active yet: the look under way may see the first gates
+            if self._is_active:
+                self.look_at = min(self.look_at, max(self._stirred_at, self._rests_until))
 
     @property
     def minds_ends(self) -> bool:
@@ -148,12 +154,26 @@ class Timekeeper:
         ids = {claim.id for claim, outcome in outcomes if outcome.kind in ENDS}
         if self._under_way:
             self._ended_meanwhile |= ids
-        self._open_soon(self.awaited, ids)
+        self._open_soon(ids)
 
-    def _open_soon(self, awaited: dict[str, str], ids: Collection[str]) -> None:
+    def _await(self, awaited: Mapping[str, Collection[str]]) -> None:
+        """Note for which runs gates wait."""
+        if self._number_awaited > MOST_AWAITED:
+            self.awaited.clear()
+            self._number_awaited = 0
+        for id, gates in awaited.items():
+            known = self.awaited.setdefault(id, set())
+            before = len(known)
+            known.update(gates)
+            self._number_awaited += len(known) - before
+            if not before:
+                self.elsewhere.is_new = True
+
+    def _open_soon(self, ids: Collection[str]) -> None:
         """Take out the gates that wait for one of these runs: they are to be looked at now."""
-        found = [gate for id in ids if (gate := awaited.pop(id, None)) is not None]
+        found = [gate for id in ids for gate in self.awaited.pop(id, ())]
         if found:
+            self._number_awaited -= len(found)
             with self._lock:
                 self._due_gates += found
             self.look_at = 0.0
@@ -189,10 +209,8 @@ class Timekeeper:
             if look.is_active and self.look_at > 0.0:
                 since = ticks() - self._stirred_at
                 self.look_at = max(self._rests_until, min(self.look_at, ticks() + since))
-            if len(self.awaited) > MOST_AWAITED:
-                self.awaited.clear()
-            self.awaited.update(look.awaited)
-            self._open_soon(self.awaited, self._ended_meanwhile)
+            self._await(look.awaited)
+            self._open_soon(self._ended_meanwhile)
             self._ended_meanwhile.clear()
             self.paused = look.paused if look.paused is not None else self.paused
             if look.made:
@@ -226,8 +244,8 @@ class Timekeeper:
         began, now = ticks(), self._clock.now()
         with self._lock:
             due, self._due_gates = self._due_gates, []
-        if due:
-            store.promote(due, now=now)
+        for at in range(0, len(due), PROMOTED):
+            store.promote(due[at : at + PROMOTED], now=now)
         if began >= self._pauses_until:
             stands = standing(store, settings.queue, now=now)
             self._pauses, self._pauses_until = pauses_of(stands, now), began + self._every
@@ -297,7 +315,7 @@ class _Look:
         troubles: list[str],
         is_whole: bool,
         paused: frozenset[str] | None = None,
-        awaited: Mapping[str, str] = MappingProxyType({}),
+        awaited: Mapping[str, Collection[str]] = MappingProxyType({}),
     ) -> None:
         self.again_at = again_at
         self.made = made

@@ -6,6 +6,7 @@
 -- with base
 
 local WAITING, WAKE_KEY = base .. ':waiting', base .. ':bell:' .. ARGV[1]
+call('DEL', WAKE_KEY) -- what has rung for an earlier wait
 for i = 2, #ARGV do
   if call('HEXISTS', base .. ':run', ARGV[i]) == 0 or call('HEXISTS', base .. ':done', ARGV[i]) == 1 then
     call('ZADD', WAKE_KEY, 0, ARGV[i])
